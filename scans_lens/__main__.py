@@ -62,7 +62,10 @@ def _contrast(file: Path | None) -> Contrast | None:
 
     if not file.is_file():
         raise ValueError(f"There is no file {str(file)!r}.")
-    table = pd.read_csv(file)
+    try:
+        table = pd.read_csv(file)
+    except ValueError as error:  # of pandas' parser, or of the encoding
+        raise ValueError(f"{str(file)!r} is empty, or no CSV file in UTF-8: {error}") from error
     missing = {"harmful", "harmless"} - set(table.columns)
     if missing:
         raise ValueError(f"{str(file)!r} needs columns harmful and harmless, and has {', '.join(table.columns)}.")
@@ -70,6 +73,22 @@ def _contrast(file: Path | None) -> Contrast | None:
         side: table[side].dropna().tolist() for side in ("harmful", "harmless", "borderline") if side in table.columns
     }
     return Contrast(name=file.stem, **sides)
+
+
+def _writable(file: Path | None) -> None:
+    """Ask before the work, not after it."""
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir():
+            raise IsADirectoryError("it is a folder")
+        with file.open("ab"):
+            pass
+        if not file.stat().st_size:
+            file.unlink()
+    except OSError as error:
+        raise ValueError(f"{str(file)!r} cannot be written: {error.strerror or error}") from error
 
 
 def _console() -> Any:
@@ -96,6 +115,7 @@ def anchor(
         from scans_lens.directions import refusal_directions
         from scans_lens.lens import anchor_layers, default_anchors, thirds
 
+        _writable(save)
         loaded = _loaded(model, backend, device, dtype, revision)
         chosen = _contrast(contrast) or default_anchors(loaded)
         found = anchor_layers(loaded, contrast=chosen, seed=seed)
@@ -129,6 +149,7 @@ def fit(
     with sentences():
         from scans_lens.methods.scans import SCANS
 
+        _writable(out)
         loaded = _loaded(model, backend, device, dtype, revision)
         scans = SCANS.fit(loaded, _contrast(contrast), validation=_contrast(validation), preset=preset)  # type: ignore[arg-type]
         scans.save(out)
@@ -244,7 +265,7 @@ def check(
         from scans_lens.check import laws, positions
 
         loaded = _loaded(model, backend, device, dtype, revision)
-        findings = list(laws(loaded))
+        findings = laws(loaded)
         table = Table("law", "measured", "holds")
         for finding in findings:
             table.add_row(

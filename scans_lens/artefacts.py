@@ -71,8 +71,8 @@ def require_same_model(found: Identity | None, model_identity: Identity, what: s
         return
     if found.n_layers != model_identity.n_layers or found.d_model != model_identity.d_model:
         raise ValueError(
-            f"{what} of a model with {found.n_layers} layers of width {found.d_model} ({found.name or 'unnamed'}) do "
-            f"not fit this one with {model_identity.n_layers} layers of width {model_identity.d_model}."
+            f"{what} were measured on another model ({found.name or 'unnamed'}), with {found.n_layers} layers of width "
+            f"{found.d_model}; this one has {model_identity.n_layers} layers of width {model_identity.d_model}."
         )
     if not found.same_as(model_identity):
         raise ValueError(

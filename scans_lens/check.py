@@ -28,8 +28,12 @@ class Finding:
 
 
 @torch.no_grad()
-def laws(model: Model) -> Iterator[Finding]:
-    """Every law in turn, as it is measured. The model must have a chat template."""
+def laws(model: Model) -> list[Finding]:
+    """Every law, measured. The model must have a chat template."""
+    return list(_each(model))
+
+
+def _each(model: Model) -> Iterator[Finding]:
     exact = next(iter(model.W_U.flatten()[:1])).dtype == torch.float32
     tokens = chat_tokens(model, PROMPTS)
     plain = Flight(model, tokens)

@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+ROUNDING = 1e-4
+"""How far below a prompt's own score a threshold lies."""
+
 
 @dataclass(frozen=True)
 class TransitionClassifier:
@@ -88,6 +91,9 @@ class TransitionClassifier:
     ) -> TransitionClassifier:
         """The same classifier with the highest threshold that takes at most `missed` of these prompts for harmless.
 
+        It lies just below the lowest score that has to count as harmful, so that rounding, which
+        differs by some 1e-6 with the company a prompt is in, does not lose that prompt.
+
         Args:
             t_harmful: transitions of harmful validation prompts.
             missed: the share of them that may fall below the threshold.
@@ -99,7 +105,7 @@ class TransitionClassifier:
             raise ValueError(f"The share of missed prompts lies between 0 and 1, not at {missed}.")
         scores = self.score(t_harmful).double().sort().values
         allowed = int(missed * len(scores) + 1e-9)
-        threshold = float(scores[allowed])
+        threshold = float(scores[allowed]) - ROUNDING
         return replace(
             self, threshold=threshold, calibrated_on=f"{len(scores)} harmful {name}, at most {missed:.1%} missed"
         )

@@ -11,6 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scans_lens import artefacts
+from scans_lens.model import identity
+
 if TYPE_CHECKING:
     from scans_lens.directions import Directions
     from scans_lens.model import Hook, Model
@@ -136,6 +139,10 @@ def take(rows: Rows, kept: Tensor) -> Rows:
 # ── Methods that need nothing but a direction ────────────────────────────────────────────────────────────────
 
 
+def _require_own(directions: Directions, flight: Flight) -> None:
+    artefacts.require_same_model(directions.origin.model, identity(flight.model), "These directions")
+
+
 @dataclass(frozen=True)
 class Push:
     """The same push for every prompt, from the end of the prompt on."""
@@ -146,6 +153,7 @@ class Push:
     whole_prompt: bool = False
 
     def decide(self, flight: Flight) -> Rows:
+        _require_own(self.directions, flight)
         return {"scale": torch.full((len(flight.tokens),), float(self.scale), device=flight.tokens.ids.device)}
 
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
@@ -165,6 +173,7 @@ class Ablation:
     whole_prompt: bool = True
 
     def decide(self, flight: Flight) -> Rows:
+        _require_own(self.directions, flight)
         return {}
 
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:

@@ -194,7 +194,7 @@ def test_directions_of_a_model_of_another_shape_are_refused(model, directions, t
     shape = dataclasses.replace(identity(model), n_layers=32, d_model=4096)
     origin = dataclasses.replace(directions.origin, model=shape)
     dataclasses.replace(directions, origin=origin).save(tmp_path / "saved")
-    with pytest.raises(ValueError, match=r"32 layers of width 4096 .* do not fit this one with 4 layers of width 64"):
+    with pytest.raises(ValueError, match="32 layers of width 4096; this one has 4 layers of width 64"):
         Directions.load(tmp_path / "saved", model)
 
 

@@ -469,7 +469,7 @@ def test_where_no_layer_qualifies_the_table_is_in_the_error(model):
 def test_directions_of_another_model_are_refused(model, planted):
     contrast = pairs(4)
     directions = scans_lens.refusal_directions(model, contrast, progress=False)
-    with pytest.raises(ValueError, match="do not fit this one with 12 layers of width 64"):
+    with pytest.raises(ValueError, match="this one has 12 layers of width 64"):
         quickly(planted, contrast, directions=directions)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import planted
 import pytest
 
 import scans_lens
@@ -161,3 +162,10 @@ def test_no_file_names_a_place_that_only_its_author_has():
         if path.is_file() and path.suffix not in (".safetensors", ".png", ".parquet"):
             said += [f"{name}: {match[0]!r}" for match in places.finditer(path.read_bytes())]
     assert not said
+
+
+@pytest.mark.parametrize("bug", planted.BUGS, ids=lambda bug: bug.name)
+def test_every_bug_of_the_mutants_still_has_its_place_and_its_law(bug):
+    assert (ROOT / bug.file).read_text().count(bug.right) == 1
+    file, name = bug.law.split("::")
+    assert f"def {name}(" in (CLONE / "tests" / file).read_text()

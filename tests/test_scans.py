@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 import scans_lens
 from scans_lens import organism, steering
+from scans_lens.classifier import ROUNDING
 from scans_lens.directions import Directions
 from scans_lens.lens import NoAnchorLayers
 from scans_lens.methods import scans as module
@@ -178,7 +179,8 @@ def test_where_no_scale_keeps_harm_refused_the_least_harm_is_done_and_said():
 
 def test_fit_chooses_threshold_and_scale_on_validation_prompts_as_documented(fitted, model, validation):
     moves = scans_lens.transitions(model, validation.harmful, progress=False)
-    assert fitted.classifier.threshold == pytest.approx(float(fitted.classifier.score(moves).min()), abs=1e-6)
+    lowest = float(fitted.classifier.score(moves).min())
+    assert fitted.classifier.threshold == pytest.approx(lowest - ROUNDING, abs=1e-6)
     assert [trial.scale for trial in fitted.trials] == [0.0, *module.SHARES]
     asked = (*validation.borderline, *validation.harmful)
     for trial in fitted.trials:

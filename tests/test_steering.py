@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as arrays
 
 from scans_lens import steering
 from scans_lens.directions import Directions, Origin
-from scans_lens.model import chat_tokens, resid_post, runner
+from scans_lens.generation import replies
+from scans_lens.model import chat_tokens, identity, resid_post, runner
 from scans_lens.reading import Flight
 from scans_lens.steering import Ablation, Push, Together, ablate, add, take
 
@@ -398,3 +399,16 @@ def test_a_direction_of_length_zero_cannot_be_taken_out():
 def test_nothing_cannot_be_put_together():
     with pytest.raises(ValueError, match="no methods"):
         Together(())
+
+
+@pytest.mark.parametrize("method", [Push, Ablation])
+def test_directions_of_another_model_steer_nothing(method, load, tiny_model, prompts):
+    own, other = tiny_model(load), tiny_model(load, "llama", "llama3", None, 1)
+    vectors = torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
+    learned = Directions(vectors, torch.full((4,), 8.0), Origin(identity(own), "drawn", "", 1, 1, {}))
+    made = method(learned, LAYERS, 1.0) if method is Push else method(learned, LAYERS)
+    assert made.hooks(own, prompts)
+    with pytest.raises(ValueError, match="These directions were measured on another model"):
+        made.hooks(other, prompts)
+    with pytest.raises(ValueError, match="These directions were measured on another model"):
+        replies(other, prompts, method=Together((made,)), progress=False)
