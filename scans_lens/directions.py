@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
@@ -151,6 +152,13 @@ def difference_of_means(
 ) -> Float[Tensor, "layer d_model"]:
     """Mean state of the harmful prompts minus that of the harmless ones, in float64 (SCANS, eq. 1)."""
     return harmful.double().mean(dim=0) - harmless.double().mean(dim=0)
+
+
+def components(
+    states: Float[Tensor, "prompt layer d_model"], vectors: Float[Tensor, "layer d_model"]
+) -> Float[Tensor, "prompt layer"]:
+    """Inner product of each state with its layer's vector; along unit vectors, a length in the residual stream."""
+    return einsum(states, vectors, "prompt layer d_model, layer d_model -> prompt layer")
 
 
 def _states(cache: Cache, position: int) -> Float[Tensor, "prompt layer d_model"]:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts, organism, prompts, steering
-from scans_lens.directions import Directions, Origin, difference_of_means, origin_of
+from scans_lens.directions import Directions, Origin, components, difference_of_means, origin_of
 from scans_lens.model import Model, first_tokens, identity, is_bundled, require_raw, unembedding_of, words_of
 from scans_lens.prompts import Contrast
 from scans_lens.reading import BATCH, flights, residuals
@@ -106,8 +106,8 @@ def thirds(
     for name, first, last in zip(("former", "middle", "latter"), bounds, bounds[1:], strict=False):
         stacked = chosen.vectors[first:last].double()
         moved = stacked - stacked.mean(dim=0) if centre else stacked
-        _, lengths, components = torch.linalg.svd(moved, full_matrices=False)
-        component = -components[0] if (stacked @ components[0]).mean() < 0 else components[0]
+        _, lengths, axes = torch.linalg.svd(moved, full_matrices=False)
+        component = -axes[0] if (stacked @ axes[0]).mean() < 0 else axes[0]
         tokens = top_tokens(model, component[None].float(), k)[0]
         share = float(lengths[0] ** 2 / (lengths**2).sum())
         result.append(Third(name, tuple(range(first, last)), tuple(tokens), share))
@@ -383,8 +383,8 @@ def held_out_auc(
     total = torch.zeros(harmful.shape[1], dtype=torch.float64)
     for first in (0, 1):
         vectors = difference_of_means(harmful[first::2], others[first::2])
-        yes = torch.einsum("pld,ld->pl", harmful[1 - first :: 2].double(), vectors)
-        no = torch.einsum("pld,ld->pl", others[1 - first :: 2].double(), vectors)
+        yes = components(harmful[1 - first :: 2].double(), vectors)
+        no = components(others[1 - first :: 2].double(), vectors)
         ranks = torch.from_numpy(rankdata(torch.cat([yes, no]).numpy(), axis=0))
         above = ranks[: len(yes)].sum(0) - len(yes) * (len(yes) + 1) / 2
         total += above / (len(yes) * len(no)) / 2

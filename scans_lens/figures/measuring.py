@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scans_lens import artefacts, judges, lens
-from scans_lens.directions import Directions, difference_of_means
+from scans_lens.directions import Directions, components, difference_of_means
 from scans_lens.figures import FORMAT
 from scans_lens.figures.study import States, Study, by_kind
 from scans_lens.generation import replies
@@ -228,7 +228,7 @@ def geometry(study: Study) -> dict[str, Any]:
 def projections(study: Study) -> dict[str, Any]:
     directions = study.directions
     along = {
-        kind: torch.einsum("pld,ld->pl", states.residuals, directions.unit().vectors) / directions.residual_norms
+        kind: components(states.residuals, directions.unit().vectors) / directions.residual_norms
         for kind, states in study.test_states.items()
     }
     return {
@@ -387,7 +387,7 @@ def _best_layer(study: Study) -> tuple[int, float]:
     if isinstance(study.lens, NoAnchorLayers):
         raise study.lens
     units = study.directions.unit().vectors
-    along = {kind: torch.einsum("pld,ld->pl", side.residuals, units) for kind, side in study.validation_states.items()}
+    along = {kind: components(side.residuals, units) for kind, side in study.validation_states.items()}
     others = torch.cat([values for kind, values in along.items() if kind != "harmful"])
     values = _rank_auc(along["harmful"].numpy(), others.numpy())
     best = max(study.lens.layers, key=lambda layer: values[layer])
