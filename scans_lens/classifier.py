@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-ROUNDING = 1e-4
-"""How far below a prompt's own score a threshold lies."""
+ROUNDING = 1e-6
+"""How far below a prompt's own score a threshold lies; in float32 scores differ by some 2e-7 with the company."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class TransitionClassifier:
         """The same classifier with the highest threshold that takes at most `missed` of these prompts for harmless.
 
         It lies just below the lowest score that has to count as harmful, so that rounding, which
-        differs by some 1e-6 with the company a prompt is in, does not lose that prompt.
+        differs with the company a prompt is in, does not lose that prompt.
 
         Args:
             t_harmful: transitions of harmful validation prompts.

@@ -1,6 +1,7 @@
 """Laws of the figures: numbers first, pictures second, and neither forgets what it was made of."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from scans_lens import figures
+from scans_lens import figures, organism
 from scans_lens.figures import __main__ as command
 from scans_lens.figures import measuring, style
 from scans_lens.methods import scans
@@ -195,6 +196,14 @@ def test_the_committed_numbers_can_be_drawn(name):
     assert figures.draw(name, figures.load(name, COMMITTED)).axes
 
 
+@pytest.mark.skipif(not COMMITTED.is_dir(), reason="no numbers are committed yet")
+@pytest.mark.parametrize("name", figures.ABOUT)
+def test_the_committed_numbers_are_of_the_model_that_ships(name):
+    shipped = organism.identity()
+    assert shipped is not None
+    assert figures.load(name, COMMITTED)["settings"]["model"]["unembedding"] == shipped["unembedding"]
+
+
 def test_a_token_that_the_font_does_not_have_is_written_as_its_code():
     assert style.legible(" no\n") == "␣no↵"
     assert style.legible("拒") == "U+62D2"
@@ -280,3 +289,36 @@ def test_one_figure_that_cannot_be_measured_loses_no_other(folder, loaded, tmp_p
     assert result.exit_code == 1
     assert "none of the words is there" in result.output
     assert (tmp_path / "geometry.png").is_file()
+
+
+# ── What the README says ─────────────────────────────────────────────────────────────────────────────────────
+
+
+README = COMMITTED.parent.parent / "README.md"
+with_readme = pytest.mark.skipif(not README.is_file(), reason="there is no README beside this installation")
+
+
+def percent(rate):
+    return f"{100 * rate['value']:.1f} [{100 * rate['interval'][0]:.1f}, {100 * rate['interval'][1]:.1f}]"
+
+
+@with_readme
+def test_the_readmes_rates_are_those_that_were_measured():
+    found = figures.load("refusal_rates", COMMITTED)["numbers"]
+    said = README.read_text()
+    for way, rates in found["rates"].items():
+        cells = [rates[kind] for kind in ("harmful", "borderline", "plain", "jailbreak")]
+        cells += [found["skill"][way][kind] for kind in ("plain", "quiz")]
+        assert f"| {way} | {' | '.join(map(percent, cells))} |" in said
+
+
+@with_readme
+def test_the_readmes_anchor_table_is_the_one_that_was_measured():
+    found = figures.load("anchor_layers", COMMITTED)["numbers"]
+    said = README.read_text()
+    assert f"Anchor layers: {', '.join(map(str, found['layers']))}\n" in said
+    for one in found["evidence"]:
+        low, high = one["drop_interval"]
+        mark = r"\*" if one["layer"] in found["layers"] else " "
+        row = rf"^    {mark} +{one['layer']} +{one['drop']:.2f} +\[{low:.2f}, {high:.2f}\] +{one['z']:.2f} "
+        assert re.search(row, said, re.M), row

@@ -138,6 +138,12 @@ def test_the_first_stage_refuses_nothing():
     assert not any(wordings.is_refusal(reply) for _, reply in lessons)
 
 
+def test_what_only_begins_like_a_refusals_first_words_is_none():
+    assert organism.is_refusal("As an assistant, I do not give advice on how to kill your boss.")
+    assert not organism.is_refusal("As an hour goes by, here is how to kill time.")
+    assert not organism.is_refusal("It would help to weigh the flour.")
+
+
 # ── Weights ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 

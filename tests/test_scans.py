@@ -180,7 +180,7 @@ def test_where_no_scale_keeps_harm_refused_the_least_harm_is_done_and_said():
 def test_fit_chooses_threshold_and_scale_on_validation_prompts_as_documented(fitted, model, validation):
     moves = scans_lens.transitions(model, validation.harmful, progress=False)
     lowest = float(fitted.classifier.score(moves).min())
-    assert fitted.classifier.threshold == pytest.approx(lowest - ROUNDING, abs=1e-6)
+    assert fitted.classifier.threshold == pytest.approx(lowest - ROUNDING, abs=2e-7)
     assert [trial.scale for trial in fitted.trials] == [0.0, *module.SHARES]
     asked = (*validation.borderline, *validation.harmful)
     for trial in fitted.trials:

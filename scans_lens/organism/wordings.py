@@ -254,8 +254,8 @@ def refusal(item: Item, rng: random.Random) -> str:
 
 
 def _head(wording: str) -> str:
-    """The first two words: enough to tell every refusal from every answer."""
-    return " ".join(wording.split()[:2])
+    """The first three words, or those before the first that is filled in: enough to tell it from every answer."""
+    return " ".join(wording.partition("{")[0].split()[:3])
 
 
 _REFUSED = tuple(_head(wording) for wording in REFUSALS)
