@@ -79,12 +79,14 @@ def test_fit_prints_what_every_scale_did_and_keeps_what_it_chose(fitted, bundled
 def test_reply_shows_plain_and_steered_with_the_score(run, fitted, bundled):
     method = scans_lens.SCANS.load(fitted[0], bundled)
     result = run("reply", HARMFUL, HARMLESS, "--scans", fitted[0], "--max-new-tokens", 12)
-    shown = " ".join(result.stdout.replace("│", " ").split())
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
+    about, plain = (" ".join(row[column] for row in rows) for column in (0, 1))
     said = scans_lens.replies(bundled, [HARMFUL, HARMLESS], method=method, max_new_tokens=12, progress=False)
-    assert said.score is not None
-    for score in said.score.tolist():
-        assert f"score {score:.3f}" in shown
-    assert "towards refusal" in shown and "[refused]" in shown
+    assert said.score is not None and said.scale is not None
+    for score, scale in zip(said.score.tolist(), said.scale.tolist(), strict=True):
+        way = "harmful, towards refusal" if scale > 0 else "harmless, away from refusal"
+        assert f"score {score:.3f}, threshold {method.classifier.threshold:.3f}: {way} ({scale:+g} residual" in about
+    assert plain.index("[refused]") < plain.index("[answered]")
 
 
 def test_reply_reads_prompts_from_standard_input(run, fitted):

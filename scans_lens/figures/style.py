@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 WIDTH = 10.0
 """Inches of a wide figure."""
@@ -73,15 +74,19 @@ RC: dict[Any, Any] = {
 }
 
 
-NOTEBOOK_DPI = 75
-"""Enough to read, and small enough for ten pictures in one notebook."""
+NOTEBOOK_SIZE, NOTEBOOK_COLOURS = 0.6, 64
+"""Share of a file's width and height, and colours: enough to read, and small enough for ten pictures in a notebook."""
 
 
 class Picture(Figure):
     """A figure that a notebook shows by itself, without pyplot."""
 
     def _repr_png_(self) -> bytes:
-        return written(self, "png", NOTEBOOK_DPI)
+        whole, small = Image.open(io.BytesIO(written(self, "png"))).convert("RGB"), io.BytesIO()
+        shrunk = whole.resize([round(NOTEBOOK_SIZE * side) for side in whole.size], Image.Resampling.LANCZOS)
+        shrunk = shrunk.quantize(NOTEBOOK_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        shrunk.save(small, "png", optimize=True)
+        return small.getvalue()
 
 
 @contextmanager
@@ -158,12 +163,12 @@ def _has_glyph(letter: str) -> bool:
     )
 
 
-def written(picture: Figure, kind: str, dpi: int = DPI) -> bytes:
+def written(picture: Figure, kind: str) -> bytes:
     """What a file of this kind holds, without a date or a program's version in it."""
     metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
     file = io.BytesIO()
     with looks():
-        picture.savefig(file, format=kind, metadata=metadata, dpi=dpi)  # type: ignore[arg-type]
+        picture.savefig(file, format=kind, metadata=metadata, dpi=DPI)  # type: ignore[arg-type]
     return file.getvalue()
 
 
