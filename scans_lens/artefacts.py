@@ -29,13 +29,17 @@ def versions() -> dict[str, str]:
 
 def write(path: str | Path, kind: str, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """Save beside the final place first, so that an interrupted write leaves no half file."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".part")
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    save_file(own, aside, metadata={"kind": kind, "format": str(FORMAT), "header": json.dumps(header)})
+    try:
+        save_file(own, aside, metadata={"kind": kind, "format": str(FORMAT), "header": json.dumps(header)})
+    except SafetensorError as error:
+        raise OSError(f"{str(path)!r} cannot be written: {error}") from error
     os.replace(aside, path)
 
 

@@ -112,6 +112,11 @@ def replies(
         ValueError: bad prompts, one that leaves no room for a reply, or a model without a chat template.
     """
     prompts = checked(prompts)
+    if method is not None and (isinstance(method, type) or not isinstance(method, Method)):
+        raise ValueError(
+            f"A method decides and gives hooks, as SCANS.fit(model) or Push(directions, layers, scale) do; "
+            f"this is {method if isinstance(method, type) else type(method)}."
+        )
     if max_new_tokens < 1:
         raise ValueError(f"A reply needs room for at least one token, not {max_new_tokens}.")
     if repetition_penalty is None:

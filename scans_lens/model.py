@@ -91,7 +91,7 @@ def load_model(
     """
     if backend not in ("bridge", "hooked"):
         raise ValueError(f"No backend {backend!r}; there are 'bridge' and 'hooked'.")
-    device = torch.device(device) if device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = _device(device)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     where = str(organism.weights() if name is None else name)
     if Path(where).exists() and not (Path(where) / "config.json").is_file():
@@ -105,6 +105,16 @@ def load_model(
             f"(wrong name, no network, or a gated model without HF_TOKEN). It said: {_first_line(error)}"
         ) from error
     return model
+
+
+def _device(wanted: str | torch.device | None) -> torch.device:
+    """The device that was asked for, once something has been put there."""
+    if wanted is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(1, device=wanted).device
+    except (RuntimeError, AssertionError) as error:  # a name that is none, or hardware that is not there
+        raise ValueError(f"The device {str(wanted)!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def _load_bridge(where: str, device: torch.device, dtype: torch.dtype, revision: str | None) -> Any:

@@ -116,6 +116,8 @@ def _vectors(directions: Directions | Tensor) -> Tensor:
 
 
 def _checked(vectors: Tensor, layers: Iterable[int]) -> list[int]:
+    if isinstance(layers, int):
+        raise ValueError(f"Layers come in a list, and {layers} is one number; put it in a list: [{layers}].")
     chosen = [int(layer) for layer in layers]
     if not chosen:
         raise ValueError("There are no layers to steer: the list is empty.")

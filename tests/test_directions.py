@@ -240,3 +240,11 @@ def test_numbers_that_are_not_finite_are_refused(directions, tmp_path):
 
 def test_an_origin_survives_its_header(directions):
     assert Origin.from_header(dataclasses.asdict(directions.origin)) == directions.origin
+
+
+def test_a_place_that_cannot_be_written_is_an_os_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    directions = Directions(torch.ones(2, 3), torch.ones(2), Origin(None, "drawn", "", 1, 1, {}))
+    for place in (tmp_path / "file" / "x.safetensors", "/proc/x.safetensors"):
+        with pytest.raises(OSError):
+            directions.save(place)

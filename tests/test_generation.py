@@ -518,3 +518,10 @@ def test_steering_leaves_no_trace_when_all_goes_well(any_model):
     quick(any_model, PROMPTS, method=scans_for(any_model, scale=3.0))
     assert quick(any_model, PROMPTS[:2]).tokens == before.tokens
     assert hooks_on(any_model) == {}
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("method", [SCANS, torch.zeros(4, 64), "scans"])
+def test_what_is_no_method_is_refused(model, method):
+    with pytest.raises(ValueError, match="A method decides and gives hooks"):
+        replies(model, ["Why?"], method=method)

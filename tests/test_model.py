@@ -320,3 +320,9 @@ def test_rows_that_leave_do_not_change_the_others(any_model, batch):
     some.keep(kept)
     close(some.feed(step[kept], torch.ones_like(step[kept])), everybody.feed(step, torch.ones_like(step))[kept])
     assert torch.equal(some.mask, everybody.mask[kept])
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(device):
+    with pytest.raises(ValueError, match=f"The device '{device}' cannot be used here"):
+        load_model(device=device)

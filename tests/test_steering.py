@@ -412,3 +412,9 @@ def test_directions_of_another_model_steer_nothing(method, load, tiny_model, pro
         made.hooks(other, prompts)
     with pytest.raises(ValueError, match="These directions were measured on another model"):
         replies(other, prompts, method=Together((made,)), progress=False)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_one_layer_is_asked_for_in_a_list(directions):
+    with pytest.raises(ValueError, match=r"3 is one number; put it in a list: \[3\]"):
+        add(directions, 3, 1.0)
