@@ -1,6 +1,7 @@
 # Every target sets itself up on a fresh machine: a virtual environment, the pinned packages, then the work.
 #
-#   make figures                        draw every figure from measurements of the bundled model
+#   make figures                        measure the bundled model again, and draw every figure
+#   make figures ARGS=--draw-only       only draw, from the numbers that are kept
 #   make test ARGS="-k lens"            ARGS goes to the command behind a target
 #   make test PYTHON=python3.12         another interpreter, 3.11 or later
 #   make test TORCH_INDEX=<url>         another index for torch alone, for instance one of CPU builds
@@ -25,7 +26,7 @@ help:
 
 figures: .venv/ready
 	@echo 'Drawing the figures …'
-	@.venv/bin/python -m scans_lens.figures $(ARGS)
+	@.venv/bin/python -m scans_lens.figures $(or $(ARGS),--again)
 
 test: .venv/ready
 	@echo 'Testing on TransformerLens 3.9 …'
