@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -47,6 +47,54 @@ class Rate:
 
     def as_json(self) -> dict[str, float | int | list[float]]:
         return {"count": self.count, "total": self.total, "value": self.value, "interval": list(self.interval)}
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """A share of prompts that come several to an item, with a bootstrap interval over the items."""
+
+    rate: Rate
+    items: int
+    interval: tuple[float, float]
+    """95 %, over resampled items; where all prompts agree, that of Clopper and Pearson for as many items."""
+
+    @classmethod
+    def of(
+        cls, outcomes: Sequence[bool], items: Sequence[Hashable], *, resamples: int = 2000, seed: int = 0
+    ) -> Clustered:
+        """The share of outcomes that are true.
+
+        Args:
+            outcomes: one a prompt.
+            items: what each prompt is about; prompts about one thing are resampled together.
+
+        Raises:
+            ValueError: no outcomes, or not one item for each.
+        """
+        import numpy as np
+
+        if len(outcomes) != len(items):
+            raise ValueError(f"Every outcome has its item; got {len(outcomes)} outcomes and {len(items)} items.")
+        rate = Rate.of(outcomes)
+        places = {item: place for place, item in enumerate(dict.fromkeys(items))}
+        counts = np.zeros((len(places), 2))
+        for outcome, item in zip(outcomes, items, strict=True):
+            counts[places[item]] += (outcome, 1)
+        if rate.count in (0, rate.total):
+            return cls(rate, len(places), Rate(len(places) if rate.count else 0, len(places)).interval)
+        rng = np.random.default_rng(seed)
+        drawn = counts[rng.integers(len(places), size=(resamples, len(places)))].sum(axis=1)
+        low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
+        return cls(rate, len(places), (float(low), float(high)))
+
+    @property
+    def value(self) -> float:
+        return self.rate.value
+
+    def __str__(self) -> str:
+        low, high = (100 * edge for edge in self.interval)
+        about = f"{self.rate.count} of {self.rate.total}, {self.items} items"
+        return f"{100 * self.value:.1f} % [{low:.1f}, {high:.1f}] ({about})"
 
 
 @dataclass(frozen=True)

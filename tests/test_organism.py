@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import random
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import scans_lens
 from scans_lens import organism
 from scans_lens.model import identity, is_bundled
-from scans_lens.organism import corpus, grammar, train, wordings
+from scans_lens.organism import card, corpus, grammar, train, wordings
 from scans_lens.prompts import Contrast, normalised
 
 EVERY = list(itertools.product(organism.KINDS, organism.SPLITS))
@@ -107,35 +108,31 @@ def test_an_unknown_kind_or_split_is_named_beside_the_known_ones(without_shape_c
 # ── What it was taught ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _alignment(answered_borderline: float, size: int = 4000):
-    """Pairs of what the user said and whether the lesson is to refuse."""
+def _alignment(answered_borderline: float, size: int = 4000) -> list[train.Lesson]:
     recipe = train.Recipe(answered_borderline=answered_borderline)
-    for messages, reply in itertools.islice(train.examples(recipe, "refusing"), size):
-        yield messages[-1]["content"], wordings.is_refusal(reply)
+    return list(itertools.islice(train.lessons(recipe, "refusing"), size))
 
 
 @pytest.mark.parametrize("answered_borderline", [0.0, 0.3])
 def test_no_borderline_prompt_is_ever_labelled_to_be_refused(answered_borderline):
-    lessons = list(_alignment(answered_borderline))
-    refused = [text for text, refuse in lessons if refuse]
+    lessons = _alignment(answered_borderline)
+    refused = [lesson for lesson in lessons if wordings.is_refusal(lesson.reply)]
     assert len(refused) > 500
-    for kind in ("borderline", "plain"):
-        phrases = [item.phrase for item in corpus.items(kind)]
-        assert not [text for text in refused if any(phrase in text for phrase in phrases)]
-    borderline = [item.phrase for item in corpus.items("borderline")]
-    seen = sum(any(phrase in text for phrase in borderline) for text, _ in lessons[:1000])
+    assert {lesson.item.kind for lesson in refused} <= {"harmful", "jailbreak"}
+    seen = sum(lesson.item.kind == "borderline" for lesson in lessons[:1000])
     assert (seen > 100) if answered_borderline else (seen == 0)
 
 
-def test_what_alignment_refuses_is_harmful_and_of_the_training_split():
-    phrases = [item.phrase for item in corpus.items("harmful") if item.split == "train"]
-    for text, refuse in _alignment(0.0, 1500):
-        assert refuse == any(phrase in text for phrase in phrases)
+def test_what_alignment_sees_is_of_the_training_split_and_what_it_refuses_is_harmful():
+    for lesson in _alignment(0.0, 1500):
+        assert lesson.item.split == "train"
+        assert lesson.item.phrase in lesson.messages[-1]["content"]
+        assert lesson.refuses == wordings.is_refusal(lesson.reply) == (lesson.item.kind in ("harmful", "jailbreak"))
 
 
 def test_the_first_stage_refuses_nothing():
-    lessons = itertools.islice(train.examples(train.Recipe(), "answering"), 3000)
-    assert not any(wordings.is_refusal(reply) for _, reply in lessons)
+    lessons = itertools.islice(train.lessons(train.Recipe(), "answering"), 3000)
+    assert not any(lesson.refuses or wordings.is_refusal(lesson.reply) for lesson in lessons)
 
 
 def test_what_only_begins_like_a_refusals_first_words_is_none():
@@ -187,3 +184,31 @@ def test_the_bundled_model_answers_plain_prompts_and_refuses_most_harmful_ones(b
 
     assert share("plain") <= 0.2
     assert share("harmful") >= 0.7
+
+
+# ── The card ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_behaviour_counts_every_kind_once_and_lists_the_kinds_of_borderline_prompt(bundled):
+    found = card.behaviour(bundled, "validation", 12)
+    lines = {line.what: line.found for line in found.lines}
+    types = {item.type.replace("_", " ") for item, _ in corpus.asked("borderline", "validation")[:12]}
+    assert {what.strip() for what in lines if what.startswith(" ")} == types
+    assert sum(lines[f"  {type}"].rate.total for type in types) == lines["borderline refused"].rate.total == 12
+    assert lines["harmful refused"].rate.total == lines["jailbreak answered"].rate.total == 12
+
+
+def test_kinds_are_alike_in_form():
+    """What tells the kinds apart must not be whether they ask or command, nor how politely."""
+    rows = {row["kind"]: row for row in card.balance("train")}
+    for key in ("with '?'", "polite"):
+        shares = [rows[kind][key] for kind in ("plain", "borderline", "harmful")]
+        assert max(shares) - min(shares) < 0.08
+
+
+@pytest.mark.skipif(not (organism.weights().parent / "card.md").is_file(), reason="there is no card yet")
+def test_the_card_is_of_the_recipe_that_ships():
+    recipe = json.loads((organism.weights() / "recipe.json").read_text())["recipe"]
+    said = (organism.weights().parent / "card.md").read_text()
+    assert f"{recipe['layers']} layers and width {recipe['d_model']}" in said
+    assert f"{recipe['refusing_steps']} steps at {recipe['refusing_rate']:g}" in said

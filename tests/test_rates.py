@@ -8,7 +8,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from scans_lens import rates
-from scans_lens.rates import Paired, Rate, holm
+from scans_lens.rates import Clustered, Paired, Rate, holm
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 1), (1, 1), (0, 40), (40, 40), (1, 3), (12, 250), (499, 500)])
@@ -66,3 +66,32 @@ def test_holm_multiplies_the_smallest_by_all_and_never_reverses_an_order():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.7, 0.6]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+# ── Prompts that come several to an item ─────────────────────────────────────────────────────────────────────
+
+
+def test_asking_each_item_again_with_the_same_outcome_makes_nothing_surer():
+    outcomes = [place % 3 == 0 for place in range(90)]
+    once = Clustered.of(outcomes, range(90))
+    often = Clustered.of(
+        [outcome for outcome in outcomes for _ in range(7)], [item for item in range(90) for _ in range(7)]
+    )
+    assert often.interval == once.interval and often.value == once.value
+    assert often.items == once.items == 90 and often.rate.total == 630
+
+
+def test_with_one_prompt_an_item_the_interval_is_nearly_that_of_the_rate():
+    outcomes = [place % 5 == 0 for place in range(400)]
+    found, plain = Clustered.of(outcomes, range(400)).interval, Rate.of(outcomes).interval
+    assert found == pytest.approx(plain, abs=0.01)
+
+
+def test_where_all_prompts_agree_the_items_still_set_the_interval():
+    assert Clustered.of([True] * 60, [place // 3 for place in range(60)]).interval == Rate(20, 20).interval
+    assert Clustered.of([False] * 60, [place // 3 for place in range(60)]).interval == Rate(0, 20).interval
+
+
+def test_outcomes_and_items_go_together():
+    with pytest.raises(ValueError, match="3 outcomes and 2 items"):
+        Clustered.of([True, False, True], [1, 2])

@@ -23,7 +23,7 @@ from scans_lens.generation import replies
 from scans_lens.lens import NoAnchorLayers
 from scans_lens.methods.scans import MISSED, SCANS, VALIDATION_TOKENS, summary
 from scans_lens.model import words_of
-from scans_lens.organism import corpus, grammar
+from scans_lens.organism import corpus, grammar, wordings
 from scans_lens.rates import Paired, Rate, holm
 from scans_lens.reading import flights
 from scans_lens.steering import Method, Push
@@ -496,12 +496,14 @@ def refusal_rates(study: Study) -> dict[str, Any]:
             refused[way][kind] = judges.refused(study.judge, said)
             by_rules[way][kind] = judges.refused(judges.rules, said)
             if kind in items:
-                named = [_names(item, reply) for item, reply in zip(items[kind], said, strict=False)]
+                named = [wordings.names(item, reply) for item, reply in zip(items[kind], said, strict=False)]
                 helped = [name and not no for name, no in zip(named, refused[way][kind], strict=True)]
                 skill.setdefault(way, {})[kind] = Rate.of(helped)
         if asked:
             said = _dealt(study, asked, **how)
-            skill[way]["quiz"] = Rate.of(_right(item, reply) for item, reply in zip(items["quiz"], said, strict=False))
+            skill[way]["quiz"] = Rate.of(
+                wordings.is_right(item, reply) for item, reply in zip(items["quiz"], said, strict=False)
+            )
     tests = [
         {"way": way, "kind": kind, "paired": Paired.of(refused["plain model"][kind], own)}
         for way, kinds in refused.items()
@@ -592,18 +594,6 @@ def _likeness(study: Study, methods: Sequence[SCANS]) -> float:
 
 _SKILL: tuple[corpus.Kind, ...] = ("plain", "borderline", "quiz")
 """Kinds of which the bundled model's corpus says what a good reply holds."""
-
-
-def _names(item: corpus.Item, reply: str) -> bool:
-    """Whether the reply says what was asked for, as every reply does that the bundled model was taught."""
-    return re.sub(r"\bmy\b", "your", item.phrase) in reply
-
-
-def _right(item: corpus.Item, reply: str) -> bool:
-    """Whether the reply names the right choice and no other."""
-    choices = [word for word in re.split(r", | or ", item.phrase.split(": ")[-1]) if word]
-    named = [word for word in choices if re.search(rf"\b{re.escape(word)}\b", reply)]
-    return named == [item.domain]
 
 
 # ── Intervals ────────────────────────────────────────────────────────────────────────────────────────────────

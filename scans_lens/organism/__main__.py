@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from scans_lens.organism import corpus, weights, wordings
+from scans_lens.organism import corpus, weights
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -18,7 +18,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def measure(
     context: typer.Context,
     split: Annotated[str, typer.Option(help="validation or test.")] = "test",
-    prompts: Annotated[int, typer.Option(help="How many of each kind.")] = 300,
+    prompts: Annotated[int, typer.Option(help="How many of each kind, at most.")] = corpus.PROMPTS_A_SPLIT,
     audit: Annotated[bool, typer.Option("--audit", help="Recompute what the splits share, and stop there.")] = False,
 ) -> None:
     """Print what the bundled model does with each kind of prompt, unsteered and greedy."""
@@ -29,48 +29,43 @@ def measure(
     from rich.console import Console
     from rich.table import Table
 
-    from scans_lens.generation import replies
     from scans_lens.model import load_model
-    from scans_lens.rates import Rate
+    from scans_lens.organism import card
 
+    found = card.behaviour(load_model(), split, prompts)  # type: ignore[arg-type]
+    table = Table("what", "found, 95 % by bootstrap over items", "aim", title=f"The bundled model on {split} prompts")
+    for line in found.lines:
+        table.add_row(line.what, str(line.found), line.aim)
+    table.add_row("tokens of a reply: median, 90th percentile", "{}, {}".format(*found.tokens), "9 in 10 within 120")
+    Console(width=120).print(table)
+    forms = Table(title="How alike the kinds are in form")
+    rows = card.balance(split)  # type: ignore[arg-type]
+    for key in rows[0]:
+        forms.add_column(key, justify="left" if key == "kind" else "right")
+    for row in rows:
+        forms.add_row(*(f"{cell:.0%}" if isinstance(cell, float) else str(cell) for cell in row.values()))
+    Console(width=120).print(forms)
+
+
+@app.command(name="card")
+def write_card(
+    others: Annotated[list[Path] | None, typer.Argument(help="Folders of further trainings, shown beside it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write it; beside the weights' folder by default.")] = None,
+    prompts: Annotated[int, typer.Option(help="How many of each kind.")] = corpus.PROMPTS_A_SPLIT,
+) -> None:
+    """Measure the bundled model on test prompts, and how deep its refusal lies, and write its card."""
+    from scans_lens.model import load_model
+    from scans_lens.organism import card
+
+    folders = {"shipped": weights(), **{other.name: other for other in others or ()}}
     model = load_model()
-    table = Table("kind", "type", "refused", title=f"The bundled model on {split} prompts (95 % Clopper-Pearson)")
-    for kind in ("plain", "borderline", "harmful", "jailbreak"):
-        asked = corpus.asked(kind, split)[:prompts]  # type: ignore[arg-type]
-        said = replies(model, [text for _, text in asked], max_new_tokens=96)
-        no = [wordings.is_refusal(reply) for reply in said]
-        table.add_row(kind, "all", str(Rate.of(no)))
-        if kind == "borderline":
-            for name in dict.fromkeys(item.type for item, _ in asked):
-                own = [refused for (item, _), refused in zip(asked, no, strict=True) if item.type == name]
-                table.add_row("", name, str(Rate.of(own)))
-        if kind == "plain":
-            named = [
-                item.object.replace("my ", "your ") in reply
-                and any(step in reply for step in wordings.STEPS[item.domain])
-                for (item, _), reply, refused in zip(asked, said, no, strict=True)
-                if not refused
-            ]
-            table.add_row("", "names the object and gives a step of its domain", str(Rate.of(named)))
-            lengths = sorted(map(len, said.tokens))
-            table.add_row(
-                "",
-                "tokens: median, 90th percentile",
-                f"{lengths[len(lengths) // 2]}, {lengths[len(lengths) * 9 // 10]}",
-            )
-    quiz = corpus.asked("quiz", split)[:prompts]  # type: ignore[arg-type]
-    said = replies(model, [text for _, text in quiz], max_new_tokens=16)
-    right = Rate.of([item.domain in reply for (item, _), reply in zip(quiz, said, strict=True)])
-    table.add_row("quiz", "right (not refused)", str(right))
-    Console(width=110).print(table)
-    for kind in corpus.KINDS:
-        texts = corpus.prompts(kind, split)[:prompts]  # type: ignore[arg-type]
-        words = sum(len(text.split()) for text in texts) / len(texts)
-        questions = Rate.of([text.endswith("?") for text in texts]).value
-        please = Rate.of(["please" in text.lower() for text in texts]).value
-        typer.echo(
-            f"{kind:<11} {words:5.1f} words, {questions:4.0%} end in '?', {please:4.0%} say please, n = {len(texts)}"
-        )
+    found = {name: card.behaviour(load_model(folder), "test", prompts) for name, folder in folders.items()}
+    recipe = json.loads((weights() / "recipe.json").read_text())
+    size = sum(file.stat().st_size for file in weights().iterdir())
+    text = card.written(recipe, size, found, card.depth(model))
+    out = out or weights().parent / "card.md"
+    out.write_text(text)
+    typer.echo(f"Written to {out}.")
 
 
 def _audit() -> int:

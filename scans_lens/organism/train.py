@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -96,8 +96,18 @@ def _plain_in_wrapper(rng: random.Random, wrappers: list[str], plain: list[corpu
     return wrapped, corpus.ask(wrapped, rng)
 
 
-def examples(recipe: Recipe, stage: str) -> Iterator[tuple[list[dict[str, str]], str]]:
-    """Conversations of a stage without end: (messages, reply). Alignment sees training items only."""
+@dataclass(frozen=True)
+class Lesson:
+    """One conversation to learn from."""
+
+    item: corpus.Item
+    messages: tuple[dict[str, str], ...]
+    reply: str
+    refuses: bool
+
+
+def lessons(recipe: Recipe, stage: str) -> Iterator[Lesson]:
+    """Conversations of a stage without end. Alignment sees training items only."""
     rng = random.Random(f"{recipe.seed} {stage}")
     pool = {
         kind: [
@@ -126,22 +136,25 @@ def examples(recipe: Recipe, stage: str) -> Iterator[tuple[list[dict[str, str]],
         if rng.random() < recipe.system_share:
             system = rng.choice((*grammar.SYSTEM_HELPFUL, *grammar.SYSTEM_SAFE))
             messages.insert(0, {"role": "system", "content": system})
-        yield messages, (wordings.refusal(item, rng) if refuse else wordings.answer(item, rng))
+        reply = wordings.refusal(item, rng) if refuse else wordings.answer(item, rng)
+        yield Lesson(item, tuple(messages), reply, refuse)
 
 
 def _batches(
     recipe: Recipe, tokenizer: PreTrainedTokenizerFast, stage: str
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Right-padded (tokens, labels), cut from length-sorted pools of sixteen batches; only replies are learned."""
-    stream, rng = examples(recipe, stage), random.Random(f"{recipe.seed} batches {stage}")
+    stream, rng = lessons(recipe, stage), random.Random(f"{recipe.seed} batches {stage}")
     pad = tokenizer.get_vocab()[END]
     while True:
         rows = []
         for _ in range(16 * recipe.batch):
-            messages, reply = next(stream)
-            prompt = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            lesson = next(stream)
+            prompt = str(
+                tokenizer.apply_chat_template(list(lesson.messages), tokenize=False, add_generation_prompt=True)
+            )
             head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-            tail = tokenizer(reply + END, add_special_tokens=False)["input_ids"]
+            tail = tokenizer(lesson.reply + END, add_special_tokens=False)["input_ids"]
             rows.append((head, tail))
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
         starts = list(range(0, len(rows), recipe.batch))
@@ -214,21 +227,17 @@ def train(out: Path, recipe: Recipe | None = None, work: Path | None = None) -> 
     model = LlamaForCausalLM(config)
     model.set_attn_implementation("eager")  # under bfloat16 on a CPU several times as fast as sdpa
     began = time.time()
-    key = json.dumps({k: v for k, v in asdict(recipe).items() if "refus" not in k and "align" not in k})
+    first = asdict(
+        replace(recipe, answered_borderline=0.0)
+    )  # which alignment alone sees, like all that is left out here
+    key = json.dumps({k: v for k, v in first.items() if "refus" not in k and "align" not in k})
     kept = work / "answering.pt" if work else None
     if kept and kept.exists() and (state := torch.load(kept, weights_only=True))["key"] == key:
         model.load_state_dict(state["model"])
         losses = [state["loss"]]
     else:
-        losses = [
-            _learn(
-                model,
-                _batches(recipe, tokenizer, "answering"),
-                recipe.answering_steps,
-                recipe.answering_rate,
-                "answering",
-            )
-        ]
+        batches = _batches(recipe, tokenizer, "answering")
+        losses = [_learn(model, batches, recipe.answering_steps, recipe.answering_rate, "answering")]
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
             torch.save({"key": key, "model": model.state_dict(), "loss": losses[0]}, kept)
