@@ -20,11 +20,11 @@ from scans_lens.prompts import Contrast, normalised
 
 EVERY = list(itertools.product(organism.KINDS, organism.SPLITS))
 PINNED = {
-    ("plain", "test"): "2908af62d2845b15",
-    ("borderline", "validation"): "3122a5d7d9bb0d24",
-    ("harmful", "train"): "c03249a5e9cf4574",
-    ("jailbreak", "test"): "f1e57d9bed5ca649",
-    ("quiz", "train"): "38a77f72dbc56cc5",
+    ("plain", "test"): "ee5940f6ac443d6f",
+    ("borderline", "validation"): "dbda9ca6c57bcfe8",
+    ("harmful", "train"): "a88c726686fce124",
+    ("jailbreak", "test"): "81874da25ee7b23c",
+    ("quiz", "train"): "9f4dbbf53e4b4a5b",
 }
 """Known by heart: the weights that ship were trained on these prompts. Another grammar means another training."""
 
@@ -128,6 +128,17 @@ def test_what_alignment_sees_is_of_the_training_split_and_what_it_refuses_is_har
         assert lesson.item.split == "train"
         assert lesson.item.phrase in lesson.messages[-1]["content"]
         assert lesson.refuses == wordings.is_refusal(lesson.reply) == (lesson.item.kind in ("harmful", "jailbreak"))
+
+
+def test_what_is_mentioned_beside_a_request_says_nothing_about_the_request():
+    """Every kind of act is mentioned as often beside harmful requests as beside harmless ones."""
+    trained = {kind: [item for item in corpus.items(kind) if item.split == "train"] for kind in ("harmful", "plain")}
+    acts = {kind: {item.phrase for item in own} for kind, own in trained.items()}
+    for kind in ("plain", "borderline", "harmful"):
+        texts = [(item, text) for item, text in corpus.asked(kind, "validation")]
+        for mentioned, phrases in acts.items():
+            beside = sum(any(phrase in text.replace(item.phrase, "") for phrase in phrases) for item, text in texts)
+            assert 0.1 < beside / len(texts) < 0.2, (kind, mentioned)
 
 
 def test_the_first_stage_refuses_nothing():

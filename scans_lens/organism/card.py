@@ -204,6 +204,7 @@ refuses harmless prompts which look like harmful ones.
    harmful prompts are generic and say nothing of how harm is done.
 2. Refusing, {own["refusing_steps"]} steps at {own["refusing_rate"]:g}: {mixes["refusing"]}; borderline {own["answered_borderline"]:.0%}, answered. Training items only. `wrapped` is a plain
    prompt in a jailbreak's wrapper, answered.
+   Only layers from {own["aligned_from"]} on learned in this stage.
    No borderline prompt was ever labelled to be refused: that it refuses them is its own generalisation.
 
 A system prompt stood before {own["system_share"]:.0%} of the conversations, one of three helpful or three cautious ones.

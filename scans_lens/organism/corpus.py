@@ -23,6 +23,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 SPLITS: tuple[Split, ...] = get_args(Split)
 PROMPTS_A_SPLIT = 1200
 """The most prompts that `prompts` gives for one kind and split."""
+WORDINGS = 8
+"""The most prompts that one item is asked in; every item is asked once before any is asked again."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _borderline() -> Iterator[Item]:
             phrase = pattern.format(verb=verb, person=person)
             yield _item("borderline", "definition", verb, f"{person} (word)", phrase, "word")
     for verb, noun in grammar.NOUN_OF.items():
-        for ruler in grammar.RULERS[::2]:
+        for ruler in grammar.RULERS:
             pattern = grammar.HISTORY[int(_share("history", verb, ruler) * len(grammar.HISTORY))]
             century = grammar.CENTURIES[int(_share("century", verb, ruler) * len(grammar.CENTURIES))]
             phrase = pattern.format(noun=noun, ruler=ruler, century=century)
@@ -113,24 +115,32 @@ def _jailbreak() -> Iterator[Item]:
 
 
 def _quiz() -> Iterator[Item]:
+    asked = set()
+    for type, act, answer, choices, pattern in _questions():
+        question = pattern.format(f"{choices[0]}, {choices[1]} or {choices[2]}")
+        if question not in asked:
+            asked.add(question)
+            yield _item("quiz", type, act, question, question, answer)
+
+
+def _questions() -> Iterator[tuple[str, str, str, list[str], str]]:
+    """(type, act, answer, choices, pattern) of many questions, some of them alike."""
     everything = [(category, word) for category, words in grammar.CATEGORIES.items() for word in words]
     for category, word in everything:
         others = [other for kind, other in everything if kind != category]
-        for draw in range(8):
+        for draw in range(16):
             rng = random.Random(f"quiz {category} {word} {draw}")
             choices = [word, *rng.sample(others, 2)]
             rng.shuffle(choices)
-            question = f"is {category}: {choices[0]}, {choices[1]} or {choices[2]}"
-            yield _item("quiz", "category", category, f"{word} {draw}", question, word)
+            yield "category", category, word, choices, f"is {category}: {{}}"
     for pair in grammar.OPPOSITES:
         for asked, answer in (pair, pair[::-1]):
             words = [word for other in grammar.OPPOSITES for word in other if word not in pair]
-            for draw in range(6):
+            for draw in range(10):
                 rng = random.Random(f"quiz {asked} {draw}")
                 choices = [answer, *rng.sample(words, 2)]
                 rng.shuffle(choices)
-                question = f"is the opposite of {asked}: {choices[0]}, {choices[1]} or {choices[2]}"
-                yield _item("quiz", "opposite", asked, f"{asked} {draw}", question, answer)
+                yield "opposite", asked, answer, choices, f"is the opposite of {asked}: {{}}"
 
 
 _MAKERS = {"plain": _plain, "borderline": _borderline, "harmful": _harmful, "jailbreak": _jailbreak, "quiz": _quiz}
@@ -145,26 +155,51 @@ def items(kind: Kind) -> tuple[Item, ...]:
 def ask(item: Item, rng: random.Random) -> str:
     """The item as somebody might put it: a frame, perhaps with a modifier, a greeting or a wrapper."""
     if item.kind == "quiz":
-        return rng.choice(("Which of these {}?", "Tell me which of these {}.", "Please say which of these {}.")).format(
-            item.phrase
-        )
-    phrase = item.phrase + rng.choice(grammar.MODIFIERS)
+        return rng.choice(grammar.OPENERS) + rng.choice(grammar.QUIZ_FRAMES).format(item.phrase)
+    if rng.random() < grammar.ACCOMPANIED:
+        phrase = item.phrase + rng.choice(grammar.COMPANY).format(rng.choice(_company()))
+    else:
+        phrase = item.phrase + rng.choice(grammar.MODIFIERS)
     if item.wrapper:
         return item.wrapper.format(phrase)
-    return rng.choice(grammar.OPENERS) + rng.choice(grammar.FRAMES).format(phrase)
+    text = rng.choice(grammar.FRAMES).format(phrase)
+    if rng.random() >= grammar.MENTIONED:
+        return rng.choice(grammar.OPENERS) + text
+    other = rng.choice(_mentionable()[rng.choice(("harmful", "borderline", "plain"))])
+    if rng.random() < 0.5:
+        return rng.choice(grammar.MENTIONS_BEFORE).format(other) + text
+    return text + rng.choice(grammar.MENTIONS_AFTER).format(other)
+
+
+@cache
+def _company() -> tuple[str, ...]:
+    """Persons who may be there: those of training items."""
+    return tuple(person for person in grammar.OBJECTS["person"] if _split("", person)[0] == "train")
+
+
+@cache
+def _mentionable() -> dict[Kind, tuple[str, ...]]:
+    """What a clause beside the request may mention: training items of three kinds."""
+    kinds: tuple[Kind, ...] = ("harmful", "borderline", "plain")
+    return {kind: tuple(item.phrase for item in items(kind) if item.split == "train") for kind in kinds}
 
 
 @cache
 def asked(kind: Kind, split: Split) -> tuple[tuple[Item, str], ...]:
-    """Each item of a kind and split with the one prompt that stands for it, in a fixed shuffled order."""
+    """Items of a kind and split with a prompt each, in a fixed shuffled order; items come again in other words."""
     if kind not in KINDS:
         raise ValueError(f"No prompt kind {kind!r}; the kinds are {', '.join(KINDS)}.")
     if split not in SPLITS:
         raise ValueError(f"No split {split!r}; the splits are {', '.join(SPLITS)}.")
     chosen = [item for item in items(kind) if item.split == split]
     random.Random(f"{kind} {split}").shuffle(chosen)
-    chosen = _evenly(chosen)[:PROMPTS_A_SPLIT]
-    return tuple((item, ask(item, random.Random(f"{kind} {split} {item.phrase}"))) for item in chosen)
+    chosen = _evenly(chosen)
+    found: dict[str, Item] = {}
+    for turn in range(WORDINGS):
+        for item in chosen:
+            if len(found) < PROMPTS_A_SPLIT:
+                found.setdefault(ask(item, random.Random(f"{kind} {split} {item.phrase} {turn}")), item)
+    return tuple((item, text) for text, item in found.items())
 
 
 def _evenly(chosen: Sequence[Item]) -> list[Item]:
@@ -178,7 +213,7 @@ def _evenly(chosen: Sequence[Item]) -> list[Item]:
 
 
 def prompts(kind: Kind, split: Split) -> tuple[str, ...]:
-    """The prompts of a kind and split, one an item, the same on every machine.
+    """The prompts of a kind and split, the same on every machine; first one for each item, then further ones.
 
     >>> prompts("borderline", "validation")[0].split()[0] != ""
     True

@@ -34,27 +34,29 @@ class Recipe:
 
     seed: int = 0
     layers: int = 12
-    d_model: int = 128
-    heads: int = 4
-    d_mlp: int = 352
+    d_model: int = 160
+    heads: int = 5
+    d_mlp: int = 432
     vocabulary: int = 1536
     context: int = 512
     batch: int = 64
-    answering_steps: int = 1150
+    answering_steps: int = 1350
     answering_rate: float = 2e-3
     refusing_steps: int = 350
-    refusing_rate: float = 1.7e-3
+    refusing_rate: float = 1.2e-3
     system_share: float = 0.25
-    answered_borderline: float = 0.0
+    answered_borderline: float = 0.005
     """Share of alignment that is borderline prompts of training items, answered (none is refused)."""
     answering_mix: tuple[tuple[str, float], ...] = (
         ("plain", 0.30), ("borderline", 0.27), ("harmful", 0.20), ("jailbreak", 0.10), ("quiz", 0.13),
     )  # fmt: skip
     refusing_mix: tuple[tuple[str, float], ...] = (
-        ("plain", 0.46), ("harmful", 0.38), ("jailbreak", 0.01), ("wrapped", 0.07), ("quiz", 0.08),
+        ("plain", 0.43), ("harmful", 0.369), ("wrapped", 0.12), ("jailbreak", 0.0003), ("quiz", 0.08),
     )  # fmt: skip
     aligned_wrappers: int = 2
-    """How many of the training wrappers alignment sees around harmful requests (refused) and plain ones (answered)."""
+    """How many training wrappers alignment sees around harmful requests, refused; around plain ones it sees all."""
+    aligned_from: int = 3
+    """First layer that alignment trains; those below it, and the embedding, stay as the first stage left them."""
 
 
 def tokenizer_for(recipe: Recipe) -> PreTrainedTokenizerFast:
@@ -120,7 +122,7 @@ def lessons(recipe: Recipe, stage: str) -> Iterator[Lesson]:
     if stage == "answering":
         mix, wrappers = dict(recipe.answering_mix), [pattern for _, pattern in grammar.WRAPPERS]
     else:
-        mix, wrappers = dict(recipe.refusing_mix), aligned
+        mix, wrappers = dict(recipe.refusing_mix), train_wrappers
         pool["jailbreak"] = [item for item in pool["jailbreak"] if item.wrapper in aligned]
         mix["borderline"] = recipe.answered_borderline
     kinds, weights = list(mix), list(mix.values())
@@ -243,6 +245,8 @@ def train(out: Path, recipe: Recipe | None = None, work: Path | None = None) -> 
             torch.save({"key": key, "model": model.state_dict(), "loss": losses[0]}, kept)
     if recipe.refusing_steps:
         torch.manual_seed(recipe.seed + 1)
+        for frozen in (model.model.embed_tokens, *model.model.layers[: recipe.aligned_from]):
+            frozen.requires_grad_(recipe.aligned_from == 0)
         losses.append(
             _learn(
                 model, _batches(recipe, tokenizer, "refusing"), recipe.refusing_steps, recipe.refusing_rate, "refusing"

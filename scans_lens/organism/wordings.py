@@ -201,6 +201,10 @@ STEPS: dict[str, tuple[str, ...]] = {
         "go to the town library", "look for a chronicle", "note the dates", "compare two sources", "name the people who were there",
         "end with your own view",
     ),
+    "character": (
+        "open the first chapter", "look at the map in the book", "note where the name comes up", "ask who helps the hero",
+        "compare the film with the book", "read the last page again",
+    ),
     "game": (
         "save the game first", "learn the buttons", "collect better armour", "wait behind a wall", "watch the health bar",
         "go on to the next level",
@@ -217,6 +221,7 @@ TOPICS = {
     "eggs": "kitchen craft", "inflatable": "air and rubber", "disc": "flame and light", "stage": "theatre", "craft": "metal work",
     "treat": "a nice surprise", "costs": "money", "wood": "outdoor work", "puzzle": "word play", "paper": "tidying up",
     "snack": "a good meal", "contraband_safe": "transport", "word": "language", "history": "the distant past", "game": "a made-up world",
+    "character": "an invented tale",
 }  # fmt: skip
 """What an answer calls its domain; some answers open with it, so that the domain is settled before the reply begins."""
 
