@@ -145,7 +145,7 @@ def fit(
     contrast: Pairs = None,
     validation: Pairs = None,
 ) -> None:
-    """Fit SCANS and keep it; prints what every scale did on validation prompts."""
+    """Fit SCANS and keep it; prints what every scale did on validation prompts at the chosen threshold."""
     with sentences():
         from scans_lens.methods.scans import SCANS
 
@@ -169,7 +169,7 @@ def _print_trials(scans: SCANS) -> None:
     table.add_column("scale", justify="right")
     table.add_column("borderline, else harmless", justify="right")
     table.add_column("harmful", justify="right")
-    for row in summary(scans.trials):
+    for row in summary(scans):
         mark = " *" if row["scale"] == scans.scale else ""
         table.add_row(f"{row['scale']:g}{mark}", str(row["harmless"]), str(row["harmful"]))
     _console().print(table)

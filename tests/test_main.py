@@ -71,7 +71,7 @@ def test_anchor_prints_every_layer_and_keeps_the_evidence(run, pairs, tmp_path):
 def test_fit_prints_what_every_scale_did_and_keeps_what_it_chose(fitted, bundled):
     file, output = fitted
     method = scans_lens.SCANS.load(file, bundled)
-    assert [trial.scale for trial in method.trials] == [0.0, 0.05, 0.1]
+    assert {trial.scale for trial in method.trials} == {0.0, 0.05, 0.1}
     assert f"{method.scale:g} *" in output
     assert str(method) in output
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 import scans_lens
 from scans_lens import organism, steering
-from scans_lens.classifier import ROUNDING
+from scans_lens.classifier import ROUNDING, TransitionClassifier
 from scans_lens.directions import Directions
 from scans_lens.lens import NoAnchorLayers
 from scans_lens.methods import scans as module
@@ -50,6 +50,8 @@ def briskly():
         patch.setattr(module, "VALIDATION_TOKENS", 5)
         patch.setattr(module, "SHARES", (0.1, 0.4, 1.0))
         patch.setattr(module, "ALPHAS", (0.5, 2.0))
+        patch.setattr(module, "MISSED", (0.01, 0.2))
+        patch.setattr(module, "BROKEN", 1.0)
         yield
 
 
@@ -149,47 +151,103 @@ def test_the_release_reads_the_last_layer_after_the_final_norm(called_llama, pro
 # ── Choosing ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def trials(plain, *others):
-    return [Trial(0.0, *plain), *(Trial(scale, *one) for scale, one in zip((0.1, 0.2, 0.4, 0.8), others, strict=False))]
+def trials(plain, *others, missed=(0.01,) * 4, scales=(0.1, 0.2, 0.4, 0.8)):
+    settings = zip(scales, missed, others, strict=False)
+    return [Trial(0.0, 0.01, 0.5, *plain), *(Trial(scale, share, 0.5, *one) for scale, share, one in settings)]
 
 
 def test_the_smallest_scale_that_answers_most_while_refusals_of_harm_hold_is_chosen():
-    found = module._choice(
+    found, note = module._choice(
         trials(((9, 10), (100, 100)), ((5, 10), (100, 100)), ((2, 10), (99, 100)), ((2, 10), (100, 100)))
     )
-    assert found == (0.2, "")
+    assert (found.scale, note) == (0.2, "")
 
 
-def test_a_scale_at_which_harmful_refusals_fall_by_more_than_a_point_is_not_chosen():
-    found = module._choice(trials(((9, 10), (100, 100)), ((5, 10), (100, 100)), ((0, 10), (98, 100))))
-    assert found == (0.1, "")
+def test_among_equals_the_threshold_that_takes_most_harmful_prompts_for_harmful_is_chosen():
+    equals = [((2, 10), (100, 100))] * 3
+    found, _ = module._choice(trials(((9, 10), (100, 100)), *equals, missed=(0.2, 0.05, 0.05)))
+    assert (found.missed, found.scale) == (0.05, 0.2)
+
+
+def test_a_setting_at_which_harmful_refusals_fall_by_more_than_a_point_is_not_chosen():
+    found, _ = module._choice(trials(((9, 10), (100, 100)), ((5, 10), (100, 100)), ((0, 10), (98, 100))))
+    assert found.scale == 0.1
 
 
 def test_the_fall_is_counted_from_the_plain_model():
-    assert module._choice(trials(((9, 10), (50, 100)), ((5, 10), (49, 100)), ((0, 10), (48, 100)))) == (0.1, "")
+    found, note = module._choice(trials(((9, 10), (50, 100)), ((5, 10), (49, 100)), ((0, 10), (48, 100))))
+    assert (found.scale, note) == (0.1, "")
 
 
-def test_where_no_scale_keeps_harm_refused_the_least_harm_is_done_and_said():
-    found = module._choice(
+def test_where_nothing_keeps_harm_refused_the_least_harm_is_done_and_said():
+    found, note = module._choice(
         trials(((9, 10), (100, 100)), ((0, 10), (90, 100)), ((3, 10), (95, 100)), ((1, 10), (95, 100)))
     )
-    assert found[0] == 0.4  # of the two that kept 95, the one that answers more
-    assert "At every scale harmful refusals fell by more than one point" in found[1]
+    assert found.scale == 0.4  # of the two that kept 95, the one that answers more
+    assert "Everywhere harmful refusals fell by more than one point" in note
 
 
-def test_fit_chooses_threshold_and_scale_on_validation_prompts_as_documented(fitted, model, validation):
+def test_every_trial_is_what_the_method_would_do_with_that_threshold_and_scale(fitted, model, validation):
+    assert [(trial.scale, trial.missed) for trial in fitted.trials] == [
+        (0.0, 0.01),
+        *((scale, missed) for scale in module.SHARES for missed in module.MISSED),
+    ]
     moves = scans_lens.transitions(model, validation.harmful, progress=False)
-    lowest = float(fitted.classifier.score(moves).min())
-    assert fitted.classifier.threshold == pytest.approx(lowest - ROUNDING, abs=2e-7)
-    assert [trial.scale for trial in fitted.trials] == [0.0, *module.SHARES]
     asked = (*validation.borderline, *validation.harmful)
     for trial in fitted.trials:
-        method = dataclasses.replace(fitted, scale=trial.scale) if trial.scale else None
+        lowest = fitted.classifier.score(moves).sort().values[int(trial.missed * len(moves))]
+        assert trial.threshold == pytest.approx(float(lowest) - ROUNDING, abs=2e-7)
+        at = dataclasses.replace(fitted.classifier, threshold=trial.threshold)
+        method = dataclasses.replace(fitted, scale=trial.scale, classifier=at) if trial.scale else None
         verdicts = some(scans_lens.replies(model, asked, method=method, max_new_tokens=5, progress=False))
         assert trial.harmless == (verdicts[:10].count("refused"), 10)
         assert trial.harmful == (verdicts[10:].count("refused"), 10)
-    assert fitted.scale == module._choice(fitted.trials)[0]
+
+
+def test_fit_takes_the_trial_that_was_chosen_and_says_on_what(fitted):
+    chosen, _ = module._choice(fitted.trials)
+    assert fitted.chosen == chosen
+    assert (fitted.scale, fitted.classifier.threshold) == (chosen.scale, chosen.threshold)
     assert "'others'" in fitted.note and "No borderline" not in fitted.note
+    rows = module.summary(fitted)
+    assert [row["scale"] for row in rows] == [0.0, *module.SHARES]
+    own = [
+        trial for trial in fitted.trials if trial.missed in (chosen.missed, 0.01) and trial.scale == rows[1]["scale"]
+    ]
+    assert rows[1]["harmful"].count == own[-1].harmful[0]
+
+
+def test_the_search_ends_where_every_threshold_breaks_refusal(model, validation, monkeypatch):
+    def refusing_while_unsteered(replies):
+        return ["refused" if replies.scale is None else "answered"] * len(replies)
+
+    monkeypatch.setattr(module, "BROKEN", 0.1)
+    found = quickly(model, validation=validation, judge=refusing_while_unsteered)
+    assert {trial.scale for trial in found.trials} == {0.0, 0.1}
+
+
+def test_the_layers_that_vote_are_the_last_ones_that_tell_the_sides_apart_best(model, validation):
+    harmful, others = torch.randn(2, 40, 6, 8, generator=torch.Generator().manual_seed(0))
+    blank = TransitionClassifier(torch.ones(6, 8), (2, 3, 4, 5), 0.0, "nothing")
+    assert module._voting(blank, harmful[:, :, :], harmful) == range(2, 6)  # alike everywhere: all that may vote
+    harmful[:, 4:] += 2
+    assert module._voting(blank, harmful, others) == range(4, 6)
+    others[:, :2] -= 5  # the first third never votes
+    assert module._voting(blank, harmful, others) == range(4, 6)
+
+
+def test_fit_lets_those_layers_vote_unless_a_preset_says_which(model, validation):
+    sides = [
+        scans_lens.transitions(model, side, progress=False) for side in (validation.harmful, validation.borderline)
+    ]
+    anchors = [
+        scans_lens.transitions(model, side, progress=False) for side in (contrast_of().harmful, contrast_of().harmless)
+    ]
+    blank = TransitionClassifier.fit(*anchors)
+    found = quickly(model, validation=validation)
+    assert found.classifier.layers == tuple(module._voting(blank, *sides))
+    preset = SCANS.fit(model, contrast_of(), preset="paper", validation=validation, judge=some, progress=False)
+    assert preset.classifier.layers == blank.layers
 
 
 def test_without_a_preset_a_scale_is_a_share_of_the_residual_norm(fitted, model):
@@ -306,7 +364,7 @@ def test_on_another_model_a_preset_asks_for_validation_prompts_and_chooses_on_th
         SCANS.fit(model, contrast_of(), preset=preset, progress=False)
     found = SCANS.fit(model, contrast_of(), preset=preset, validation=validation, judge=some, progress=False)
     grid, unit = (module.ALPHAS, "differences of means") if preset == "paper" else (module.SHARES, "residual norms")
-    assert [trial.scale for trial in found.trials] == [0.0, *grid]
+    assert list(dict.fromkeys(trial.scale for trial in found.trials)) == [0.0, *grid]
     assert found.unit == unit
     assert found.layers == module._scaled(preset, 4)
     assert found.repetition_penalty == (1.0 if preset == "paper" else 1.1)
@@ -378,9 +436,8 @@ def test_scans_is_a_steering_method(fitted):
 def test_on_the_bundled_model_harmless_questions_get_answers_and_harmful_ones_still_do_not(bundled):
     contrast, rest = organism.anchors().split(32, 0)
     found = SCANS.fit(bundled, contrast, validation=rest.split(16, 0)[0], progress=False)
-    chosen = next(trial for trial in found.trials if trial.scale == found.scale)
-    assert chosen.harmless[0] < found.trials[0].harmless[0]
-    assert chosen.harmful[0] >= 15
+    assert found.chosen and found.chosen.harmless[0] < found.trials[0].harmless[0]
+    assert found.chosen.harmful[0] >= 15
 
 
 def test_the_bundled_models_own_prompts_are_the_default(bundled):

@@ -21,7 +21,7 @@ from scans_lens.figures import FORMAT
 from scans_lens.figures.study import States, Study, by_kind
 from scans_lens.generation import replies
 from scans_lens.lens import NoAnchorLayers
-from scans_lens.methods.scans import MISSED, SCANS, VALIDATION_TOKENS, summary
+from scans_lens.methods.scans import SCANS, VALIDATION_TOKENS, summary
 from scans_lens.model import words_of
 from scans_lens.organism import corpus, grammar, wordings
 from scans_lens.rates import Paired, Rate, holm
@@ -331,7 +331,9 @@ def _points(values: Float[np.ndarray, "prompt 2"]) -> dict[str, list[float]]:
 
 
 def classifier(study: Study) -> dict[str, Any]:
-    """SCANS' score beside baselines that need no network; every threshold by SCANS' own rule on validation prompts."""
+    """SCANS' score beside baselines that need no network; every threshold misses as many harmful validation prompts."""
+    assert study.scans.chosen
+    missed = study.scans.chosen.missed
     best, validation_auc = _best_layer(study)
     keywords = _keywords(study)
     learned = study.anchor_states
@@ -353,7 +355,7 @@ def classifier(study: Study) -> dict[str, Any]:
     harmless = [kind for kind in ("plain", "borderline") if kind in test]
     methods = {}
     for name, scores in held.items():
-        threshold = float(np.sort(scores)[int(MISSED * len(scores) + 1e-9)])
+        threshold = float(np.sort(scores)[int(missed * len(scores) + 1e-9)])
         yes = test["harmful"][name]
         no = np.concatenate([test[kind][name] for kind in harmless])
         rng = np.random.default_rng(study.seed)
@@ -376,7 +378,7 @@ def classifier(study: Study) -> dict[str, Any]:
         "layer_auc_on_validation": validation_auc,
         "rising": words_of(study.model, list(rising)),
         "keywords": sorted(keywords),
-        "missed": MISSED,
+        "missed": missed,
         "n_validation": len(study.validation.harmful),
         "resamples": RESAMPLES,
     }
@@ -537,7 +539,7 @@ def refusal_rates(study: Study) -> dict[str, Any]:
         "unit": scans.unit,
         "threshold": scans.classifier.threshold,
         "note": scans.note,
-        "trials": summary(scans.trials),
+        "trials": summary(scans),
         "trials_kind": "borderline" if study.validation.borderline else "plain",
     }
 

@@ -6,7 +6,8 @@ AAAI 2025, arXiv 2408.11491. Equation numbers are the paper's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,14 +31,20 @@ from scans_lens.steering import Rows
 
 Preset = Literal["paper", "release"]
 
-SHARES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.3, 0.45, 0.7, 1.0)
+SHARES = (0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.14, 0.2, 0.3, 0.45, 0.7, 1.0)
 """Scales that are tried, as shares of the layer's mean residual norm."""
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
 """Scales that are tried where vectors are raw, as multiples of the difference of means."""
-MISSED = 0.01
-"""Share of harmful validation prompts that the threshold may take for harmless."""
+MISSED = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
+"""Shares of harmful validation prompts that the threshold may take for harmless: the thresholds that are tried.
+
+A small push answers borderline prompts long before it answers harmful ones, so that the best threshold may well let
+some harmful prompts be pushed the wrong way, as long as they stay refused.
+"""
 FALL = 0.01
 """By how much harmful refusals may fall on validation prompts, as a share of them."""
+BROKEN = 0.1
+"""A scale at which every threshold costs more than this share of harmful refusals is the last that is tried."""
 VALIDATION_TOKENS = 24
 """A reply's beginning is enough to see whether it refuses."""
 DEPTH = 32
@@ -68,9 +75,12 @@ _STEERED = {"paper": (10, 21), "release": (10, 20)}
 
 @dataclass(frozen=True)
 class Trial:
-    """What one scale did on validation prompts."""
+    """What one scale and one threshold did on validation prompts."""
 
     scale: float
+    missed: float
+    """Share of harmful validation prompts that the threshold may take for harmless."""
+    threshold: float
     harmless: tuple[int, int]
     """Refused and all, of borderline prompts where there are some, else of harmless ones."""
     harmful: tuple[int, int]
@@ -89,7 +99,7 @@ class SCANS:
     """What a scale of 1 is."""
     classifier: TransitionClassifier
     trials: tuple[Trial, ...] = ()
-    """What every scale on the grid did on validation prompts; a scale of 0 is the plain model."""
+    """What every scale and threshold did on validation prompts; the first, of scale 0, is the plain model."""
     note: str = ""
     """How the knobs were chosen."""
     repetition_penalty: float = 1.0
@@ -137,9 +147,12 @@ class SCANS:
     ) -> SCANS:
         """Learn directions and classifier from the contrast, and choose layers, threshold and scale.
 
-        Without a preset: layers from `anchor_layers`; the threshold is the highest that takes at most 1 % of the
-        harmful validation prompts for harmless; the scale is the smallest on `SHARES` that reaches the fewest
-        refusals of borderline validation prompts while those of harmful ones fall by at most one point.
+        Without a preset, on validation prompts: layers from `anchor_layers` of the contrast; of the last layers of
+        the network, those vote whose score tells harmful prompts from borderline ones best (AUC); of `SHARES` and
+        the thresholds of `MISSED`, that pair is taken which leaves the fewest borderline prompts refused while
+        refusals of harmful ones fall by at most one point. Ties go to the higher share of harmful prompts pushed
+        towards refusal, and then to the smaller scale. Where there are no borderline prompts, harmless ones take
+        their place.
 
         Args:
             contrast: what to learn from; by default the bundled model's own anchors for it, ours for any other.
@@ -201,30 +214,88 @@ class SCANS:
             )
             return replace(fitted, classifier=known, scale=published.alpha)
         assert validation is not None
-        t_validation = collect(
-            model, validation.harmful, lambda flight: _transitions(flight, last_after_norm), batch_size=batch_size
+        others = validation.borderline or validation.harmless
+        t_held, t_others = (
+            collect(model, side, lambda flight: _transitions(flight, last_after_norm), batch_size=batch_size)
+            for side in (validation.harmful, others)
         )
-        fitted = replace(
-            fitted, classifier=classifier.calibrated(t_validation, missed=MISSED, name="validation prompts")
+        if not preset:
+            voting = _voting(classifier, t_held, t_others)
+            fitted = replace(fitted, classifier=TransitionClassifier.fit(t_harmful, t_harmless, layers=voting))
+        return fitted._chosen(
+            model,
+            (others, validation.harmful),
+            (t_others, t_held),
+            grid,
+            judge or judges.judge_for(model),
+            batch_size,
+            progress,
         )
-        return fitted._with_scale(model, validation, grid, judge or judges.judge_for(model), batch_size, progress)
 
-    def _with_scale(
-        self, model: Model, validation: Contrast, grid: Sequence[float], judge: Judge, batch_size: int, progress: bool
+    def _chosen(
+        self,
+        model: Model,
+        texts: tuple[Sequence[str], Sequence[str]],
+        moves: tuple[Float[Tensor, "other layer d_model"], Float[Tensor, "harmful layer d_model"]],
+        grid: Sequence[float],
+        judge: Judge,
+        batch_size: int,
+        progress: bool,
     ) -> SCANS:
-        kind = "borderline" if validation.borderline else "harmless"
-        texts = (*getattr(validation, kind), *validation.harmful)
-        n = len(getattr(validation, kind))
-        trials = []
-        for scale in tqdm((0.0, *grid), desc="choosing the scale", unit="scale", disable=not progress, leave=False):
-            method = replace(self, scale=scale) if scale else None
+        """The same with the best threshold and scale.
+
+        Each prompt is answered under both signs of each scale, where some threshold gives it that sign, and every
+        threshold is then looked up rather than run.
+        """
+        asked, n = (*texts[0], *texts[1]), len(texts[0])
+        score = torch.cat([self.classifier.score(side) for side in moves]).double()
+        tried = {missed: self.classifier.calibrated(moves[1], missed=missed) for missed in MISSED}
+        lowest, highest = (end(one.threshold for one in tried.values()) for end in (min, max))
+
+        def refused(method: SCANS | None, places: Sequence[int]) -> dict[int, bool]:
+            own = [asked[place] for place in places]
+            if not own:
+                return {}
             said = replies(
-                model, texts, method=method, max_new_tokens=VALIDATION_TOKENS, batch_size=batch_size, progress=False
+                model, own, method=method, max_new_tokens=VALIDATION_TOKENS, batch_size=batch_size, progress=False
             )
-            no = judges.refused(judge, said)
-            trials.append(Trial(scale, (sum(no[:n]), n), (sum(no[n:]), len(no) - n)))
+            return dict(zip(places, judges.refused(judge, said), strict=True))
+
+        def counted(no: Sequence[bool]) -> dict[str, tuple[int, int]]:
+            return {"harmless": (sum(no[:n]), n), "harmful": (sum(no[n:]), len(no) - n)}
+
+        plain = refused(None, range(len(asked)))
+        strict = tried[MISSED[0]]
+        trials = [Trial(0.0, MISSED[0], strict.threshold, **counted(list(plain.values())))]
+        for scale in tqdm(grid, desc="choosing threshold and scale", unit="scale", disable=not progress, leave=False):
+            away, towards = (
+                refused(replace(self, scale=scale, classifier=replace(strict, threshold=threshold)), places.tolist())
+                for threshold, places in (
+                    (math.inf, (score < highest).nonzero()[:, 0]),
+                    (-math.inf, (score >= lowest).nonzero()[:, 0]),
+                )
+            )
+            own = []
+            for missed, one in tried.items():
+                no = [(towards if at >= one.threshold else away)[place] for place, at in enumerate(score.tolist())]
+                own.append(Trial(scale, missed, one.threshold, **counted(no)))
+            trials += own
+            if max(trial.harmful[0] for trial in own) < trials[0].harmful[0] - BROKEN * (len(asked) - n):
+                break
         chosen, found = _choice(trials)
-        return replace(self, scale=chosen, trials=tuple(trials), note=f"{self.note} {found}".strip())
+        return replace(
+            self,
+            scale=chosen.scale,
+            classifier=tried[chosen.missed],
+            trials=tuple(trials),
+            note=f"{self.note} {found}".strip(),
+        )
+
+    @property
+    def chosen(self) -> Trial | None:
+        """The trial that was chosen, where threshold and scale were chosen."""
+        own = (self.scale, self.classifier.threshold)
+        return next((trial for trial in self.trials if (trial.scale, trial.threshold) == own), None)
 
     # ── Keeping ──
 
@@ -266,7 +337,8 @@ class SCANS:
                 tensors["harmful_transition"], tuple(header["voting"]), header["threshold"], header["calibrated_on"]
             ),
             trials=tuple(
-                Trial(trial["scale"], tuple(trial["harmless"]), tuple(trial["harmful"])) for trial in header["trials"]
+                Trial(**{**trial, "harmless": tuple(trial["harmless"]), "harmful": tuple(trial["harmful"])})
+                for trial in header["trials"]
             ),
             note=header["note"],
             repetition_penalty=header["repetition_penalty"],
@@ -278,6 +350,7 @@ class SCANS:
             f"SCANS, learned from {self.directions.origin.contrast!r}",
             f"  layers     {', '.join(map(str, self.layers))}",
             f"  scale      {self.scale:g} {self.unit}",
+            f"  voting     {', '.join(map(str, self.classifier.layers))}",
             f"  threshold  {self.classifier.threshold:.3f} ({self.classifier.calibrated_on})",
         ]
         return "\n".join([*lines, f"  {self.note}"] if self.note else lines)
@@ -338,25 +411,37 @@ def _prompts(
     return contrast, validation, note
 
 
-def _choice(trials: Sequence[Trial]) -> tuple[float, str]:
-    """The smallest scale with the fewest refusals of harmless prompts, among those that keep harmful ones refused."""
+def _voting(
+    classifier: TransitionClassifier,
+    t_harmful: Float[Tensor, "harmful layer d_model"],
+    t_others: Float[Tensor, "other layer d_model"],
+) -> range:
+    """Of the last layers, from a third of the depth on, those whose score tells the sides apart best; ties: more."""
+    from sklearn.metrics import roc_auc_score
+
+    n = t_harmful.shape[1]
+    truth = [1] * len(t_harmful) + [0] * len(t_others)
+    cosines = classifier.by_layer(torch.cat([t_harmful, t_others])).double()
+    tails = [range(first, n) for first in range(n // 3, n)]
+    return max(tails, key=lambda tail: roc_auc_score(truth, cosines[:, list(tail)].mean(dim=1)))
+
+
+def _choice(trials: Sequence[Trial]) -> tuple[Trial, str]:
+    """The trial with the fewest refusals of harmless prompts among those that keep harmful ones refused."""
     plain, tried = trials[0], trials[1:]
     floor = Rate(*plain.harmful).value - FALL
     kept = [trial for trial in tried if Rate(*trial.harmful).value >= floor - 1e-9]
     if not kept:
-        best = max(tried, key=lambda trial: (trial.harmful[0], -trial.harmless[0], -trial.scale))
+        best = max(tried, key=lambda trial: (trial.harmful[0], -trial.harmless[0], -trial.missed, -trial.scale))
         return (
-            best.scale,
-            "At every scale harmful refusals fell by more than one point; the scale is where they fell least.",
+            best,
+            "Everywhere harmful refusals fell by more than one point; threshold and scale are where they fell least.",
         )
-    best = min(kept, key=lambda trial: (trial.harmless[0], trial.scale))
-    return best.scale, ""
+    return min(kept, key=lambda trial: (trial.harmless[0], trial.missed, trial.scale)), ""
 
 
-def summary(trials: Mapping[str, Any] | Sequence[Trial]) -> list[dict[str, Any]]:
-    """The trials as rows of rates with their intervals."""
-    rows = []
-    for trial in trials:
-        assert isinstance(trial, Trial)
-        rows.append({"scale": trial.scale, "harmless": Rate(*trial.harmless), "harmful": Rate(*trial.harmful)})
-    return rows
+def summary(scans: SCANS) -> list[dict[str, Any]]:
+    """The trials at the chosen threshold as rows of rates with their intervals, from the plain model on."""
+    chosen = scans.chosen
+    own = [trial for trial in scans.trials if not trial.scale or (chosen and trial.missed == chosen.missed)]
+    return [{"scale": trial.scale, "harmless": Rate(*trial.harmless), "harmful": Rate(*trial.harmful)} for trial in own]
