@@ -71,25 +71,19 @@ class Clustered:
         Raises:
             ValueError: no outcomes, or not one item for each.
         """
-        import numpy as np
-
         if len(outcomes) != len(items):
             raise ValueError(f"Every outcome has its item; got {len(outcomes)} outcomes and {len(items)} items.")
-        rate = Rate.of(outcomes)
-        places = {item: place for place, item in enumerate(dict.fromkeys(items))}
-        counts = np.zeros((len(places), 2))
-        for outcome, item in zip(outcomes, items, strict=True):
-            counts[places[item]] += (outcome, 1)
+        rate, about = Rate.of(outcomes), len(set(items))
         if rate.count in (0, rate.total):
-            return cls(rate, len(places), Rate(len(places) if rate.count else 0, len(places)).interval)
-        rng = np.random.default_rng(seed)
-        drawn = counts[rng.integers(len(places), size=(resamples, len(places)))].sum(axis=1)
-        low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
-        return cls(rate, len(places), (float(low), float(high)))
+            return cls(rate, about, Rate(about if rate.count else 0, about).interval)
+        return cls(rate, about, _over_items(outcomes, items, resamples, seed))
 
     @property
     def value(self) -> float:
         return self.rate.value
+
+    def as_json(self) -> dict[str, float | int | list[float]]:
+        return {**self.rate.as_json(), "interval": list(self.interval), "items": self.items}
 
     def __str__(self) -> str:
         low, high = (100 * edge for edge in self.interval)
@@ -126,6 +120,72 @@ class Paired:
 
         discordant = self.only_first + self.only_second
         return float(binomtest(self.only_first, discordant).pvalue) if discordant else 1.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a second way changes on the same prompts, which come several to an item: a difference of two shares."""
+
+    difference: float
+    """Share of the second minus share of the first."""
+    total: int
+    items: int
+    interval: tuple[float, float]
+    """95 %, over resampled items; where no prompt changes, as far either way as 0 of as many items leaves open."""
+
+    @classmethod
+    def of(
+        cls,
+        first: Sequence[bool],
+        second: Sequence[bool],
+        items: Sequence[Hashable],
+        *,
+        resamples: int = 2000,
+        seed: int = 0,
+    ) -> Change:
+        """The change from the first to the second.
+
+        Raises:
+            ValueError: no outcomes, or not one of each and one item for every prompt.
+        """
+        if not len(first) == len(second) == len(items):
+            raise ValueError(
+                f"Paired outcomes come in pairs, each with its item; got {len(first)}, {len(second)} and {len(items)}."
+            )
+        if not len(first):
+            raise ValueError("A rate of nothing is no rate: there are 0 pairs.")
+        moved = [int(bool(b)) - int(bool(a)) for a, b in zip(first, second, strict=True)]
+        about = len(set(items))
+        if not any(moved):
+            edge = Rate(0, about).interval[1]
+            return cls(0.0, len(moved), about, (-edge, edge))
+        return cls(sum(moved) / len(moved), len(moved), about, _over_items(moved, items, resamples, seed))
+
+    def as_json(self) -> dict[str, float | int | list[float]]:
+        return {
+            "difference": self.difference,
+            "total": self.total,
+            "items": self.items,
+            "interval": list(self.interval),
+        }
+
+    def __str__(self) -> str:
+        low, high = (100 * edge for edge in self.interval)
+        return f"{100 * self.difference:+.1f} points [{low:+.1f}, {high:+.1f}] ({self.total}, {self.items} items)"
+
+
+def _over_items(values: Sequence[int], items: Sequence[Hashable], resamples: int, seed: int) -> tuple[float, float]:
+    """95 % interval of the mean of the values, by drawing items with replacement."""
+    import numpy as np
+
+    places = {item: place for place, item in enumerate(dict.fromkeys(items))}
+    sums = np.zeros((len(places), 2))
+    for value, item in zip(values, items, strict=True):
+        sums[places[item]] += (value, 1)
+    rng = np.random.default_rng(seed)
+    drawn = sums[rng.integers(len(places), size=(resamples, len(places)))].sum(axis=1)
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
+    return float(low), float(high)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

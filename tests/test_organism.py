@@ -14,9 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import scans_lens
 from scans_lens import organism
+from scans_lens.directions import refusal_directions
+from scans_lens.methods import scans
 from scans_lens.model import identity, is_bundled
-from scans_lens.organism import card, corpus, grammar, train, wordings
+from scans_lens.organism import card, corpus, grammar, measuring, train, wordings
 from scans_lens.prompts import Contrast, normalised
+from scans_lens.steering import Push
 
 EVERY = list(itertools.product(organism.KINDS, organism.SPLITS))
 PINNED = {
@@ -201,23 +204,61 @@ def test_the_bundled_model_answers_plain_prompts_and_refuses_most_harmful_ones(b
 
 
 def test_behaviour_counts_every_kind_once_and_lists_the_kinds_of_borderline_prompt(bundled):
-    found = card.behaviour(bundled, "validation", 12)
-    lines = {line.what: line.found for line in found.lines}
+    found = measuring.behaviour(bundled, "validation", 12)
+    lines = {line["what"]: line for line in found["lines"]}
     types = {item.type.replace("_", " ") for item, _ in corpus.asked("borderline", "validation")[:12]}
     assert {what.strip() for what in lines if what.startswith(" ")} == types
-    assert sum(lines[f"  {type}"].rate.total for type in types) == lines["borderline refused"].rate.total == 12
-    assert lines["harmful refused"].rate.total == lines["jailbreak answered"].rate.total == 12
+    assert sum(lines[f"  {type}"]["total"] for type in types) == lines["borderline refused"]["total"] == 12
+    assert lines["harmful refused"]["total"] == lines["jailbreak answered"]["total"] == 12
+    assert found["replies"]["least"] <= found["replies"]["median"] <= found["replies"]["90th percentile"]
+
+
+def test_steering_is_compared_on_the_same_prompts(bundled, monkeypatch):
+    class Fitted:
+        @staticmethod
+        def fit(model):
+            return Push(
+                refusal_directions(bundled, organism.anchors(), progress=False).in_residual_norms(), (6, 7, 8), 0.0
+            )
+
+    monkeypatch.setattr(scans, "SCANS", Fitted)
+    lines = measuring.steered(bundled, "validation", 8)["lines"]
+    for line in lines:
+        assert line["plain"] == line["SCANS"] and line["change"]["difference"] == 0
+        assert line["plain"]["total"] == line["change"]["total"] == 8
+    assert {line["what"].split()[0] for line in lines} == set(organism.KINDS)
 
 
 def test_kinds_are_alike_in_form():
     """What tells the kinds apart must not be whether they ask or command, nor how politely."""
-    rows = {row["kind"]: row for row in card.balance("train")}
+    rows = {row["kind"]: row for row in measuring.balance("train")}
     for key in ("with '?'", "polite"):
         shares = [rows[kind][key] for kind in ("plain", "borderline", "harmful")]
         assert max(shares) - min(shares) < 0.08
 
 
-@pytest.mark.skipif(not (organism.weights().parent / "card.md").is_file(), reason="there is no card yet")
+def test_every_variation_of_alignment_changes_alignment_alone():
+    first = {field for field in train.Recipe.__dataclass_fields__ if "refus" not in field and "align" not in field}
+    for changes in train.VARIATIONS.values():
+        assert not set(changes) & (first - {"answered_borderline"})
+
+
+MEASURED = organism.weights().parent / "measured"
+
+
+@pytest.mark.parametrize("name", ["behaviour", "depth", "steered", "strength"])
+def test_what_the_card_says_was_measured_on_the_weights_that_ship(name):
+    assert json.loads((MEASURED / f"{name}.json").read_text())["weights"] == measuring.weights_of(organism.weights())
+
+
+def test_the_card_is_written_from_what_was_measured():
+    measured = {file.stem: json.loads(file.read_text()) for file in MEASURED.glob("*.json")}
+    recipe = json.loads((organism.weights() / "recipe.json").read_text())
+    size = sum(file.stat().st_size for file in organism.weights().iterdir())
+    text = card.written(recipe, size, measuring.balance("test"), **measured)
+    assert (organism.weights().parent / "card.md").read_text() == text
+
+
 def test_the_card_is_of_the_recipe_that_ships():
     recipe = json.loads((organism.weights() / "recipe.json").read_text())["recipe"]
     said = (organism.weights().parent / "card.md").read_text()

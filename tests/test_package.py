@@ -36,7 +36,7 @@ ORDER = (
     "__main__",
 )
 """Each imports only what stands before it."""
-BESIDE = ("organism/train.py", "organism/card.py", "organism/__main__.py", "__main__.py")
+BESIDE = ("organism/train.py", "organism/card.py", "organism/measuring.py", "organism/__main__.py", "__main__.py")
 """What makes and describes the bundled model, and may import anything."""
 FILES = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py"))
 

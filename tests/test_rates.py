@@ -8,7 +8,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from scans_lens import rates
-from scans_lens.rates import Clustered, Paired, Rate, holm
+from scans_lens.rates import Change, Clustered, Paired, Rate, holm
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 1), (1, 1), (0, 40), (40, 40), (1, 3), (12, 250), (499, 500)])
@@ -95,3 +95,36 @@ def test_where_all_prompts_agree_the_items_still_set_the_interval():
 def test_outcomes_and_items_go_together():
     with pytest.raises(ValueError, match="3 outcomes and 2 items"):
         Clustered.of([True, False, True], [1, 2])
+
+
+def test_a_change_is_the_difference_of_the_two_shares_and_its_interval_holds_it():
+    first, second = [place % 2 == 0 for place in range(300)], [place % 3 == 0 for place in range(300)]
+    found = Change.of(first, second, range(300))
+    assert found.difference == pytest.approx(Rate.of(second).value - Rate.of(first).value)
+    assert found.interval[0] < found.difference < found.interval[1]
+    turned = Change.of(second, first, range(300))
+    assert turned.difference == pytest.approx(-found.difference)
+    assert turned.interval == pytest.approx((-found.interval[1], -found.interval[0]), abs=0.01)
+
+
+def test_pairing_makes_a_change_surer_than_two_rates_apart():
+    first = [place % 2 == 0 for place in range(400)]
+    second = [outcome and place % 20 != 0 for place, outcome in enumerate(first)]
+    low, high = Change.of(first, second, range(400)).interval
+    assert high - low < Clustered.of(first, range(400)).interval[1] - Clustered.of(first, range(400)).interval[0]
+
+
+def test_asking_items_again_makes_no_change_surer():
+    first, second = [True] * 50, [place % 10 != 0 for place in range(50)]
+    once = Change.of(first, second, range(50))
+    often = Change.of(first * 6, second * 6, [*range(50)] * 6)
+    assert often.interval == once.interval and often.total == 300 and often.items == 50
+
+
+def test_where_nothing_changes_the_items_say_how_much_is_left_open():
+    found = Change.of([True, False] * 20, [True, False] * 20, range(40))
+    assert (found.difference, found.interval) == (0.0, (-Rate(0, 40).interval[1], Rate(0, 40).interval[1]))
+    with pytest.raises(ValueError, match="got 2, 2 and 1"):
+        Change.of([True, False], [True, False], [1])
+    with pytest.raises(ValueError, match="0 pairs"):
+        Change.of([], [], [])

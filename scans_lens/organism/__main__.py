@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from scans_lens.organism import corpus, weights
+
+HERE = Path(__file__).parent
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -18,7 +20,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def measure(
     context: typer.Context,
     split: Annotated[str, typer.Option(help="validation or test.")] = "test",
-    prompts: Annotated[int, typer.Option(help="How many of each kind, at most.")] = corpus.PROMPTS_A_SPLIT,
+    prompts: Annotated[int, typer.Option(min=1, help="How many of each kind, at most.")] = corpus.PROMPTS_A_SPLIT,
     audit: Annotated[bool, typer.Option("--audit", help="Recompute what the splits share, and stop there.")] = False,
 ) -> None:
     """Print what the bundled model does with each kind of prompt, unsteered and greedy."""
@@ -30,16 +32,16 @@ def measure(
     from rich.table import Table
 
     from scans_lens.model import load_model
-    from scans_lens.organism import card
+    from scans_lens.organism import card, measuring
 
-    found = card.behaviour(load_model(), split, prompts)  # type: ignore[arg-type]
+    found = measuring.behaviour(load_model(), split, prompts)  # type: ignore[arg-type]
     table = Table("what", "found, 95 % by bootstrap over items", "aim", title=f"The bundled model on {split} prompts")
-    for line in found.lines:
-        table.add_row(line.what, str(line.found), line.aim)
-    table.add_row("tokens of a reply: median, 90th percentile", "{}, {}".format(*found.tokens), "9 in 10 within 120")
+    for line in found["lines"]:
+        table.add_row(line["what"], card.rate(line), line["aim"])
+    table.add_row("tokens of a reply", ", ".join(f"{name} {count}" for name, count in found["replies"].items()), "")
     Console(width=120).print(table)
     forms = Table(title="How alike the kinds are in form")
-    rows = card.balance(split)  # type: ignore[arg-type]
+    rows = measuring.balance(split)  # type: ignore[arg-type]
     for key in rows[0]:
         forms.add_column(key, justify="left" if key == "kind" else "right")
     for row in rows:
@@ -50,22 +52,88 @@ def measure(
 @app.command(name="card")
 def write_card(
     others: Annotated[list[Path] | None, typer.Argument(help="Folders of further trainings, shown beside it.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write it; beside the weights' folder by default.")] = None,
-    prompts: Annotated[int, typer.Option(help="How many of each kind.")] = corpus.PROMPTS_A_SPLIT,
+    out: Annotated[Path, typer.Option(help="Where to write it.")] = HERE / "card.md",
+    measured: Annotated[Path, typer.Option(help="Where the numbers lie.")] = HERE / "measured",
+    prompts: Annotated[int, typer.Option(min=1, help="How many of each kind.")] = corpus.PROMPTS_A_SPLIT,
+    again: Annotated[bool, typer.Option("--again", help="Measure anew what was measured before.")] = False,
 ) -> None:
-    """Measure the bundled model on test prompts, and how deep its refusal lies, and write its card."""
-    from scans_lens.model import load_model
-    from scans_lens.organism import card
+    """Measure the bundled model on test prompts, and how deep its refusal lies, and write its card.
 
-    folders = {"shipped": weights(), **{other.name: other for other in others or ()}}
+    Numbers of these weights that were measured before are kept, those of further trainings, too.
+    """
+    from scans_lens.model import load_model
+    from scans_lens.organism import card, measuring
+
+    own = measuring.weights_of(weights())
     model = load_model()
-    found = {name: card.behaviour(load_model(folder), "test", prompts) for name, folder in folders.items()}
+
+    def kept(name: str) -> dict[str, Any]:
+        return _numbers(measured / f"{name}.json", own)
+
+    behaviour = kept("behaviour") or {"weights": own, "split": "test", "models": {}}
+    folders = {"shipped": weights(), **{other.name: other for other in others or ()}}
+    for name, folder in folders.items():
+        if again or name not in behaviour["models"]:
+            typer.echo(f"Measuring {name} …")
+            behaviour["models"][name] = measuring.behaviour(load_model(folder), "test", prompts)
+            _store(measured / "behaviour.json", behaviour)
+    parts = {"depth": lambda: measuring.depth(model), "steered": lambda: measuring.steered(model, "test", prompts)}
+    found = {}
+    for name, take in parts.items():
+        found[name] = {} if again else kept(name)
+        if not found[name]:
+            typer.echo(f"Measuring {name} …")
+            found[name] = {"weights": own, **take()}
+            _store(measured / f"{name}.json", found[name])
     recipe = json.loads((weights() / "recipe.json").read_text())
     size = sum(file.stat().st_size for file in weights().iterdir())
-    text = card.written(recipe, size, found, card.depth(model))
-    out = out or weights().parent / "card.md"
+    text = card.written(recipe, size, measuring.balance("test"), behaviour, **found, strength=kept("strength") or None)
     out.write_text(text)
     typer.echo(f"Written to {out}.")
+
+
+@app.command()
+def strength(
+    work: Annotated[Path, typer.Option(help="Where `train --work` kept the state after the first stage.")],
+    out: Annotated[Path, typer.Option(help="Where the trained variations go.")],
+    measured: Annotated[Path, typer.Option(help="Where the numbers go.")] = HERE / "measured",
+    prompts: Annotated[int, typer.Option(min=1, help="Validation prompts of each kind.")] = 240,
+) -> None:
+    """Align the same first stage more and less strongly, and count what is refused; goes on where it was."""
+    from dataclasses import replace
+
+    from scans_lens.model import load_model
+    from scans_lens.organism import measuring
+    from scans_lens.organism.train import VARIATIONS, Recipe
+    from scans_lens.organism.train import train as make
+
+    own = measuring.weights_of(weights())
+    recipe = Recipe()
+    file = measured / "strength.json"
+    found = _numbers(file, own) or {"weights": own, "rows": []}
+    for name, changes in VARIATIONS.items():
+        if name in (row["change"] for row in found["rows"]):
+            continue
+        folder = out / name.replace(" ", "_") if changes else weights()
+        if not (folder / "model.safetensors").is_file():
+            make(folder, replace(recipe, **changes), work)
+        refused = measuring.strength(load_model(folder), prompts)
+        found["rows"].append({"change": name, "refused": refused})
+        _store(file, found)
+    typer.echo(f"Written to {file}.")
+
+
+def _numbers(file: Path, own: str) -> dict[str, Any]:
+    """What is in the file, if it is of these weights."""
+    there = json.loads(file.read_text()) if file.is_file() else {}
+    return there if there.get("weights") == own else {}
+
+
+def _store(file: Path, numbers: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(file.name + ".part")
+    aside.write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.replace(file)
 
 
 def _audit() -> int:

@@ -59,6 +59,17 @@ class Recipe:
     """First layer that alignment trains; those below it, and the embedding, stay as the first stage left them."""
 
 
+VARIATIONS: dict[str, dict[str, float | int]] = {
+    "as shipped": {},
+    "half the steps": {"refusing_steps": Recipe.refusing_steps // 2},
+    "half the learning rate": {"refusing_rate": Recipe.refusing_rate / 2},
+    "twice the learning rate": {"refusing_rate": Recipe.refusing_rate * 2},
+    "no borderline prompts": {"answered_borderline": 0.0},
+    "three times the answered borderline prompts": {"answered_borderline": 3 * Recipe.answered_borderline},
+}
+"""What `python -m scans_lens.organism strength` changes in alignment, one thing at a time."""
+
+
 def tokenizer_for(recipe: Recipe) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer learned from a sample of the corpus."""
     bare = Tokenizer(models.BPE())
