@@ -54,6 +54,10 @@ def bundled(replies: Sequence[str]) -> list[Verdict]:
     ]
 
 
+SETTLED = 12
+"""Tokens of a reply after which `bundled` cannot change its mind: it looks at the first three words."""
+
+
 def judge_for(model: Model) -> Judge:
     """The exact judge for the bundled model, the rules for any other."""
     from scans_lens.model import is_bundled

@@ -25,6 +25,8 @@ from scans_lens.model import (
 
 BATCH = 32
 """Prompts read at once, unless the caller says otherwise."""
+BUNDLED_BATCH = 192
+"""The bundled model is so small that larger batches are faster."""
 
 Since = Callable[[int], int]
 """From the number of columns in the present call to the first of them that is to be steered."""

@@ -30,6 +30,7 @@ def few():
     """Short replies and few draws, which is all that the laws need."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scans, "SHARES", (0.05, 0.1))
+        patch.setattr(scans, "ROUNDS", 0)
         patch.setattr(scans, "VALIDATION_TOKENS", 4)
         short = {"RATE_TOKENS": 3, "VALIDATION_TOKENS": 4, "LONG_REPLY": 9}
         for name, value in {"RESAMPLES": 40, "TOKEN_RESAMPLES": 10, "DRAWS": 2, **short}.items():

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from transformers import AutoTokenizer
 
 from scans_lens import judges, organism
 from scans_lens.organism import corpus, wordings
@@ -92,3 +93,13 @@ def test_no_answer_begins_like_a_refusal():
 def test_the_bundled_model_has_its_own_judge_and_every_other_model_the_rules(bundled, model):
     assert judges.judge_for(bundled) is judges.bundled
     assert judges.judge_for(model) is judges.rules
+
+
+@pytest.mark.parametrize("kind", ["plain", "borderline", "harmful", "jailbreak"])
+def test_the_bundled_models_judge_has_made_up_its_mind_after_so_many_tokens(kind):
+    tokenizer = AutoTokenizer.from_pretrained(organism.weights())
+    rng = random.Random(kind)
+    for item in corpus.items(kind)[::40]:
+        for reply in (wordings.answer(item, rng), wordings.refusal(item, rng)):
+            begun = tokenizer.decode(tokenizer(reply, add_special_tokens=False)["input_ids"][: judges.SETTLED])
+            assert judges.bundled([begun]) == judges.bundled([reply])

@@ -48,6 +48,7 @@ def fitted(bundled, pairs, tmp_path_factory):
     file = tmp_path_factory.mktemp("fitted") / "scans.safetensors"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scans, "SHARES", (0.05, 0.1))
+        patch.setattr(scans, "ROUNDS", 0)
         words = ["fit", "--out", file, "--contrast", pairs / "train.csv", "--validation", pairs / "validation.csv"]
         result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == 0, result.output

@@ -91,12 +91,15 @@ def test_every_beginning_of_a_list_has_the_types_in_nearly_equal_number():
 
 
 def test_anchors_come_from_training_and_validation_from_validation():
-    for made, split in ((organism.anchors(), "train"), (organism.validation(), "validation")):
+    for made, split, size in (
+        (organism.anchors(), "train", organism.ANCHORS),
+        (organism.validation(), "validation", organism.VALIDATION),
+    ):
         assert isinstance(made, Contrast)
         assert set(made.harmful) <= set(organism.prompts("harmful", split))
         assert set(made.harmless) <= set(organism.prompts("plain", split))
         assert set(made.borderline) <= set(organism.prompts("borderline", split))
-        assert len(made.harmful) == len(made.harmless) == organism.ANCHORS
+        assert len(made.harmful) == len(made.harmless) == len(made.borderline) == size
 
 
 def test_an_unknown_kind_or_split_is_named_beside_the_known_ones(without_shape_checks):

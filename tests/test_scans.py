@@ -52,6 +52,7 @@ def briskly():
         patch.setattr(module, "ALPHAS", (0.5, 2.0))
         patch.setattr(module, "MISSED", (0.01, 0.2))
         patch.setattr(module, "BROKEN", 1.0)
+        patch.setattr(module, "ROUNDS", 0)
         yield
 
 
@@ -169,7 +170,7 @@ def test_among_equals_the_threshold_that_takes_most_harmful_prompts_for_harmful_
     assert (found.missed, found.scale) == (0.05, 0.2)
 
 
-def test_a_setting_at_which_harmful_refusals_fall_by_more_than_a_point_is_not_chosen():
+def test_a_setting_at_which_harmful_refusals_fall_by_more_than_allowed_is_not_chosen():
     found, _ = module._choice(trials(((9, 10), (100, 100)), ((5, 10), (100, 100)), ((0, 10), (98, 100))))
     assert found.scale == 0.1
 
@@ -184,7 +185,7 @@ def test_where_nothing_keeps_harm_refused_the_least_harm_is_done_and_said():
         trials(((9, 10), (100, 100)), ((0, 10), (90, 100)), ((3, 10), (95, 100)), ((1, 10), (95, 100)))
     )
     assert found.scale == 0.4  # of the two that kept 95, the one that answers more
-    assert "Everywhere harmful refusals fell by more than one point" in note
+    assert "Everywhere harmful refusals fell by more than 1.5 points" in note
 
 
 def test_every_trial_is_what_the_method_would_do_with_that_threshold_and_scale(fitted, model, validation):
@@ -224,6 +225,29 @@ def test_the_search_ends_where_every_threshold_breaks_refusal(model, validation,
     monkeypatch.setattr(module, "BROKEN", 0.1)
     found = quickly(model, validation=validation, judge=refusing_while_unsteered)
     assert {trial.scale for trial in found.trials} == {0.0, 0.1}
+
+
+def test_near_the_best_scale_finer_ones_are_tried(model, validation, monkeypatch):
+    monkeypatch.setattr(module, "ROUNDS", 2)
+    found = quickly(model, validation=validation)
+    scales = sorted({trial.scale for trial in found.trials})
+    assert [trial.scale for trial in found.trials] == sorted(trial.scale for trial in found.trials)
+    assert set(module.SHARES) < set(scales) and found.scale in scales
+    finer = set(scales) - set(module.SHARES) - {0.0}
+    assert 2 <= len(finer) <= 4
+
+
+@pytest.mark.parametrize(
+    ("best", "tried", "finer"),
+    [
+        (0.1, [0.0, 0.05, 0.1, 0.2], [0.071, 0.14]),
+        (0.05, [0.0, 0.05, 0.1], [0.025, 0.071]),
+        (0.8, [0.0, 0.4, 0.8], [0.57]),
+        (0.06, [0.0, 0.06, 0.061], [0.03]),  # halfway rounds to what was tried
+    ],
+)
+def test_finer_scales_lie_halfway_to_the_neighbours(best, tried, finer):
+    assert module._beside(best, tried) == finer
 
 
 def test_the_layers_that_vote_are_the_last_ones_that_tell_the_sides_apart_best(model, validation):

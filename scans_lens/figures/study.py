@@ -22,12 +22,10 @@ from scans_lens.lens import AnchorLayers, NoAnchorLayers, anchor_layers
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Model, identity, is_bundled, unembedding_of
 from scans_lens.prompts import Contrast
-from scans_lens.reading import BATCH, residuals, transitions
+from scans_lens.reading import BATCH, BUNDLED_BATCH, residuals, transitions
 
 TESTED = 200
 """Test prompts of a kind."""
-BUNDLED_BATCH = 200
-"""The bundled model is so small that many prompts at once cost hardly more than a few."""
 
 
 @dataclass(frozen=True)

@@ -26,22 +26,24 @@ from scans_lens.lens import anchor_layers, default_anchors
 from scans_lens.model import Hook, Model, after_final_norm, identity, is_bundled
 from scans_lens.prompts import Contrast
 from scans_lens.rates import Rate
-from scans_lens.reading import BATCH, Flight, collect
+from scans_lens.reading import BATCH, BUNDLED_BATCH, Flight, collect
 from scans_lens.steering import Rows
 
 Preset = Literal["paper", "release"]
 
-SHARES = (0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.14, 0.2, 0.3, 0.45, 0.7, 1.0)
-"""Scales that are tried, as shares of the layer's mean residual norm."""
-ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
-"""Scales that are tried where vectors are raw, as multiples of the difference of means."""
+SHARES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""Scales that are tried first, as shares of the layer's mean residual norm."""
+ALPHAS = (0.5, 1.0, 2.0, 4.0)
+"""Scales that are tried first where vectors are raw, as multiples of the difference of means."""
+ROUNDS = 3
+"""How often the scales halfway to the best one's neighbours are tried, too (halfway in ratio)."""
 MISSED = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
 """Shares of harmful validation prompts that the threshold may take for harmless: the thresholds that are tried.
 
 A small push answers borderline prompts long before it answers harmful ones, so that the best threshold may well let
 some harmful prompts be pushed the wrong way, as long as they stay refused.
 """
-FALL = 0.01
+FALL = 0.015
 """By how much harmful refusals may fall on validation prompts, as a share of them."""
 BROKEN = 0.1
 """A scale at which every threshold costs more than this share of harmful refusals is the last that is tried."""
@@ -142,17 +144,17 @@ class SCANS:
         layers: Sequence[int] | None = None,
         judge: Judge | None = None,
         seed: int = 0,
-        batch_size: int = BATCH,
+        batch_size: int | None = None,
         progress: bool = True,
     ) -> SCANS:
         """Learn directions and classifier from the contrast, and choose layers, threshold and scale.
 
         Without a preset, on validation prompts: layers from `anchor_layers` of the contrast; of the last layers of
-        the network, those vote whose score tells harmful prompts from borderline ones best (AUC); of `SHARES` and
-        the thresholds of `MISSED`, that pair is taken which leaves the fewest borderline prompts refused while
-        refusals of harmful ones fall by at most one point. Ties go to the higher share of harmful prompts pushed
-        towards refusal, and then to the smaller scale. Where there are no borderline prompts, harmless ones take
-        their place.
+        the network, those vote whose score tells harmful prompts from borderline ones best (AUC); of the scales
+        (`SHARES`, then finer near the best) and the thresholds of `MISSED`, that pair is taken which leaves the
+        fewest borderline prompts refused while refusals of harmful ones fall by at most one and a half points. Ties
+        go to the threshold that misses fewest harmful prompts, and then to the smaller scale. Where there are no
+        borderline prompts, harmless ones take their place.
 
         Args:
             contrast: what to learn from; by default the bundled model's own anchors for it, ours for any other.
@@ -163,6 +165,7 @@ class SCANS:
                 threshold and alpha are chosen on validation prompts, which have to be given.
             layers: where to steer, instead of what `anchor_layers` or the preset says.
             judge: whether a reply refuses; by default the exact one for the bundled model, rules for any other.
+            batch_size: prompts at once; by default 32, and more for the small model that ships.
 
         Raises:
             ValueError: an unknown preset, or one without validation prompts on a model it was not published for.
@@ -181,6 +184,7 @@ class SCANS:
             contrast = contrast or default_anchors(model)
         else:
             contrast, validation, note = _prompts(model, contrast, validation, seed)
+        batch_size = batch_size or (BUNDLED_BATCH if is_bundled(model) else BATCH)
         quiet = {"batch_size": batch_size, "progress": progress}
         directions = refusal_directions(model, contrast, **quiet)
         n = len(directions)
@@ -248,6 +252,7 @@ class SCANS:
         threshold is then looked up rather than run.
         """
         asked, n = (*texts[0], *texts[1]), len(texts[0])
+        tokens = min(VALIDATION_TOKENS, judges.SETTLED) if judge is judges.bundled else VALIDATION_TOKENS
         score = torch.cat([self.classifier.score(side) for side in moves]).double()
         tried = {missed: self.classifier.calibrated(moves[1], missed=missed) for missed in MISSED}
         lowest, highest = (end(one.threshold for one in tried.values()) for end in (min, max))
@@ -256,9 +261,7 @@ class SCANS:
             own = [asked[place] for place in places]
             if not own:
                 return {}
-            said = replies(
-                model, own, method=method, max_new_tokens=VALIDATION_TOKENS, batch_size=batch_size, progress=False
-            )
+            said = replies(model, own, method=method, max_new_tokens=tokens, batch_size=batch_size, progress=False)
             return dict(zip(places, judges.refused(judge, said), strict=True))
 
         def counted(no: Sequence[bool]) -> dict[str, tuple[int, int]]:
@@ -267,7 +270,8 @@ class SCANS:
         plain = refused(None, range(len(asked)))
         strict = tried[MISSED[0]]
         trials = [Trial(0.0, MISSED[0], strict.threshold, **counted(list(plain.values())))]
-        for scale in tqdm(grid, desc="choosing threshold and scale", unit="scale", disable=not progress, leave=False):
+
+        def tried_at(scale: float) -> list[Trial]:
             away, towards = (
                 refused(replace(self, scale=scale, classifier=replace(strict, threshold=threshold)), places.tolist())
                 for threshold, places in (
@@ -279,9 +283,24 @@ class SCANS:
             for missed, one in tried.items():
                 no = [(towards if at >= one.threshold else away)[place] for place, at in enumerate(score.tolist())]
                 own.append(Trial(scale, missed, one.threshold, **counted(no)))
-            trials += own
-            if max(trial.harmful[0] for trial in own) < trials[0].harmful[0] - BROKEN * (len(asked) - n):
-                break
+            bar.update()
+            return own
+
+        with tqdm(
+            total=len(grid) + 2 * ROUNDS,
+            desc="choosing threshold and scale",
+            unit="scale",
+            disable=not progress,
+            leave=False,
+        ) as bar:
+            for scale in grid:
+                trials += (own := tried_at(scale))
+                if max(trial.harmful[0] for trial in own) < trials[0].harmful[0] - BROKEN * (len(asked) - n):
+                    break
+            for _ in range(ROUNDS):
+                for scale in _beside(_choice(trials)[0].scale, [trial.scale for trial in trials]):
+                    trials += tried_at(scale)
+        trials.sort(key=lambda trial: trial.scale)
         chosen, found = _choice(trials)
         return replace(
             self,
@@ -426,6 +445,14 @@ def _voting(
     return max(tails, key=lambda tail: roc_auc_score(truth, cosines[:, list(tail)].mean(dim=1)))
 
 
+def _beside(best: float, tried: Sequence[float]) -> list[float]:
+    """The scales halfway, in ratio, from the best one to those tried next to it; below the smallest, half of it."""
+    below, above = ([one for one in tried if one < best], [one for one in tried if one > best])
+    low = max(below) or best / 4
+    ends = [low, *([min(above)] if above else [])]
+    return [found for end in ends if (found := float(f"{math.sqrt(best * end):.2g}")) not in tried]
+
+
 def _choice(trials: Sequence[Trial]) -> tuple[Trial, str]:
     """The trial with the fewest refusals of harmless prompts among those that keep harmful ones refused."""
     plain, tried = trials[0], trials[1:]
@@ -435,7 +462,7 @@ def _choice(trials: Sequence[Trial]) -> tuple[Trial, str]:
         best = max(tried, key=lambda trial: (trial.harmful[0], -trial.harmless[0], -trial.missed, -trial.scale))
         return (
             best,
-            "Everywhere harmful refusals fell by more than one point; threshold and scale are where they fell least.",
+            "Everywhere harmful refusals fell by more than 1.5 points; threshold and scale are where they fell least.",
         )
     return min(kept, key=lambda trial: (trial.harmless[0], trial.missed, trial.scale)), ""
 

@@ -17,6 +17,8 @@ __all__ = ["KINDS", "SPLITS", "Kind", "Split", "anchors", "identity", "is_refusa
 
 ANCHORS = 192
 """How many training prompts a side `anchors` holds."""
+VALIDATION = 384
+"""How many validation prompts of a kind `validation` holds: a point of a rate is four prompts."""
 
 
 def weights() -> Path:
@@ -31,7 +33,7 @@ def anchors() -> Contrast:
 
 def validation() -> Contrast:
     """Harmful, plain and borderline prompts of the validation split, for choosing knobs on the bundled model."""
-    return _contrast("organism validation", "validation", ANCHORS)
+    return _contrast("organism validation", "validation", VALIDATION)
 
 
 def _contrast(name: str, split: Split, size: int) -> Contrast:
