@@ -237,6 +237,27 @@ BUGS = (
         "if not found.same_as(model_identity):",
         "if False:",
     ),
+    Bug(
+        "both signs of a scale are looked up the wrong way round",
+        "test_scans.py::test_every_trial_is_what_the_method_would_do_with_that_threshold_and_scale",
+        "methods/scans.py",
+        "(towards if at >= one.threshold else away)[place]",
+        "(towards if at < one.threshold else away).get(place, False)",
+    ),
+    Bug(
+        "finer scales are looked for beside the largest, not the best",
+        "test_scans.py::test_near_the_best_scale_finer_ones_are_tried",
+        "methods/scans.py",
+        "_beside(_choice(trials)[0].scale, [trial.scale for trial in trials])",
+        "_beside(trials[-1].scale * 2, [trial.scale for trial in trials])",
+    ),
+    Bug(
+        "prompts of one item are resampled as if they were several",
+        "test_rates.py::test_asking_items_again_makes_no_change_surer",
+        "rates.py",
+        "_over_items(moved, items, resamples, seed))",
+        "_over_items(moved, range(len(moved)), resamples, seed))",
+    ),
 )
 
 

@@ -233,8 +233,10 @@ def test_near_the_best_scale_finer_ones_are_tried(model, validation, monkeypatch
     scales = sorted({trial.scale for trial in found.trials})
     assert [trial.scale for trial in found.trials] == sorted(trial.scale for trial in found.trials)
     assert set(module.SHARES) < set(scales) and found.scale in scales
-    finer = set(scales) - set(module.SHARES) - {0.0}
-    assert 2 <= len(finer) <= 4
+    coarse = [trial for trial in found.trials if trial.scale in (0.0, *module.SHARES)]
+    first = module._beside(module._choice(coarse)[0].scale, [trial.scale for trial in coarse])
+    assert first and set(first) <= set(scales)
+    assert len(scales) <= 1 + len(module.SHARES) + 2 * 2
 
 
 @pytest.mark.parametrize(
