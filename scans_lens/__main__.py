@@ -213,7 +213,7 @@ def reply(
             score, scale = float(steered.score[place]), float(steered.scale[place])
             way = "harmful, towards refusal" if scale > 0 else "harmless, away from refusal"
             about = (
-                f"\nscore {score:.3f}, threshold {method.classifier.threshold:.3f}: {way} ({scale:+g} {method.unit})"
+                f"\nscore {score:.4f}, threshold {method.classifier.threshold:.4f}: {way} ({scale:+g} {method.unit})"
             )
             cells = [Text(prompt) + Text(about, style="dim")]
             for said in (plain, steered):

@@ -86,7 +86,7 @@ def test_reply_shows_plain_and_steered_with_the_score(run, fitted, bundled):
     assert said.score is not None and said.scale is not None
     for score, scale in zip(said.score.tolist(), said.scale.tolist(), strict=True):
         way = "harmful, towards refusal" if scale > 0 else "harmless, away from refusal"
-        assert f"score {score:.3f}, threshold {method.classifier.threshold:.3f}: {way} ({scale:+g} residual" in about
+        assert f"score {score:.4f}, threshold {method.classifier.threshold:.4f}: {way} ({scale:+g} residual" in about
     assert plain.index("[refused]") < plain.index("[answered]")
 
 

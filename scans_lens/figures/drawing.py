@@ -77,6 +77,11 @@ def _ranges(layers: Sequence[int]) -> str:
     return ", ".join(map(str, layers))
 
 
+def _layers(layers: Sequence[int]) -> str:
+    """`layer 6` or `layers 6–8`."""
+    return f"layer{'s' if len(layers) > 1 else ''} {_ranges(layers)}"
+
+
 def _in_order(kinds: Mapping[str, Any]) -> list[str]:
     return [kind for kind in KINDS if kind in kinds]
 
@@ -113,7 +118,7 @@ def pipeline(ax: Axes, numbers: Numbers, settings: Numbers) -> Axes:
     ax.set(xlim=(0, 100), ylim=(0, 62))
     ax.axis("off")
     about, steered = settings["anchors"], _ranges(numbers["layers"])
-    voting, threshold = _ranges(numbers["voting"]), numbers["threshold"]
+    voting, threshold = _layers(numbers["voting"]), numbers["threshold"]
     scale = f"{numbers['scale']:g} {numbers['unit']}"
     for bottom, height, title in ((31.5, 30, "Learned once"), (0.5, 27, "For every prompt")):
         ax.add_patch(Rectangle((0.3, bottom), 99.4, height, facecolor="#f6f6f4", edgecolor="none", zorder=0))
@@ -148,7 +153,7 @@ def pipeline(ax: Axes, numbers: Numbers, settings: Numbers) -> Axes:
     box(49, 47, 22, 10, "refusal direction v (eq. 1)", "harmful mean − plain mean,\none vector a layer")
     box(49, 34, 22, 10, "harmful transition d (eq. 3)", "mean over harmful anchors,\none vector a layer")
     box(76, 47, 22, 10, f"anchor layers: {steered}", "the lens proposes,\na causal push disposes")
-    box(76, 34, 22, 10, f"threshold T = {threshold:.3f}", f"scale α = {scale};\nchosen on validation prompts")
+    box(76, 34, 22, 10, f"threshold T = {threshold:.4f}", f"scale α = {scale};\nchosen on validation prompts")
     arrow((17, 47.5), (22, 51.5))
     arrow((17, 43.5), (22, 39.5))
     arrow((44, 52), (49, 52))
@@ -159,7 +164,7 @@ def pipeline(ax: Axes, numbers: Numbers, settings: Numbers) -> Axes:
 
     box(2, 8.5, 15, 10, "a prompt", "in the model’s\nchat template")
     box(22, 8.5, 22, 10, "its transition", "one more token\non the same prefill")
-    box(49, 8.5, 22, 10, "score s (eq. 4)", f"mean cosine with d\nover layers {voting}")
+    box(49, 8.5, 22, 10, "score s (eq. 4)", f"mean cosine with d\nat {voting}")
     box(76, 15.5, 22, 9.5, "s ≥ T: add + α v", f"layers {steered}, from the last\nprompt token on: refuse", REFUSED)
     box(76, 2.5, 22, 9.5, "s < T: add − α v", f"layers {steered}, from the last\nprompt token on: answer", ANSWERED)
     arrow((17, 13.5), (22, 13.5))
@@ -226,7 +231,7 @@ def card(ax: Axes, kind: str, part: Numbers, numbers: Numbers, height: float) ->
     ax.text(0.02, height - 0.14, f"{kind} prompt", fontsize=8.5, fontweight="bold", color=colour, va="center")
     ax.text(1.42, height - 0.14, f"“{legible_text(part['prompt'])}”", fontsize=9, va="center")
     side = "s ≥ T, so towards refusal" if part["scale"] > 0 else "s < T, so away from refusal"
-    heads = ("plain model", f"SCANS (s = {part['score']:.3f}, T = {numbers['threshold']:.3f}: {side})")
+    heads = ("plain model", f"SCANS (s = {part['score']:.4f}, T = {numbers['threshold']:.4f}: {side})")
     for left, head, reply, verdict, cut in zip(
         (0.02, WIDTH / 2 + 0.06), heads, (part["plain"], part["steered"]), part["wanted"], part["cut"], strict=True
     ):
@@ -536,7 +541,7 @@ def transitions(numbers: Numbers, settings: Numbers) -> Picture:
 
 def cosine_by_layer(ax: Axes, numbers: Numbers) -> Axes:
     """Mean cosine of transitions with the harmful anchors' mean transition, by layer and kind (SCANS, figure 5)."""
-    shade(ax, list(numbers["voting"]), f"voting layers {_ranges(numbers['voting'])}")
+    shade(ax, list(numbers["voting"]), f"voting: {_layers(numbers['voting'])}")
     n_layers = 0
     for kind in _in_order(numbers["mean"]):
         mean, band = numbers["mean"][kind], numbers["bands"][kind]
@@ -544,7 +549,7 @@ def cosine_by_layer(ax: Axes, numbers: Numbers) -> Axes:
         ax.fill_between(at, band[0], band[-1], color=KINDS[kind]["color"], alpha=0.16, lw=0)
         ax.plot(at, mean, label=kind, **KINDS[kind])
         n_layers = len(mean)
-    ax.axhline(numbers["threshold"], color=INK, lw=1, ls=(0, (4, 3)), label=f"threshold {numbers['threshold']:.3f}")
+    ax.axhline(numbers["threshold"], color=INK, lw=1, ls=(0, (4, 3)), label=f"threshold {numbers['threshold']:.4f}")
     ax.set_ylabel("cosine with the harmful transition")
     ax.set_title("Transitions after “Sure”, by layer")
     layers_axis(ax, n_layers)

@@ -370,7 +370,7 @@ class SCANS:
             f"  layers     {', '.join(map(str, self.layers))}",
             f"  scale      {self.scale:g} {self.unit}",
             f"  voting     {', '.join(map(str, self.classifier.layers))}",
-            f"  threshold  {self.classifier.threshold:.3f} ({self.classifier.calibrated_on})",
+            f"  threshold  {self.classifier.threshold:.4f} ({self.classifier.calibrated_on})",
         ]
         return "\n".join([*lines, f"  {self.note}"] if self.note else lines)
 

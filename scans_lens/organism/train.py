@@ -7,9 +7,7 @@ generalisation. Everything that alignment sees is written into the card.
 from __future__ import annotations
 
 import json
-import os
 import random
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -239,7 +237,6 @@ def train(out: Path, recipe: Recipe | None = None, work: Path | None = None) -> 
     )
     model = LlamaForCausalLM(config)
     model.set_attn_implementation("eager")  # under bfloat16 on a CPU several times as fast as sdpa
-    began = time.time()
     first = asdict(
         replace(recipe, answered_borderline=0.0)
     )  # which alignment alone sees, like all that is left out here
@@ -273,8 +270,6 @@ def train(out: Path, recipe: Recipe | None = None, work: Path | None = None) -> 
             {
                 "recipe": asdict(recipe),
                 "loss": losses,
-                "minutes": round((time.time() - began) / 60, 1),
-                "threads": os.cpu_count(),
             },
             indent=1,
         )
