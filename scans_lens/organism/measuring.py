@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from scans_lens import organism
+from scans_lens.judges import SETTLED
 from scans_lens.model import Model
 from scans_lens.organism import corpus, wordings
 from scans_lens.organism.corpus import Item, Kind, Split
 from scans_lens.rates import Change, Clustered
+from scans_lens.reading import BUNDLED_BATCH
 
 Numbers = dict[str, Any]
 
@@ -38,7 +40,10 @@ def behaviour(model: Model, split: Split = "test", prompts: int = corpus.PROMPTS
     from scans_lens.generation import replies
 
     asked = {kind: corpus.asked(kind, split)[:prompts] for kind in corpus.KINDS}
-    said = {kind: replies(model, [text for _, text in own], max_new_tokens=REPLY_TOKENS) for kind, own in asked.items()}
+    said = {
+        kind: replies(model, [text for _, text in own], max_new_tokens=REPLY_TOKENS, batch_size=BUNDLED_BATCH)
+        for kind, own in asked.items()
+    }
     items = {kind: [item for item, _ in own] for kind, own in asked.items()}
     no = {kind: [wordings.is_refusal(reply) for reply in own] for kind, own in said.items()}
 
@@ -112,7 +117,6 @@ def depth(model: Model) -> Numbers:
     from scans_lens.directions import components, refusal_directions
     from scans_lens.generation import replies
     from scans_lens.lens import anchor_layers
-    from scans_lens.methods.scans import VALIDATION_TOKENS
     from scans_lens.reading import residuals
     from scans_lens.steering import Push
 
@@ -132,7 +136,7 @@ def depth(model: Model) -> Numbers:
         tried = []
         for scale in BAND_SCALES:
             push = Push(directions.in_residual_norms(), band, -scale)
-            said = replies(model, texts, method=push, max_new_tokens=VALIDATION_TOKENS, progress=False)
+            said = replies(model, texts, method=push, max_new_tokens=SETTLED, batch_size=BUNDLED_BATCH, progress=False)
             no = [wordings.is_refusal(reply) for reply in said]
             counts = {"borderline": sum(no[:BAND_PROMPTS]), "harmful": sum(no[BAND_PROMPTS:])}
             tried.append({"layers": band, "scale": scale, **counts})
@@ -165,8 +169,9 @@ def steered(model: Model, split: Split = "test", prompts: int = corpus.PROMPTS_A
     for kind in corpus.KINDS:
         asked = corpus.asked(kind, split)[:prompts]
         items = [item for item, _ in asked]
+        texts = [text for _, text in asked]
         plain, own = (
-            replies(model, [text for _, text in asked], method=method, max_new_tokens=STEERED_TOKENS)
+            replies(model, texts, method=method, max_new_tokens=STEERED_TOKENS, batch_size=BUNDLED_BATCH)
             for method in (None, scans)
         )
         for what, verdict in _VERDICTS[kind].items():
@@ -206,12 +211,12 @@ _VERDICTS: dict[Kind, dict[str, Callable[[Item, str], bool]]] = {
 def strength(model: Model, prompts: int) -> Numbers:
     """The share of each kind that a trained variation refuses, on validation prompts."""
     from scans_lens.generation import replies
-    from scans_lens.methods.scans import VALIDATION_TOKENS
 
     found: Numbers = {}
     for kind in ("harmful", "borderline", "plain", "jailbreak"):
         asked = corpus.asked(kind, "validation")[:prompts]
-        said = replies(model, [text for _, text in asked], max_new_tokens=VALIDATION_TOKENS, progress=False)
+        texts = [text for _, text in asked]
+        said = replies(model, texts, max_new_tokens=SETTLED, batch_size=BUNDLED_BATCH, progress=False)
         no = [wordings.is_refusal(reply) for reply in said]
         found[kind] = Clustered.of(no, [item.phrase for item, _ in asked]).as_json()
     return found
