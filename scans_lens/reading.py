@@ -246,9 +246,12 @@ def collect(
     progress: str | None = None,
 ) -> Float[Tensor, "prompt layer d_model"]:
     """What `what` reads of every batch, in the order of the prompts, on the CPU in float32."""
-    result = torch.empty(len(prompts), int(model.cfg.n_layers), int(model.cfg.d_model))
+    result = torch.empty(len(prompts), 0, int(model.cfg.d_model))
     for rows, flight in flights(model, prompts, system=system, batch_size=batch_size, progress=progress):
-        result[rows] = what(flight).cpu()
+        read = what(flight).cpu()
+        if not result.shape[1]:
+            result = result.new_empty(len(prompts), *read.shape[1:])
+        result[rows] = read
     return result
 
 

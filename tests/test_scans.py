@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from conftest import hooks_on
+from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import scans_lens
@@ -94,7 +95,7 @@ def called_llama(load, tmp_path_factory):
 @torch.no_grad()
 def test_the_score_is_the_classifiers_and_the_sign_is_by_equation_5(fitted, model, prompts):
     flight = Flight(model, scans_lens.chat_tokens(model, prompts))
-    moves = scans_lens.transitions(model, prompts, progress=False)
+    moves = fitted.transitions(model, prompts)
     scores = fitted.classifier.score(moves)
     for threshold in (float(scores.median()), -1.0, 1.0):  # amid the scores, and on either side of all
         method = dataclasses.replace(
@@ -193,7 +194,7 @@ def test_every_trial_is_what_the_method_would_do_with_that_threshold_and_scale(f
         (0.0, 0.01),
         *((scale, missed) for scale in module.SHARES for missed in module.MISSED),
     ]
-    moves = scans_lens.transitions(model, validation.harmful, progress=False)
+    moves = fitted.transitions(model, validation.harmful)
     asked = (*validation.borderline, *validation.harmful)
     for trial in fitted.trials:
         lowest = fitted.classifier.score(moves).sort().values[int(trial.missed * len(moves))]
@@ -252,28 +253,63 @@ def test_finer_scales_lie_halfway_to_the_neighbours(best, tried, finer):
     assert module._beside(best, tried) == finer
 
 
-def test_the_layers_that_vote_are_the_last_ones_that_tell_the_sides_apart_best(model, validation):
-    harmful, others = torch.randn(2, 40, 6, 8, generator=torch.Generator().manual_seed(0))
-    blank = TransitionClassifier(torch.ones(6, 8), (2, 3, 4, 5), 0.0, "nothing")
-    assert module._voting(blank, harmful[:, :, :], harmful) == range(2, 6)  # alike everywhere: all that may vote
-    harmful[:, 4:] += 2
-    assert module._voting(blank, harmful, others) == range(4, 6)
-    others[:, :2] -= 5  # the first third never votes
-    assert module._voting(blank, harmful, others) == range(4, 6)
+def apart(*layers) -> list:
+    """Anchors and held-out sides of random transitions (6 layers, the last once more normed), apart at some layers."""
+    generator = torch.Generator().manual_seed(0)
+    harmful, harmless, held, others = torch.randn(4, 60, 7, 16, generator=generator)
+    for layer in layers:
+        for side in (harmful, held):
+            side[:, layer] += 3
+    return [[harmful, harmless], [held, others]]
+
+
+@pytest.mark.parametrize(
+    ("layers", "voting", "normed"),
+    [
+        ((2, 3, 4, 5), (2, 3, 4, 5), False),
+        ((4, 5), (4, 5), False),
+        ((6,), (5,), True),  # only after the norm
+        ((0, 1, 5), (5,), False),  # the first third never votes
+    ],
+)
+def test_the_layers_that_vote_are_the_last_ones_that_tell_the_sides_apart_best(layers, voting, normed):
+    anchored, held = apart(*layers)
+    for side in held[:1]:
+        side += torch.randn(side.shape, generator=torch.Generator().manual_seed(1))  # so that no AUC is 1
+    classifier, last_after_norm = module._voters(anchored, held)
+    assert last_after_norm == normed
+    assert set(classifier.layers) >= set(voting[-1:]) and set(classifier.layers) <= set(range(2, 6))
+    cosines = [TransitionClassifier.fit(*module._either(anchored, normed), layers=range(k, 6)) for k in range(2, 6)]
+    sides = module._either(held, normed)
+    aucs = [roc_auc_score([1] * 60 + [0] * 60, torch.cat([one.score(side) for side in sides])) for one in cosines]
+    assert classifier.layers == cosines[aucs.index(max(aucs))].layers
+
+
+def test_of_equals_more_layers_vote_before_the_norm():
+    anchored, _ = apart(2, 3, 4, 5, 6)
+    classifier, last_after_norm = module._voters(anchored, [anchored[0], -anchored[0]])
+    assert (classifier.layers, last_after_norm) == ((2, 3, 4, 5), False)
 
 
 def test_fit_lets_those_layers_vote_unless_a_preset_says_which(model, validation):
-    sides = [
-        scans_lens.transitions(model, side, progress=False) for side in (validation.harmful, validation.borderline)
+    contrast = contrast_of()
+    read = [
+        [scans_lens.reading.collect(model, side, module._both, batch_size=8) for side in sides]
+        for sides in ((contrast.harmful, contrast.harmless), (validation.harmful, validation.borderline))
     ]
-    anchors = [
-        scans_lens.transitions(model, side, progress=False) for side in (contrast_of().harmful, contrast_of().harmless)
-    ]
-    blank = TransitionClassifier.fit(*anchors)
+    best, last_after_norm = module._voters(*read)
     found = quickly(model, validation=validation)
-    assert found.classifier.layers == tuple(module._voting(blank, *sides))
-    preset = SCANS.fit(model, contrast_of(), preset="paper", validation=validation, judge=some, progress=False)
-    assert preset.classifier.layers == blank.layers
+    assert (found.classifier.layers, found.last_after_norm) == (best.layers, last_after_norm)
+    preset = SCANS.fit(model, contrast, preset="paper", validation=validation, judge=some, progress=False)
+    assert preset.classifier.layers == tuple(range(1, 4)) and not preset.last_after_norm
+
+
+def test_its_transitions_are_those_that_its_classifier_reads(fitted, model, prompts):
+    for last_after_norm in (False, True):
+        method = dataclasses.replace(fitted, last_after_norm=last_after_norm, scale=0.5)
+        moves = method.transitions(model, prompts, batch_size=2)
+        said = scans_lens.replies(model, prompts, method=method, max_new_tokens=1, progress=False)
+        torch.testing.assert_close(method.classifier.score(moves), said.score, atol=1e-5, rtol=0)
 
 
 def test_without_a_preset_a_scale_is_a_share_of_the_residual_norm(fitted, model):

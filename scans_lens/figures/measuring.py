@@ -246,8 +246,9 @@ def projections(study: Study) -> dict[str, Any]:
 
 def transitions(study: Study) -> dict[str, Any]:
     classifier = study.scans.classifier
-    by_layer = {kind: classifier.by_layer(states.transitions) for kind, states in study.test_states.items()}
-    scores = {kind: classifier.score(states.transitions) for kind, states in study.test_states.items()}
+    moves = {kind: _moves(study, texts) for kind, texts in study.test.items()}
+    by_layer = {kind: classifier.by_layer(own) for kind, own in moves.items()}
+    scores = {kind: classifier.score(own) for kind, own in moves.items()}
     generator = study.generator("transitions")
     return {
         "n": {kind: len(values) for kind, values in by_layer.items()},
@@ -343,7 +344,7 @@ def classifier(study: Study) -> dict[str, Any]:
 
     def scored(texts: Sequence[str], states: States) -> dict[str, np.ndarray]:
         return {
-            "SCANS score": study.scans.classifier.score(states.transitions).double().numpy(),
+            "SCANS score": study.scans.classifier.score(_moves(study, texts)).double().numpy(),
             "mean difference": (states.residuals[:, best] @ unit).double().numpy(),
             "linear probe": probe(states.residuals[:, best]),
             "refusal log-odds": _log_odds(study, texts, rising),
@@ -382,6 +383,10 @@ def classifier(study: Study) -> dict[str, Any]:
         "n_validation": len(study.validation.harmful),
         "resamples": RESAMPLES,
     }
+
+
+def _moves(study: Study, texts: Sequence[str]) -> Float[Tensor, "prompt layer d_model"]:
+    return study.scans.transitions(study.model, texts, batch_size=study.batch_size)
 
 
 def _best_layer(study: Study) -> tuple[int, float]:

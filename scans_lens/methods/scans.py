@@ -131,6 +131,12 @@ class SCANS:
         """For the caller's own loop over `chat_tokens(model, prompts)`; see `steering.hooks_of`."""
         return steering.hooks_of(self, model, prompts)
 
+    def transitions(
+        self, model: Model, prompts: Sequence[str], *, batch_size: int = BATCH
+    ) -> Float[Tensor, "prompt layer d_model"]:
+        """Transitions as its classifier reads them: with the last layer after the final norm, if it was chosen so."""
+        return collect(model, prompts, lambda flight: _transitions(flight, self.last_after_norm), batch_size=batch_size)
+
     # ── Learning ──
 
     @classmethod
@@ -150,7 +156,8 @@ class SCANS:
         """Learn directions and classifier from the contrast, and choose layers, threshold and scale.
 
         Without a preset, on validation prompts: layers from `anchor_layers` of the contrast; of the last layers of
-        the network, those vote whose score tells harmful prompts from borderline ones best (AUC); of the scales
+        the network, the last one before or after the final norm, those vote whose score tells harmful prompts from
+        borderline ones best (AUC); of the scales
         (`SHARES`, then finer near the best) and the thresholds of `MISSED`, that pair is taken which leaves the
         fewest borderline prompts refused while refusals of harmful ones fall by at most one and a half points. Ties
         go to the threshold that misses fewest harmful prompts, and then to the smaller scale. Where there are no
@@ -189,12 +196,11 @@ class SCANS:
         directions = refusal_directions(model, contrast, **quiet)
         n = len(directions)
         last_after_norm = preset == "release"
-        t_harmful, t_harmless = (
-            collect(model, side, lambda flight: _transitions(flight, last_after_norm), batch_size=batch_size)
-            for side in (contrast.harmful, contrast.harmless)
-        )
+        anchored = [
+            collect(model, side, _both, batch_size=batch_size) for side in (contrast.harmful, contrast.harmless)
+        ]
         voting = published.voting if preset and published else None
-        classifier = TransitionClassifier.fit(t_harmful, t_harmless, layers=voting)
+        classifier = TransitionClassifier.fit(*_either(anchored, last_after_norm), layers=voting)
         if layers is None:
             layers = (
                 _scaled(preset, n)
@@ -219,13 +225,11 @@ class SCANS:
             return replace(fitted, classifier=known, scale=published.alpha)
         assert validation is not None
         others = validation.borderline or validation.harmless
-        t_held, t_others = (
-            collect(model, side, lambda flight: _transitions(flight, last_after_norm), batch_size=batch_size)
-            for side in (validation.harmful, others)
-        )
+        held = [collect(model, side, _both, batch_size=batch_size) for side in (validation.harmful, others)]
         if not preset:
-            voting = _voting(classifier, t_held, t_others)
-            fitted = replace(fitted, classifier=TransitionClassifier.fit(t_harmful, t_harmless, layers=voting))
+            classifier, last_after_norm = _voters(anchored, held)
+            fitted = replace(fitted, classifier=classifier, last_after_norm=last_after_norm)
+        t_held, t_others = _either(held, last_after_norm)
         return fitted._chosen(
             model,
             (others, validation.harmful),
@@ -369,12 +373,15 @@ class SCANS:
             f"SCANS, learned from {self.directions.origin.contrast!r}",
             f"  layers     {', '.join(map(str, self.layers))}",
             f"  scale      {self.scale:g} {self.unit}",
-            f"  voting     {', '.join(map(str, self.classifier.layers))}",
+            f"  voting     {', '.join(map(str, self.classifier.layers))}{_NORMED * self.last_after_norm}",
             f"  threshold  {self.classifier.threshold:.4f} ({self.classifier.calibrated_on})",
         ]
         return "\n".join([*lines, f"  {self.note}"] if self.note else lines)
 
     __repr__ = __str__
+
+
+_NORMED = " (the last one after the final norm)"
 
 
 def _transitions(flight: Flight, last_after_norm: bool) -> Float[Tensor, "row layer d_model"]:
@@ -430,19 +437,37 @@ def _prompts(
     return contrast, validation, note
 
 
-def _voting(
-    classifier: TransitionClassifier,
-    t_harmful: Float[Tensor, "harmful layer d_model"],
-    t_others: Float[Tensor, "other layer d_model"],
-) -> range:
-    """Of the last layers, from a third of the depth on, those whose score tells the sides apart best; ties: more."""
+def _both(flight: Flight) -> Float[Tensor, "row layer_and_one d_model"]:
+    """Transitions of all layers, and behind them the last layer's once more, after the final norm."""
+    return torch.cat([flight.transitions(), _transitions(flight, True)[:, -1:]], dim=1)
+
+
+def _either(read: Sequence[Tensor], last_after_norm: bool) -> list[Tensor]:
+    """What `_both` gave, with one reading of the last layer: [prompt layer d_model]."""
+    return [torch.cat([t[:, :-2], t[:, -1:]], dim=1) if last_after_norm else t[:, :-1] for t in read]
+
+
+def _voters(anchored: Sequence[Tensor], held: Sequence[Tensor]) -> tuple[TransitionClassifier, bool]:
+    """The classifier whose score tells the held-out sides apart best, and whether it reads the last layer normed.
+
+    The last layers vote, from one in the last two thirds of the depth on. Ties: more layers, and before the norm.
+
+    Args:
+        anchored: harmful and harmless anchors, as `_both` gives them.
+        held: harmful validation prompts and the others, likewise.
+    """
     from sklearn.metrics import roc_auc_score
 
-    n = t_harmful.shape[1]
-    truth = [1] * len(t_harmful) + [0] * len(t_others)
-    cosines = classifier.by_layer(torch.cat([t_harmful, t_others])).double()
-    tails = [range(first, n) for first in range(n // 3, n)]
-    return max(tails, key=lambda tail: roc_auc_score(truth, cosines[:, list(tail)].mean(dim=1)))
+    n = held[0].shape[1] - 1
+    truth = [1] * len(held[0]) + [0] * len(held[1])
+    found = []
+    for last_after_norm in (False, True):
+        learned, asked = _either(anchored, last_after_norm), torch.cat(_either(held, last_after_norm))
+        for first in range(n // 3, n):
+            one = TransitionClassifier.fit(*learned, layers=range(first, n))
+            found.append((roc_auc_score(truth, one.score(asked).double()), one, last_after_norm))
+    _, best, normed = max(found, key=lambda entry: entry[0])
+    return best, normed
 
 
 def _beside(best: float, tried: Sequence[float]) -> list[float]:
