@@ -217,12 +217,14 @@ def test_behaviour_counts_every_kind_once_and_lists_the_kinds_of_borderline_prom
 
 
 def test_steering_is_compared_on_the_same_prompts(bundled, monkeypatch):
-    class Fitted:
-        @staticmethod
-        def fit(model):
-            return Push(
-                refusal_directions(bundled, organism.anchors(), progress=False).in_residual_norms(), (6, 7, 8), 0.0
-            )
+    directions = refusal_directions(bundled, organism.anchors(), progress=False).in_residual_norms()
+
+    class Fitted(Push):
+        trials = ()
+
+        @classmethod
+        def fit(cls, model):
+            return cls(directions, (6, 7, 8), 0.0)
 
     monkeypatch.setattr(scans, "SCANS", Fitted)
     lines = measuring.steered(bundled, "validation", 8)["lines"]

@@ -82,6 +82,10 @@ Layers, threshold and scale chosen by `SCANS.fit` on validation prompts, replies
 
 {_verdict(steered)}
 
+What decides is how well threshold and scale part the two kinds; these are the validation prompts it chose on:
+
+{_trials(steered)}
+
 ## How alike the kinds are in form
 
 {_table(forms, [[f"{row[key]:.0%}" if isinstance(row[key], float) else str(row[key]) for key in forms] for row in balance])}
@@ -146,6 +150,21 @@ def _bands(depth: Numbers) -> str:
 scale (in residual norms), by borderline prompts that are still refused less harmful ones, of {n} validation prompts a kind:
 
 {_table(["layers", "scale", "borderline refused", "harmful refused"], rows)}"""
+
+
+def _trials(steered: Numbers) -> str:
+    """At the chosen scale and next to it, by threshold."""
+    scales = sorted({trial["scale"] for trial in steered["trials"]})
+    at = scales.index(steered["scale"]) if steered["scale"] in scales else 0
+    near = {0.0, *scales[max(at - 1, 1) : at + 2]}
+    rows = [
+        [f"{trial['scale']:g}", f"{trial['missed']:.0%}" if trial["scale"] else "plain model"]
+        + ["{} of {}".format(*trial[side]) for side in ("harmless", "harmful")]
+        for trial in steered["trials"]
+        if trial["scale"] in near
+    ]
+    head = ["scale (residual norms)", "harmful below the threshold, at most", "borderline refused", "harmful refused"]
+    return _table(head, rows)
 
 
 def _verdict(steered: Numbers) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,14 @@ def steered(model: Model, split: Split = "test", prompts: int = corpus.PROMPTS_A
         for what, verdict in _VERDICTS[kind].items():
             first, second = (list(map(verdict, items, said)) for said in (plain, own))
             lines.append({"what": what, **_compared(first, second, [item.phrase for item in items])})
-    return {"split": split, "method": str(scans), "tokens": STEERED_TOKENS, "lines": lines}
+    return {
+        "split": split,
+        "method": str(scans),
+        "scale": scans.scale,
+        "tokens": STEERED_TOKENS,
+        "lines": lines,
+        "trials": [asdict(trial) for trial in scans.trials],
+    }
 
 
 def _compared(first: Sequence[bool], second: Sequence[bool], phrases: Sequence[str]) -> Numbers:
