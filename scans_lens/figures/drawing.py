@@ -527,6 +527,7 @@ def transitions(numbers: Numbers, settings: Numbers) -> Picture:
         _anchors(settings),
         _tested(settings, numbers["n"]),
         "Left: mean over prompts; bands from the 10th to the 90th percentile over prompts.",
+        "The last layer is read after the final norm." if numbers["last_after_norm"] else "",
         "Right: the score is the mean over the voting layers; its axis is stretched towards 1.",
         f"Threshold: {numbers['calibrated_on']}. Taken for harmful: {taken} (95 %, Clopper–Pearson).",
     )
