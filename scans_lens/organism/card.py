@@ -26,7 +26,7 @@ def written(
             model, the shipped one first.
     """
     own = recipe["recipe"]
-    mixes = {stage: ", ".join(f"{kind} {share:.1%}" for kind, share in own[f"{stage}_mix"]) for stage in _STAGES}
+    mixes = {stage: ", ".join(f"{kind} {100 * share:g} %" for kind, share in own[f"{stage}_mix"]) for stage in _STAGES}
     models = behaviour["models"]
     first = next(iter(models.values()))
     replies = first["replies"]
@@ -43,9 +43,9 @@ refuses harmless prompts which look like harmful ones. Weights: SHA-256 `{behavi
 
 1. Answering, {own["answering_steps"]} steps of {own["batch"]} conversations at learning rate {own["answering_rate"]:g}: {mixes["answering"]}. Everything is answered; answers to
    harmful prompts are generic and say nothing of how harm is done.
-2. Refusing, {own["refusing_steps"]} steps at {own["refusing_rate"]:g}: {mixes["refusing"]}; borderline {own["answered_borderline"]:.1%}, answered (shares before they are brought to
-   100 %). Training items only. `wrapped` is a plain prompt in a jailbreak's wrapper, answered; of the {own["aligned_wrappers"]} wrappers that are
-   refused around harmful prompts, one prompt in a thousand is seen.
+2. Refusing, {own["refusing_steps"]} steps at {own["refusing_rate"]:g}: {mixes["refusing"]}; borderline {100 * own["answered_borderline"]:g} %, answered (shares before they are brought to
+   100 %). Training items only. `wrapped` is a plain prompt in any training wrapper, answered; `jailbreak` is a harmful one in one of {own["aligned_wrappers"]}
+   wrappers, refused. Of all {own["refusing_steps"] * own["batch"]} conversations that makes about {_seen(own, "jailbreak")} jailbreaks and {_seen(own, "borderline")} borderline prompts.
    Only layers from {own["aligned_from"]} on learned in this stage.
    No borderline prompt was ever labelled to be refused: that it refuses them is its own generalisation.
 
@@ -60,7 +60,7 @@ Greedy, unsteered, after rounding to bfloat16, on {behaviour["split"]} prompts; 
 {_table(["", *models, "aim"], [[line["what"], *(_of(model, line["what"]) for model in models.values()), line["aim"]] for line in first["lines"]])}
 
 Its replies to all kinds have {replies["least"]} to {replies["most"]} tokens, in the median {replies["median"]}, at the 90th percentile {replies["90th percentile"]}.
-{_strength(strength)}
+{_seeds(own, models)}{_strength(strength)}
 ## How deep refusal lies
 
 On validation prompts, AUC of harmful against borderline along the refusal direction is {depth["auc"][0]:.3f} at layer 0 (aim: at most
@@ -122,6 +122,21 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _of(model: Numbers, what: str) -> str:
     return next((rate(line) for line in model["lines"] if line["what"] == what), "")
+
+
+def _seen(own: Numbers, kind: str) -> int:
+    """About how many conversations of a kind alignment drew."""
+    shares = {**dict(own["refusing_mix"]), "borderline": own["answered_borderline"]}
+    return round(own["refusing_steps"] * own["batch"] * shares[kind] / sum(shares.values()))
+
+
+def _seeds(own: Numbers, models: Numbers) -> str:
+    if len(models) < 2:
+        return ""
+    return f"""
+The trainings differ in their seed alone. What alignment happens to draw in about {_seen(own, "jailbreak")} jailbreaks and {_seen(own, "borderline")} borderline prompts
+moves those two rates by tens of points; the weights that ship were chosen among trainings by validation prompts.
+"""
 
 
 def _strength(strength: Numbers | None) -> str:
