@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 import random
 import subprocess
 import sys
@@ -232,6 +233,16 @@ def test_steering_is_compared_on_the_same_prompts(bundled, monkeypatch):
         assert line["plain"] == line["SCANS"] and line["change"]["difference"] == 0
         assert line["plain"]["total"] == line["change"]["total"] == 8
     assert {line["what"].split()[0] for line in lines} == set(organism.KINDS)
+
+
+def test_the_shell_says_in_one_sentence_what_is_wrong():
+    done = subprocess.run(
+        [sys.executable, "-m", "scans_lens.organism", "--split", "tset"],
+        env={**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("No split 'tset'; the splits are train, validation, test.")
+    assert "Traceback" not in done.stderr
 
 
 def test_kinds_are_alike_in_form():

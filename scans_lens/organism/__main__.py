@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -180,4 +181,8 @@ def write_identity(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    try:
+        app()
+    except ValueError as error:  # what is wrong with the input, in one sentence
+        typer.secho(str(error), fg="red", err=True)
+        sys.exit(2)
