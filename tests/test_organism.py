@@ -230,8 +230,9 @@ def test_steering_is_compared_on_the_same_prompts(bundled, monkeypatch):
     monkeypatch.setattr(scans, "SCANS", Fitted)
     lines = measuring.steered(bundled, "validation", 8)["lines"]
     for line in lines:
-        assert line["plain"] == line["SCANS"] and line["change"]["difference"] == 0
-        assert line["plain"]["total"] == line["change"]["total"] == 8
+        assert line["plain"] == line["SCANS"] == line["constant push"]
+        for change in line["against"].values():
+            assert (change["difference"], change["total"]) == (0, 8)
     assert {line["what"].split()[0] for line in lines} == set(organism.KINDS)
 
 
@@ -273,6 +274,20 @@ def test_the_card_is_written_from_what_was_measured():
     size = sum(file.stat().st_size for file in organism.weights().iterdir())
     text = card.written(recipe, size, measuring.balance("test"), **measured)
     assert (organism.weights().parent / "card.md").read_text() == text
+
+
+def test_the_readme_says_of_steering_what_was_measured():
+    readme = organism.weights().parents[2] / "README.md"
+    if not readme.is_file():
+        pytest.skip("there is no README beside this installation")
+    lines = {line["what"]: line for line in json.loads((MEASURED / "steered.json").read_text())["lines"]}
+    left = {
+        way: [f"{100 * lines[f'{kind} refused'][way]['value']:.1f}" for kind in ("borderline", "harmful")]
+        for way in ("constant push", "SCANS")
+    }
+    said = " ".join(readme.read_text().split())
+    push = "leaves {} % of the borderline prompts refused and {} % of the harmful ones".format(*left["constant push"])
+    assert f"{push}, SCANS {left['SCANS'][0]} and {left['SCANS'][1]} %" in said
 
 
 def test_the_card_is_of_the_recipe_that_ships():

@@ -161,23 +161,28 @@ def left(band: Mapping[str, Any]) -> int:
 
 
 def steered(model: Model, split: Split = "test", prompts: int = corpus.PROMPTS_A_SPLIT) -> Numbers:
-    """SCANS with every knob chosen on validation prompts, beside the plain model on the same prompts."""
+    """SCANS with every knob chosen on validation prompts, beside the plain model on the same prompts.
+
+    And beside its own push away from refusal for every prompt, which is SCANS without telling prompts apart.
+    """
     from scans_lens.generation import replies
     from scans_lens.methods.scans import SCANS
+    from scans_lens.steering import Push
 
     scans = SCANS.fit(model)
+    constant = Push(scans.directions, scans.layers, -scans.scale)
     lines: list[Numbers] = []
     for kind in corpus.KINDS:
         asked = corpus.asked(kind, split)[:prompts]
         items = [item for item, _ in asked]
         texts = [text for _, text in asked]
-        plain, own = (
-            replies(model, texts, method=method, max_new_tokens=STEERED_TOKENS, batch_size=BUNDLED_BATCH)
-            for method in (None, scans)
-        )
+        said = {
+            way: replies(model, texts, method=method, max_new_tokens=STEERED_TOKENS, batch_size=BUNDLED_BATCH)
+            for way, method in (("plain", None), ("constant push", constant), ("SCANS", scans))
+        }
         for what, verdict in _VERDICTS[kind].items():
-            first, second = (list(map(verdict, items, said)) for said in (plain, own))
-            lines.append({"what": what, **_compared(first, second, [item.phrase for item in items])})
+            outcomes = {way: list(map(verdict, items, own)) for way, own in said.items()}
+            lines.append({"what": what, **_compared(outcomes, [item.phrase for item in items])})
     return {
         "split": split,
         "method": str(scans),
@@ -188,9 +193,12 @@ def steered(model: Model, split: Split = "test", prompts: int = corpus.PROMPTS_A
     }
 
 
-def _compared(first: Sequence[bool], second: Sequence[bool], phrases: Sequence[str]) -> Numbers:
-    plain, own = (Clustered.of(outcomes, phrases).as_json() for outcomes in (first, second))
-    return {"plain": plain, "SCANS": own, "change": Change.of(first, second, phrases).as_json()}
+def _compared(outcomes: Mapping[str, Sequence[bool]], phrases: Sequence[str]) -> Numbers:
+    """Every way's share, and how SCANS' differs from the others'."""
+    against = {
+        way: Change.of(own, outcomes["SCANS"], phrases).as_json() for way, own in outcomes.items() if way != "SCANS"
+    }
+    return {way: Clustered.of(own, phrases).as_json() for way, own in outcomes.items()} | {"against": against}
 
 
 def _refused(item: Item, reply: str) -> bool:
