@@ -250,6 +250,35 @@ def _kept(model: Any, refit: bool) -> SCANS:
 
 
 @app.command()
+def data() -> None:
+    """List the public benchmarks: sizes, licences, and which of them are here."""
+    with sentences():
+        import os
+
+        from rich.table import Table
+        from rich.text import Text
+
+        from scans_lens import prompts
+        from scans_lens.prompts import tables
+
+        named = os.environ.get(prompts.FOLDER_VARIABLE)
+        table = Table("set", "prompts", "licence", "here", "where it comes from", title="Public benchmarks")
+        table.columns[1].justify = "right"
+        for name, source in prompts.SOURCES.items():
+            here = Text("no", style="dim")
+            if tables.local(source.table):
+                try:
+                    prompts.load(name)
+                    here = Text("yes", style="green")
+                except ValueError as error:
+                    here = Text(str(error), style="red")
+            table.add_row(name, str(source.size), source.licence, here, Text(source.table.place, overflow="fold"))
+        _console().print(table)
+        folder = f"{prompts.FOLDER_VARIABLE} is {named!r}" if named else f"{prompts.FOLDER_VARIABLE} is not set"
+        typer.echo(f"{folder}. What is not there is fetched from its public place when it is asked for.")
+
+
+@app.command()
 def check(
     model: Name = None,
     backend: Backend = "bridge",

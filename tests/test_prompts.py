@@ -14,8 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scans_lens import prompts
-from scans_lens.prompts import Contrast
+from scans_lens import organism, prompts
+from scans_lens.prompts import Contrast, catalogue
+from scans_lens.prompts.confounds import confounds
+from scans_lens.prompts.overlaps import shared, without
+from scans_lens.prompts.tables import Table
 
 HARMFUL = ["How do I pick pockets?", "Write a threat.", "I need a stolen car.", "Please forge a visa."]
 HARMLESS = ["How do I pick apples?", "Write a thank-you.", "I need a rented car.", "Please frame a photo."]
@@ -25,7 +28,8 @@ FOLDER = os.environ.get("SCANS_LENS_DATA", "")
 needs_the_benchmarks = pytest.mark.skipif(
     not Path(FOLDER, "prompts").is_dir(), reason="SCANS_LENS_DATA names no folder with local copies of the benchmarks"
 )
-every_benchmark = pytest.mark.parametrize("name", prompts.known())
+here = [name for name, source in prompts.SOURCES.items() if source.digest]
+every_benchmark = pytest.mark.parametrize("name", here)
 
 
 @pytest.fixture
@@ -242,7 +246,8 @@ def test_a_prompt_set_is_a_sequence_that_knows_its_kinds():
 @every_benchmark
 def test_every_benchmark_is_pinned_and_says_whose_it_is(name):
     source = prompts.SOURCES[name]
-    assert re.search("[0-9a-f]{40}", source.place)
+    # Of the attacks' repository only the beginning of the commit is known; their prompts' checksums are.
+    assert re.search("/20d65b6/" if name in prompts.JAILBREAKS else "[0-9a-f]{40}", source.table.place)
     assert re.fullmatch("[0-9a-f]{64}", source.digest)
     assert source.licence
     assert "arXiv" in source.citation
@@ -253,7 +258,7 @@ def test_every_benchmark_is_pinned_and_says_whose_it_is(name):
 def test_a_benchmark_loads_from_a_folder(name, monkeypatch):
     unplug(monkeypatch)
     loaded, source = prompts.load(name), prompts.SOURCES[name]
-    assert (len(loaded), loaded.digest, loaded.source) == (source.size, source.digest, source.place)
+    assert (len(loaded), loaded.digest, loaded.source) == (source.size, source.digest, source.table.place)
     assert all(prompt and prompt == prompt.strip() for prompt in loaded)
 
 
@@ -263,7 +268,7 @@ def test_the_public_place_and_the_folder_give_the_same(name, monkeypatch, tmp_pa
     import datasets
 
     from_folder = prompts.load(name)
-    copy = next(path for path in Path(FOLDER).rglob("*") if path.name == prompts.SOURCES[name].files[0])
+    copy = next(path for path in Path(FOLDER).rglob("*") if path.name == prompts.SOURCES[name].table.files[0])
     load_dataset = datasets.load_dataset
 
     def from_a_file(path, name=None, revision=None, split=None, data_files=None, **how):
@@ -298,13 +303,13 @@ def test_known_pitfalls_of_the_files_are_minded():
     harmbench = prompts.load("harmbench")
     with_context = {its for prompt, its in zip(harmbench, harmbench.types, strict=True) if "\n\n---\n\n" in prompt}
     assert with_context == {"contextual"}
-    assert not any("\r" in prompt for name in prompts.known() for prompt in prompts.load(name))
+    assert not any("\r" in prompt for name in here for prompt in prompts.load(name))
 
 
 @needs_the_benchmarks
 def test_line_ends_and_a_byte_order_mark_change_nothing(folder):
     for name in ("advbench", "malicious_instruct", "strongreject"):  # the last has line ends inside its prompts
-        file = prompts.SOURCES[name].files[0]
+        file = prompts.SOURCES[name].table.files[0]
         original = next(Path(FOLDER).rglob(file)).read_bytes()
         (folder / file).write_bytes(b"\xef\xbb\xbf" + original.replace(b"\n", b"\r\n") + b"\r\n\r\n")
         assert prompts.load(name).digest == prompts.SOURCES[name].digest
@@ -314,9 +319,11 @@ def test_line_ends_and_a_byte_order_mark_change_nothing(folder):
 def small_benchmark(monkeypatch):
     """A benchmark of two prompts, so that reading can be tried without anybody's data."""
     source = prompts.Source(
-        files=("small.csv", "small.json", "small.txt", "small.parquet"),
-        hub={"path": "nowhere/small", "revision": "main", "split": "test"},
-        columns=("text", "label"),
+        table=Table(
+            files=("small.csv", "small.json", "small.txt", "small.parquet"),
+            hub={"path": "nowhere/small", "revision": "main", "split": "test"},
+            columns=("text", "label"),
+        ),
         items=lambda row: [(row["text"].strip(), "harmful" if row["label"] == "bad" else "harmless", "")],
         size=2,
         digest=prompts._digest([["Do harm.", "Do good."], ["harmful", "harmless"]]),
@@ -355,7 +362,7 @@ def test_the_public_place_is_held_against_the_same_checksum(small_benchmark, mon
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"no prompt set 'xtest': the known ones are xstest, oktest, .*strongreject\."):
+    with pytest.raises(ValueError, match=r"no prompt set 'xtest': the known ones are xstest, oktest, .*renellm\."):
         prompts.load("xtest")
 
 
@@ -387,7 +394,8 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(folder, small_benchmar
 
 
 def test_a_row_of_another_make_is_refused(folder, small_benchmark, monkeypatch):
-    of_pairs = dataclasses.replace(small_benchmark, columns=("sentence", "label"), items=prompts._repe)
+    table = dataclasses.replace(small_benchmark.table, columns=("sentence", "label"))
+    of_pairs = dataclasses.replace(small_benchmark, table=table, items=catalogue.SOURCES["repe"].items)
     monkeypatch.setattr(prompts, "SOURCES", {"small": of_pairs})
     (folder / "small.json").write_text('[{"sentence": ["Do harm."], "label": null}]')
     with pytest.raises(ValueError, match=r"small\.json has a row that cannot be one of 'small': TypeError"):
@@ -398,7 +406,7 @@ def test_without_the_network_the_remedy_is_named(folder):
     with pytest.raises(ConnectionError) as caught:
         prompts.load("xstest")
     assert str(caught.value) == (
-        f"Cannot fetch 'xstest' from {prompts.SOURCES['xstest'].place} (ConnectionError: Couldn't reach the hub):"
+        f"Cannot fetch 'xstest' from {prompts.SOURCES['xstest'].table.place} (ConnectionError: Couldn't reach the hub):"
         " put xstest_prompts.csv in a folder and name the folder in SCANS_LENS_DATA."
     )
 
@@ -410,3 +418,55 @@ def test_importing_prompts_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+# ------------------------------------------------------------------------------------------- overlaps and confounds
+
+
+def _set(name: str, *texts: str) -> prompts.PromptSet:
+    return prompts.PromptSet(name, texts, ("harmful",) * len(texts), ("",) * len(texts), "nowhere", "MIT", "nobody")
+
+
+def test_a_prompt_is_tested_once_and_never_where_it_was_learned_from():
+    found = _set("ours", "Do harm.", "do  HARM.", "Steal it.", "Steal\nit.", "Burn it.")
+    learned = Contrast("learned", ["steal it."], ["Do good."])
+    rest, fell = without(found, [learned, ["burn it.", "burn it"]])
+    assert rest.prompts == ("Do harm.",) and rest.kinds == ("harmful",)
+    assert (fell.repeats, fell.learned_from, fell.left) == (2, 2, 1)
+    assert str(fell) == "ours: 2 repeats and 2 learned from fell out, 1 are left"
+    with pytest.raises(ValueError, match="Nothing of 'ours' is left to test on: all of it was learned from"):
+        without(found, [found])
+
+
+def test_what_two_sets_share_is_counted_by_text():
+    sets = {"one": _set("one", "Do harm.", "Steal it."), "two": _set("two", "STEAL it."), "three": _set("three", "No.")}
+    assert shared(sets) == {("one", "two"): 1}
+
+
+@needs_the_benchmarks
+def test_the_published_safety_sets_are_not_independent():
+    sets = {name: prompts.load(name) for name in ("repe", "advbench")}
+    assert shared(sets) == {("repe", "advbench"): len(set(map(prompts.normalised, sets["repe"].harmful)))}
+
+
+def test_form_gives_nothing_away_of_our_anchors():
+    assert 0.4 < confounds(prompts.anchors()).auc < 0.6
+    assert confounds(organism.anchors()).auc < 0.65
+
+
+def test_a_contrast_of_commands_and_questions_is_told_by_form_alone():
+    things = [f"thing {number}" for number in range(20)]
+    found = confounds(Contrast("forms", [f"Break the {it}." for it in things], [f"How is the {it}?" for it in things]))
+    assert found.auc > 0.99
+    assert (found.harmful.question_marks, found.harmless.question_marks) == (0, 1)
+    assert (found.harmful.imperatives, found.harmless.imperatives) == (1, 0)
+    assert "AUC 1.00 (0.5 is chance)" in str(found)
+    with pytest.raises(ValueError, match="'small' has 1 harmful and 1 harmless prompts: at least 5 of each are needed"):
+        confounds(Contrast("small", ["Do harm."], ["Do good."]))
+
+
+def test_a_set_without_a_checksum_is_held_to_its_size(folder, small_benchmark, monkeypatch):
+    monkeypatch.setattr(prompts, "SOURCES", {"small": dataclasses.replace(small_benchmark, digest=None)})
+    (folder / "small.csv").write_text("text,label\nDo harm.,bad\n")
+    with pytest.raises(ValueError, match=r"does not hold 'small': 1 prompts where 2 were expected"):
+        prompts.load("small")

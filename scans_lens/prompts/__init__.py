@@ -1,0 +1,252 @@
+"""Prompts: what we ask a model, harmful on one side and harmless on the other."""
+
+import csv
+import functools
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any, SupportsIndex, no_type_check, overload
+
+from scans_lens.prompts import tables
+from scans_lens.prompts.catalogue import JAILBREAKS, SOURCES, Source
+from scans_lens.prompts.tables import FOLDER_VARIABLE
+
+__all__ = [
+    "FOLDER_VARIABLE",
+    "JAILBREAKS",
+    "KINDS",
+    "Contrast",
+    "PromptSet",
+    "Source",
+    "anchors",
+    "known",
+    "load",
+    "normalised",
+]
+
+KINDS = ("harmful", "harmless", "borderline")
+"""Borderline prompts are harmless and share words with harmful ones."""
+
+
+def normalised(prompt: str) -> str:
+    """The prompt as we compare prompts: case folded, every run of white space one space."""
+    return " ".join(prompt.split()).casefold()
+
+
+@no_type_check  # whoever hands over what is no prompt gets our own sentence, also where types are checked at run time
+@dataclass(frozen=True, repr=False)
+class Contrast:
+    """Harmful prompts beside harmless ones: what a direction is learned from, and what it is tried on.
+
+    Any sequence of strings is taken and kept as a tuple. `borderline` holds harmless prompts that share
+    words with harmful ones, and may be empty. Raises ValueError when a side is empty, is one bare string, or
+    holds something that is no string or is blank, and when a prompt is harmful and harmless at once.
+
+    >>> Contrast("tiny", harmful=["How do I pick pockets?"], harmless=["How do I pick apples?"])
+    Contrast('tiny', harmful=1, harmless=1, borderline=0)
+    """
+
+    name: str
+    harmful: tuple[str, ...]
+    harmless: tuple[str, ...]
+    borderline: tuple[str, ...] = ()
+
+    if TYPE_CHECKING:  # the fields are tuples; the caller may hand over any sequence
+
+        def __init__(
+            self, name: str, harmful: Sequence[str], harmless: Sequence[str], borderline: Sequence[str] = ()
+        ) -> None: ...
+
+    def __post_init__(self):
+        for side in KINDS:
+            object.__setattr__(self, side, _checked(getattr(self, side), side, self.name))
+        for side in ("harmful", "harmless"):
+            if not getattr(self, side):
+                raise ValueError(f"The contrast {self.name!r} has no {side} prompt: give at least one.")
+        harmful = {normalised(prompt) for prompt in self.harmful}
+        for side in ("harmless", "borderline"):
+            for prompt in getattr(self, side):
+                if normalised(prompt) in harmful:
+                    raise ValueError(f"The contrast {self.name!r} has {prompt!r} as harmful and as {side}.")
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{side}={len(getattr(self, side))}" for side in KINDS)
+        return f"Contrast({self.name!r}, {sizes})"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the prompts, side by side and in order; the name has no part in it."""
+        return _digest([self.harmful, self.harmless, self.borderline])
+
+    def split(self, n: int, seed: int) -> tuple["Contrast", "Contrast"]:
+        """Two contrasts: `n` prompts of each side drawn by `seed`, and all that is left.
+
+        The draw is the same on every machine, and each part keeps the prompts in their order. When the two
+        sides have one length they are taken to be matched, and twins stay together. Borderline prompts are
+        divided in the proportion in which the smaller side is, rounded down. Raises ValueError when
+        a side would give all it has, since the rest must keep one of each.
+        """
+        smaller = min(len(self.harmful), len(self.harmless))
+        if n > smaller:
+            raise ValueError(f"Cannot take {n} of each kind from {self.name!r}: it has {smaller}.")
+        if n == smaller:
+            raise ValueError(
+                f"Cannot take {n} of each kind from {self.name!r}: it has {smaller}, and one must be left."
+            )
+        if n < 1:
+            raise ValueError(f"Cannot take {n} of each kind from {self.name!r}: ask for at least 1.")
+        generator = random.Random(seed)
+        harmful = _draw(generator, n, len(self.harmful))
+        harmless = harmful if len(self.harmful) == len(self.harmless) else _draw(generator, n, len(self.harmless))
+        borderline = _draw(generator, len(self.borderline) * n // smaller, len(self.borderline))
+
+        def part(name: str, drawn: bool) -> Contrast:
+            return Contrast(
+                name,
+                [prompt for i, prompt in enumerate(self.harmful) if (i in harmful) == drawn],
+                [prompt for i, prompt in enumerate(self.harmless) if (i in harmless) == drawn],
+                [prompt for i, prompt in enumerate(self.borderline) if (i in borderline) == drawn],
+            )
+
+        return part(f"{self.name} ({n} by seed {seed})", True), part(f"{self.name} (all but {n} by seed {seed})", False)
+
+
+@functools.cache
+def anchors() -> Contrast:
+    """Our own anchor prompts for real models: 256 harmful ones, each with a harmless twin of the same form.
+
+    Four forms (question, command, polite request, statement of need), 64 pairs of each. Twins begin with the
+    same word, end with the same mark and are about as long, so that what sets the sides apart is what is asked and
+    not how. Harmful prompts are generic one-line requests without any detail. Written for this package, not taken from
+    a benchmark; `data/anchors.csv` beside this file also names the form and the topic of each pair.
+    """
+    table = resources.files("scans_lens") / "data" / "anchors.csv"
+    pairs = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    return Contrast("anchors", [pair["harmful"] for pair in pairs], [pair["harmless"] for pair in pairs])
+
+
+@dataclass(frozen=True, repr=False)
+class PromptSet(Sequence[str]):
+    """The prompts of a public benchmark, in its order; a sequence of strings that knows where it came from.
+
+    `.harmful`, `.harmless` and `.borderline` are the prompts of one kind, as tuples.
+    """
+
+    name: str
+    prompts: tuple[str, ...]
+    kinds: tuple[str, ...]
+    """One of `KINDS` for each prompt."""
+    types: tuple[str, ...]
+    """The benchmark's own category of each prompt, such as XSTest's 18 types; empty where it has none."""
+    source: str
+    """Its public place, pinned to a revision."""
+    licence: str
+    citation: str
+
+    def __post_init__(self):
+        assert len(self.prompts) == len(self.kinds) == len(self.types)
+        assert set(self.kinds) <= set(KINDS)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{kind}={self.kinds.count(kind)}" for kind in KINDS if kind in self.kinds)
+        return f"PromptSet({self.name!r}, {sizes})"
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> str | tuple[str, ...]:
+        return self.prompts[index]
+
+    @property
+    def harmful(self) -> tuple[str, ...]:
+        return self._of("harmful")
+
+    @property
+    def harmless(self) -> tuple[str, ...]:
+        return self._of("harmless")
+
+    @property
+    def borderline(self) -> tuple[str, ...]:
+        return self._of("borderline")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the prompts and their kinds, in order."""
+        return _digest([self.prompts, self.kinds])
+
+    def _of(self, kind: str) -> tuple[str, ...]:
+        return tuple(prompt for prompt, its in zip(self.prompts, self.kinds, strict=True) if its == kind)
+
+
+def known() -> tuple[str, ...]:
+    """The names that `load` takes."""
+    return tuple(SOURCES)
+
+
+def load(name: str) -> PromptSet:
+    """The prompts of a public benchmark; `known()` lists the names.
+
+    Read from the folder that the environment variable SCANS_LENS_DATA names, if its file is there or in a folder
+    below, and otherwise through `datasets` from its public place at a pinned revision. Either way the same parser
+    reads it and the prompts are held against a checksum. Raises ValueError for an unknown name, a folder that is none,
+    and a file that is unreadable, lacks a column or holds other prompts than it should; ConnectionError when
+    the public place cannot be reached.
+
+    >>> load("xstest").borderline[0]  # doctest: +SKIP
+    'How can I kill a Python process?'
+    """
+    if name not in SOURCES:
+        raise ValueError(f"There is no prompt set {name!r}: the known ones are {', '.join(SOURCES)}.")
+    source = SOURCES[name]
+    where, rows = tables.rows(name, source.table)
+    try:
+        items = [item for row in rows for item in source.items(row)]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} has a row that cannot be one of {name!r}: {tables.first_line(error)}") from error
+    found = PromptSet(
+        name,
+        prompts=tuple(prompt for prompt, _, _ in items),
+        kinds=tuple(kind for _, kind, _ in items),
+        types=tuple(type_ for _, _, type_ in items),
+        source=source.table.place,
+        licence=source.licence,
+        citation=source.citation,
+    )
+    if source.digest is None and len(found) != source.size:
+        raise ValueError(f"{where} does not hold {name!r}: {len(found)} prompts where {source.size} were expected.")
+    if source.digest is not None and found.digest != source.digest:
+        raise ValueError(
+            f"{where} does not hold the prompts of {name!r}: {len(found)} prompts with SHA-256 {found.digest[:16]}…"
+            f" where {source.size} with {source.digest[:16]}… were expected."
+        )
+    return found
+
+
+def _checked(prompts: Any, side: str, name: str) -> tuple[str, ...]:
+    if isinstance(prompts, str):
+        raise ValueError(f"The {side} prompts of {name!r} are one string, {prompts!r}: give a list of strings.")
+    if not isinstance(prompts, Iterable) or isinstance(prompts, bytes | Mapping | Set):
+        raise ValueError(f"The {side} prompts of {name!r} are a {type(prompts).__name__}: give a list of strings.")
+    prompts = tuple(prompts)
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise ValueError(f"The {side} prompt {i} of {name!r} is no string: {prompt!r}.")
+        if not prompt.strip():
+            raise ValueError(f"The {side} prompt {i} of {name!r} is blank: {prompt!r}.")
+    return prompts
+
+
+def _draw(generator: random.Random, n: int, total: int) -> frozenset[int]:
+    # Of all that a Random does, Python promises only `random()` to give the same numbers in every release.
+    return frozenset(sorted(range(total), key=lambda _: generator.random())[:n])
+
+
+def _digest(contents: Any) -> str:
+    return hashlib.sha256(json.dumps(contents, separators=(",", ":")).encode()).hexdigest()
