@@ -249,6 +249,53 @@ def _kept(model: Any, refit: bool) -> SCANS:
     return method
 
 
+@app.command(name="judges")
+def judged(
+    save: Annotated[Path | None, typer.Option(help="Write the table as JSON.")] = None,
+    train: Annotated[Path | None, typer.Option(help="Teach the trained judge by all of them, and write it.")] = None,
+) -> None:
+    """Print how far every judge agrees with people, on replies of models that it was not taught by."""
+    with sentences():
+        import json
+        from dataclasses import asdict
+
+        from rich import box
+        from rich.table import Table
+        from tqdm.auto import tqdm
+
+        from scans_lens.judges import labelled
+
+        _writable(save)
+        _writable(train)
+        replies = labelled.xstest_replies()
+        found = labelled.left_out(replies, lambda parts: tqdm(parts, desc="judging", unit="part", leave=False))
+        title = "Judges against two people's labels of replies to XSTest; 95 % intervals"
+        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
+        for column in ("judge", "replies of"):
+            table.add_column(column, no_wrap=True)
+        for column in ("accuracy", "balanced", "kappa", "macro F1", "sure of", "right there"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for line in found:
+            low, high = line.balanced_interval
+            least, most = line.kappa_interval
+            accuracy = "{:.3f} [{:.3f}, {:.3f}]".format(line.accuracy.value, *line.accuracy.interval)
+            balanced = f"{line.balanced:.3f} [{low:.3f}, {high:.3f}]"
+            kappa = f"{line.kappa:.2f} [{least:.2f}, {most:.2f}]"
+            sure = (f"{one.value:.1%}" if one else "" for one in (line.coverage, line.accuracy_where_sure))
+            table.add_row(line.judge, line.model, accuracy, balanced, kappa, f"{line.three_class:.3f}", *sure)
+        _console().print(table)
+        typer.echo(
+            "Accuracy is of full refusals against full answers; a verdict of anything else counts as an error. What is"
+            " trained was trained anew for every model and fifth of the prompts, on the others. Macro F1 is over"
+            " refused, answered and partial. Where the panel says how sure it is: share of the replies, and accuracy"
+            " on those."
+        )
+        if save:
+            save.write_text(json.dumps([asdict(line) for line in found], indent=1) + "\n")
+        if train:
+            labelled.teach(replies).save(train)
+
+
 @app.command()
 def data() -> None:
     """List the public benchmarks: sizes, licences, and which of them are here."""

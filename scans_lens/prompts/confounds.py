@@ -88,8 +88,9 @@ def confounds(contrast: Contrast, folds: int = 5) -> Confounds:
     # known too well, with the wrong side to it.
     alone = range(len(truth)) if len(sides[0]) != len(sides[1]) else [*range(len(sides[0]))] * 2
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
-    scores = cross_val_predict(guess, features, truth, cv=split, groups=list(alone), method="predict_proba")[:, 1]
-    return Confounds(contrast.name, *map(_form, sides), float(roc_auc_score(truth, scores)))
+    guessed = cross_val_predict(guess, features, truth, cv=split, groups=list(alone), method="predict_proba")
+    auc = float(roc_auc_score(truth, np.asarray(guessed)[:, 1]))
+    return Confounds(contrast.name, _form(contrast.harmful), _form(contrast.harmless), auc)
 
 
 def _first_word(prompt: str) -> str:

@@ -58,10 +58,10 @@ def rows(name: str, table: Table) -> tuple[str, list[Row]]:
     """
     path = local(table)
     if path is None:
-        where, found = table.place, _fetch(name, table)
+        where, raw = table.place, _fetch(name, table)
     else:
-        where, found = str(path), _read(path)
-    found = [{str(column).strip().lower(): value for column, value in row.items()} for row in found]
+        where, raw = str(path), _read(path)
+    found: list[Row] = [{str(column).strip().lower(): value for column, value in row.items()} for row in raw]
     for row in found:
         missing = [column for column in table.columns if column not in row]
         if missing:

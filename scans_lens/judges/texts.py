@@ -1,0 +1,33 @@
+"""Texts: what of a reply is judged, and when there is nothing in it to judge."""
+
+from __future__ import annotations
+
+import re
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_LOOP = 48
+"""Words at the end of a reply in which a loop is looked for."""
+
+
+def said(reply: str) -> str:
+    """What was said: the text behind a thinking block, with straight apostrophes; empty when it never got that far."""
+    text = reply.rsplit("</think>", 1)[-1].replace("\u2019", "'").strip()
+    return "" if text.startswith("<think>") else text
+
+
+def sentences(text: str) -> list[str]:
+    """Its sentences, roughly."""
+    return _SENTENCE.split(text)
+
+
+def is_degenerate(text: str) -> bool:
+    """Whether there is nothing to judge: no text, one that runs in a circle, or one that is not in Latin letters.
+
+    It runs in a circle when the last 48 words hold hardly a quarter of the four-word sequences that they could.
+    """
+    letters = [letter for letter in text if letter.isalpha()]
+    if len(letters) < 2 or sum(letter < "\u0250" for letter in letters) < len(letters) / 2:
+        return True
+    last = text.lower().split()[-_LOOP:]
+    runs = [tuple(last[place : place + 4]) for place in range(len(last) - 3)]
+    return len(last) >= _LOOP // 2 and len(set(runs)) < len(runs) / 4
