@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scans_lens import (
         classifier,
         directions,
+        evaluation,
         figures,
         generation,
         judges,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         prompts,
         rates,
         reading,
+        runs,
         steering,
     )
     from scans_lens.classifier import TransitionClassifier
@@ -59,8 +61,8 @@ _HOME = {
     "transitions": "reading",
 }
 _MODULES = (
-    "check", "classifier", "directions", "figures", "generation", "judges", "lens", "methods", "model", "organism",
-    "prompts", "rates", "reading", "steering",
+    "check", "classifier", "directions", "evaluation", "figures", "generation", "judges", "lens", "methods", "model",
+    "organism", "prompts", "rates", "reading", "runs", "steering",
 )  # fmt: skip
 
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

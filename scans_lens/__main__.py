@@ -249,6 +249,100 @@ def _kept(model: Any, refit: bool) -> SCANS:
     return method
 
 
+@app.command()
+def evaluate(
+    out: Annotated[Path, typer.Option(help="Folder for the results; an interrupted run goes on there.")],
+    model: Name = None,
+    backend: Backend = "bridge",
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    method: Annotated[str, typer.Option(help="Among scans, constant and random, beside the plain model.")] = "scans",
+    sets: Annotated[str | None, typer.Option(help="Names, or files with a column prompt; commas between them.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Names, commas between them; the first one counts.")] = None,
+    scans: Annotated[Path | None, typer.Option(help="What `fit` has saved; else SCANS is fitted now.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each set, at most.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the random directions.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts answered at once.")] = 32,
+) -> None:
+    """Answer sets of prompts plainly and steered, write every reply, and print what was refused."""
+    with sentences():
+        from scans_lens import evaluation, judges, organism
+        from scans_lens.lens import default_anchors
+        from scans_lens.methods.scans import SCANS
+        from scans_lens.model import is_bundled
+
+        wanted = [name for name in method.split(",") if name]
+        unknown = [name for name in wanted if name not in evaluation.METHODS]
+        if unknown:
+            raise ValueError(f"There is no method {unknown[0]!r}: there are {', '.join(evaluation.METHODS)}.")
+        judging = {name: judges.named(name) for name in judge.split(",")} if judge else None
+        names = sets.split(",") if sets else None
+        chosen = [_set(name) for name in names] if names else []
+        loaded = _loaded(model, backend, device, dtype, revision)
+        bundled = is_bundled(loaded)
+        if not chosen and not bundled:
+            raise ValueError("Name the sets to ask, for instance --sets xstest,oktest: `scans_lens data` lists them.")
+        chosen = chosen or [organism.prompt_set(kind) for kind in organism.KINDS]
+        chosen = [one if limit is None else one.first(limit) for one in chosen]
+        fitted = None if not wanted else SCANS.load(scans, loaded) if scans else _kept(loaded, False)
+        arms = evaluation.arms(fitted, wanted, seed)
+        learned = [default_anchors(loaded), *([organism.validation()] if bundled else [])]
+        if bundled and any(one.source.startswith("http") for one in chosen):
+            typer.echo(
+                "Public sets are outside the bundled model's world: what it says to them means little.", err=True
+            )
+        try:
+            table = evaluation.evaluate(
+                loaded, chosen, arms, out, judge=judging, max_new_tokens=max_new_tokens, batch_size=batch_size,
+                learned_from=learned,
+            )  # fmt: skip
+        except OSError as error:
+            raise ValueError(str(error)) from error
+        except KeyboardInterrupt:
+            typer.echo(f"Stopped. What was answered is in {out}; the same command goes on from there.", err=True)
+            raise typer.Exit(130) from None
+        _print_summary(evaluation.summary(table))
+        typer.echo(f"Every reply is in {out}.")
+
+
+def _set(name: str) -> Any:
+    """A prompt set of ours, a public one, or the caller's own file."""
+    from scans_lens import organism, prompts
+
+    if name in organism.KINDS:
+        return organism.prompt_set(name)  # type: ignore[arg-type]
+    if name in prompts.known():
+        return prompts.load(name)
+    if Path(name).suffix:
+        return prompts.own(name)
+    known = ", ".join([*organism.KINDS, *prompts.known()])
+    raise ValueError(f"There is no prompt set {name!r}: the known ones are {known}; or name a file.")
+
+
+def _print_summary(lines: Any) -> None:
+    from rich import box
+    from rich.table import Table
+
+    title = "Refused, with 95 % intervals over items; p of McNemar's exact test against plain, after Holm"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
+    for column in ("set", "kind", "method"):
+        table.add_column(column, no_wrap=True)
+    for column in ("refused", "points against plain", "p", "partial", "degenerate", "no verdict"):
+        table.add_column(column, justify="right")
+    for line in lines:
+        refused, change, p = "none judged", "", ""
+        if line.refused:
+            low, high = (100 * edge for edge in line.refused.interval)
+            refused = f"{100 * line.refused.value:.1f} % [{low:.1f}, {high:.1f}] of {line.refused.rate.total}"
+        if line.against_plain:
+            change, p = f"{100 * line.against_plain.difference:+.1f}", f"{line.p:.2g}"
+        about = [str(number or "") for number in (line.partial, line.degenerate, line.missing)]
+        table.add_row(line.set, line.kind, f"{line.method} {line.setting}".strip(), refused, change, p, *about)
+    _console().print(table)
+
+
 @app.command(name="judges")
 def judged(
     save: Annotated[Path | None, typer.Option(help="Write the table as JSON.")] = None,

@@ -76,6 +76,13 @@ class Directions:
         """The same directions at the length of the layer's mean residual, so that a scale is a share of it."""
         return replace(self, vectors=self._units() * self.residual_norms[:, None])
 
+    def random(self, seed: int) -> Directions:
+        """A placebo: random directions, each as long as this one's layer; what any push of that size would do."""
+        drawn = torch.randn(self.vectors.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        lengths = self.vectors.double().norm(dim=1, keepdim=True)
+        drawn = drawn / drawn.norm(dim=1, keepdim=True) * lengths.cpu()
+        return replace(self, vectors=drawn.to(self.vectors.device, self.vectors.dtype))
+
     def _units(self) -> Tensor:
         lengths = self.vectors.norm(dim=1, keepdim=True)
         if bool((lengths == 0).any()):

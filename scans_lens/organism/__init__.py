@@ -9,11 +9,23 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scans_lens.organism.corpus import KINDS, SPLITS, Kind, Split, prompts
+from scans_lens.organism.corpus import KINDS, SPLITS, Kind, Split, asked, prompts
 from scans_lens.organism.wordings import is_refusal
-from scans_lens.prompts import Contrast
+from scans_lens.prompts import Contrast, PromptSet
 
-__all__ = ["KINDS", "SPLITS", "Kind", "Split", "anchors", "identity", "is_refusal", "prompts", "validation", "weights"]
+__all__ = [
+    "KINDS",
+    "SPLITS",
+    "Kind",
+    "Split",
+    "anchors",
+    "identity",
+    "is_refusal",
+    "prompt_set",
+    "prompts",
+    "validation",
+    "weights",
+]
 
 ANCHORS = 192
 """How many training prompts a side `anchors` holds."""
@@ -34,6 +46,22 @@ def anchors() -> Contrast:
 def validation() -> Contrast:
     """Harmful, plain and borderline prompts of the validation split, for choosing knobs on the bundled model."""
     return _contrast("organism validation", "validation", VALIDATION)
+
+
+def prompt_set(kind: Kind, split: Split = "test") -> PromptSet:
+    """The prompts of a kind and split as a set to evaluate on; each knows its item, since items are asked again."""
+    own = asked(kind, split)
+    side = {"plain": "harmless", "quiz": "harmless", "borderline": "borderline"}.get(kind, "harmful")
+    return PromptSet(
+        name=kind,
+        prompts=tuple(text for _, text in own),
+        kinds=(side,) * len(own),
+        types=tuple(item.type for item, _ in own),
+        source=f"scans_lens.organism, {split} split",
+        licence="MIT",
+        citation="scans_lens, the bundled model's own prompts",
+        items=tuple(item.phrase for item, _ in own),
+    )
 
 
 def _contrast(name: str, split: Split, size: int) -> Contrast:

@@ -1,6 +1,7 @@
 """Prompts: what we ask a model, harmful on one side and harmless on the other."""
 
 import csv
+import dataclasses
 import functools
 import hashlib
 import json
@@ -8,6 +9,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, no_type_check, overload
 
 from scans_lens.prompts import tables
@@ -25,6 +27,7 @@ __all__ = [
     "known",
     "load",
     "normalised",
+    "own",
 ]
 
 KINDS = ("harmful", "harmless", "borderline")
@@ -145,9 +148,11 @@ class PromptSet(Sequence[str]):
     """Its public place, pinned to a revision."""
     licence: str
     citation: str
+    items: tuple[str, ...] = ()
+    """What each prompt is about, where several are about one thing: intervals resample them together."""
 
     def __post_init__(self):
-        assert len(self.prompts) == len(self.kinds) == len(self.types)
+        assert len(self.prompts) == len(self.kinds) == len(self.types) == len(self.items or self.prompts)
         assert set(self.kinds) <= set(KINDS)
 
     def __repr__(self) -> str:
@@ -163,6 +168,26 @@ class PromptSet(Sequence[str]):
     def __getitem__(self, index: slice) -> tuple[str, ...]: ...
     def __getitem__(self, index: SupportsIndex | slice) -> str | tuple[str, ...]:
         return self.prompts[index]
+
+    def at(self, places: Sequence[int]) -> "PromptSet":
+        """The prompts at these places, as a set of the same name."""
+        return dataclasses.replace(
+            self,
+            prompts=tuple(self.prompts[place] for place in places),
+            kinds=tuple(self.kinds[place] for place in places),
+            types=tuple(self.types[place] for place in places),
+            items=tuple(self.items[place] for place in places) if self.items else (),
+        )
+
+    def first(self, n: int) -> "PromptSet":
+        """At most `n` prompts of each kind, the first ones."""
+        seen: dict[str, int] = {}
+        places = []
+        for place, kind in enumerate(self.kinds):
+            seen[kind] = seen.get(kind, 0) + 1
+            if seen[kind] <= n:
+                places.append(place)
+        return self.at(places)
 
     @property
     def harmful(self) -> tuple[str, ...]:
@@ -227,6 +252,36 @@ def load(name: str) -> PromptSet:
             f" where {source.size} with {source.digest[:16]}… were expected."
         )
     return found
+
+
+def own(path: str | Path) -> PromptSet:
+    """The caller's own prompts, from a CSV, JSON or JSON-lines file with a column `prompt`.
+
+    A column `label` says what each is: harmful, harmless or borderline; safe (borderline) and unsafe (harmful) are
+    understood, and without it all are borderline. A column `type` may divide them further.
+
+    Raises:
+        ValueError: no such file, one that cannot be read, no prompts or a blank one, or an unknown label.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no file {str(path)!r}.")
+    found = tables.read(path)
+    items = []
+    for number, row in enumerate(found, 1):
+        if "prompt" not in row:
+            raise ValueError(f"{path} has no column 'prompt': its columns are {', '.join(map(repr, row))}.")
+        if not isinstance(row["prompt"], str) or not row["prompt"].strip():
+            raise ValueError(f"{path} has no prompt in row {number}.")
+        label = str(row.get("label") or "borderline").strip().lower()
+        kind = {"safe": "borderline", "unsafe": "harmful"}.get(label, label)
+        if kind not in KINDS:
+            raise ValueError(f"{path} has the label {label!r} in row {number}; there are {', '.join(KINDS)}.")
+        items.append((row["prompt"].strip(), kind, str(row.get("type") or "")))
+    if not items:
+        raise ValueError(f"{path} holds no prompts.")
+    texts, kinds, types = zip(*items, strict=True)
+    return PromptSet(path.stem, texts, kinds, types, source=path.name, licence="your own", citation="")
 
 
 def _checked(prompts: Any, side: str, name: str) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -49,13 +48,7 @@ def without(found: PromptSet, learned_from: Iterable[Contrast | Iterable[str]] =
         own.add(text)
     if not kept:
         raise ValueError(f"Nothing of {found.name!r} is left to test on: all of it was learned from.")
-    rest = dataclasses.replace(
-        found,
-        prompts=tuple(found.prompts[place] for place in kept),
-        kinds=tuple(found.kinds[place] for place in kept),
-        types=tuple(found.types[place] for place in kept),
-    )
-    return rest, Leaks(found.name, repeats, fell, len(kept))
+    return found.at(kept), Leaks(found.name, repeats, fell, len(kept))
 
 
 def shared(sets: Mapping[str, PromptSet]) -> dict[tuple[str, str], int]:

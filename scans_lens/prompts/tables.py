@@ -60,8 +60,8 @@ def rows(name: str, table: Table) -> tuple[str, list[Row]]:
     if path is None:
         where, raw = table.place, _fetch(name, table)
     else:
-        where, raw = str(path), _read(path)
-    found: list[Row] = [{str(column).strip().lower(): value for column, value in row.items()} for row in raw]
+        where, raw = str(path), read(path)
+    found = _lowered(raw)
     for row in found:
         missing = [column for column in table.columns if column not in row]
         if missing:
@@ -87,9 +87,16 @@ def local(table: Table) -> Path | None:
     return next((present[file] for file in map(str.lower, table.files) if file in present), None)
 
 
-def _read(path: Path) -> list[Row]:
+def _lowered(found: list[Row]) -> list[Row]:
+    return [{str(column).strip().lower(): value for column, value in row.items()} for row in found]
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a file, by its suffix; raises ValueError for one that cannot be read as what it is named."""
+    if path.suffix.lower() not in _READERS:
+        raise ValueError(f"{path} cannot be read: its name ends in none of {', '.join(_READERS)}.")
     try:
-        return _READERS[path.suffix.lower()](path)
+        return _lowered(_READERS[path.suffix.lower()](path))
     except Exception as error:  # whatever the format's reader makes of a broken file
         raise ValueError(f"{path} cannot be read as {path.suffix[1:]}: {first_line(error)}") from error
 
@@ -103,6 +110,10 @@ def _read_json(path: Path) -> list[Row]:
     return [{"text": row} if isinstance(row, str) else dict(row) for row in json.loads(path.read_bytes())]
 
 
+def _read_json_lines(path: Path) -> list[Row]:
+    return [dict(json.loads(line)) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+
+
 def _read_lines(path: Path) -> list[Row]:
     return [{"text": line} for line in path.read_text(encoding="utf-8-sig").splitlines()]
 
@@ -114,7 +125,7 @@ def _read_parquet(path: Path) -> list[Row]:
 
 
 _READERS: Mapping[str, Callable[[Path], list[Row]]] = MappingProxyType(
-    {".csv": _read_csv, ".json": _read_json, ".parquet": _read_parquet, ".txt": _read_lines}
+    {".csv": _read_csv, ".json": _read_json, ".jsonl": _read_json_lines, ".parquet": _read_parquet, ".txt": _read_lines}
 )
 
 

@@ -1,0 +1,282 @@
+"""Evaluation: sets of prompts x ways of answering them, into one long table; and what the table says."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scans_lens import artefacts, judges, runs
+from scans_lens.generation import NEW_TOKENS, replies
+from scans_lens.judges import Judge, Verdict
+from scans_lens.model import Model, device_of, identity, is_bundled, unembedding_of
+from scans_lens.prompts import Contrast, PromptSet, normalised
+from scans_lens.prompts.overlaps import without
+from scans_lens.rates import Clustered, Paired, holm
+from scans_lens.reading import BATCH
+from scans_lens.steering import Method, Push
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scans_lens.methods.scans import SCANS
+
+KEY = ("set", "prompt_id", "method", "setting", "seed")
+"""What tells a row from every other."""
+PLAIN = "plain"
+"""The way of answering that all others are compared with: no method."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way of answering."""
+
+    name: str
+    method: Method | None = None
+    """None is the plain model."""
+    setting: str = ""
+    """What sets it apart from other arms of that name, such as a scale."""
+    seed: int = 0
+    """Of the anchors, or of a placebo's draw."""
+
+
+METHODS = ("scans", "constant", "random")
+"""What `arms` knows beside the plain model: SCANS; its push away from refusal for every prompt alike; and SCANS along
+random directions, each as long as the true one of its layer, which is what any push of that size would do."""
+
+
+def arms(scans: SCANS | None, methods: Sequence[str], seed: int = 0) -> list[Arm]:
+    """The plain model, and these ways of steering it.
+
+    Raises:
+        ValueError: an unknown method, or one without a fitted SCANS.
+    """
+    found = [Arm(PLAIN)]
+    for name in methods:
+        if name not in METHODS:
+            raise ValueError(f"There is no method {name!r}: there are {', '.join(METHODS)}.")
+        if scans is None:
+            raise ValueError(f"{name!r} needs SCANS to be fitted: give SCANS.fit(model).")
+        ways: dict[str, Method] = {
+            "scans": scans,
+            "constant": Push(scans.directions, scans.layers, -scans.scale),
+            "random": replace(scans, directions=scans.directions.random(seed)),
+        }
+        found.append(Arm(name, ways[name], setting=f"scale {scans.scale:g}", seed=seed if name == "random" else 0))
+    return found
+
+
+def prompt_id(prompt: str) -> str:
+    """The same for prompts that are equal but for white space and case, on every machine."""
+    return hashlib.sha256(normalised(prompt).encode()).hexdigest()[:16]
+
+
+def evaluate(
+    model: Model,
+    sets: Sequence[PromptSet],
+    arms: Sequence[Arm],
+    out: str | Path,
+    *,
+    judge: Mapping[str, Judge] | None = None,
+    max_new_tokens: int = NEW_TOKENS,
+    system: str | None = None,
+    learned_from: Iterable[Contrast] = (),
+    batch_size: int = BATCH,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Every set answered in every way: one row a prompt, way, setting and seed.
+
+    Rows are on disk as soon as their batch is done. Called again with the same arguments it goes on where it was,
+    however it was stopped.
+
+    Args:
+        sets: prompts; those that a set holds twice are asked once.
+        arms: ways of answering; `Arm("plain")` is what the others are compared with.
+        out: a folder of its own.
+        judge: by name; the first one's verdicts are what rates are made of. By default the exact judge for the bundled
+            model, and the panel for any other. Where a judge fails its verdict is missing, and the run goes on.
+        learned_from: contrasts whose prompts are left out of every set; `run.json` says how many those were.
+
+    Returns:
+        The table: set, prompt_id, prompt, kind, type, item, method, setting, seed, score (how harmful the prompt looked
+        to the method), scale (how it was pushed, + towards refusal), reply, tokens (of the reply), finish ("stop" or
+        "length"), seconds (its share of its batch's), and `verdict_…` of every judge.
+
+    Raises:
+        ValueError: nothing to ask or no way to answer, two sets or arms of one name, or a folder of another run.
+        OSError: the folder cannot be written to; what was done is kept.
+    """
+    from tqdm.auto import tqdm
+
+    judge = dict(judge or {"bundled" if is_bundled(model) else "panel": judges.judge_for(model)})
+    learned_from = list(learned_from)
+    _distinct("set", [one.name for one in sets])
+    _distinct("way of answering", [f"{one.name} {one.setting} {one.seed}".strip() for one in arms])
+    cleaned = [without(one, learned_from) for one in sets]
+    sets = [one for one, _ in cleaned]
+    settings = {
+        "model": asdict(identity(model)) | {"name": Path(identity(model).name or "unnamed").name},
+        "dtype": str(unembedding_of(model).dtype),
+        "sets": {one.name: one.digest for one in sets},
+        "left out": [asdict(leaks) for _, leaks in cleaned],
+        "arms": [
+            {"name": one.name, "setting": one.setting, "seed": one.seed, "is": str(one.method or "")} for one in arms
+        ],
+        "judges": list(judge),
+        "max_new_tokens": max_new_tokens,
+        "system": system,
+        "versions": artefacts.versions(),
+    }
+    machine = {"device": str(device_of(model)), "machine": platform.machine(), "python": platform.python_version()}
+    with runs.opened(out, settings, machine) as run:
+        there = run.table()
+        done = set(there[list(KEY)].itertuples(index=False, name=None)) if len(there) else set()
+        total = len(arms) * sum(map(len, sets))
+        with tqdm(total=total, initial=len(done), desc="answering", unit="reply", disable=not progress) as bar:
+            for arm in arms:
+                for one in sets:
+                    asked = [
+                        place
+                        for place, prompt in enumerate(one)
+                        if (one.name, prompt_id(prompt), arm.name, arm.setting, arm.seed) not in done
+                    ]
+                    for start in range(0, len(asked), batch_size):
+                        places = asked[start : start + batch_size]
+                        began = time.perf_counter()
+                        said = replies(
+                            model,
+                            [one[place] for place in places],
+                            method=arm.method,
+                            max_new_tokens=max_new_tokens,
+                            system=system,
+                            batch_size=batch_size,
+                            progress=False,
+                        )
+                        seconds = (time.perf_counter() - began) / len(places)
+                        verdicts = {f"verdict_{name}": judged(own, said.texts) for name, own in judge.items()}
+                        run.write(
+                            [_row(one, place, arm, said, row, seconds, verdicts) for row, place in enumerate(places)]
+                        )
+                        bar.update(len(places))
+        return run.table()
+
+
+def judged(judge: Judge, said: Sequence[str]) -> list[Verdict | None]:
+    """A judge's verdicts; None for a reply on which it fails, which is said once and stops nothing."""
+    try:
+        return [*judge(said)]
+    except Exception as error:  # a judge may be anybody's
+        if len(said) == 1:
+            warnings.warn(f"A judge failed on a reply, whose verdict is missing: {error}", stacklevel=2)
+            return [None]
+        return [verdict for reply in said for verdict in judged(judge, [reply])]
+
+
+def _row(
+    one: PromptSet, place: int, arm: Arm, said: Any, row: int, seconds: float, verdicts: Mapping[str, Sequence[Any]]
+) -> dict[str, Any]:
+    return {
+        "set": one.name,
+        "prompt_id": prompt_id(one[place]),
+        "prompt": one[place],
+        "kind": one.kinds[place],
+        "type": one.types[place],
+        "item": one.items[place] if one.items else prompt_id(one[place]),
+        "method": arm.name,
+        "setting": arm.setting,
+        "seed": arm.seed,
+        "score": None if said.score is None else float(said.score[row]),
+        "scale": None if said.scale is None else float(said.scale[row]),
+        "reply": said[row],
+        "tokens": len(said.tokens[row]),
+        "finish": said.finish[row],
+        "seconds": seconds,
+        **{name: given[row] for name, given in verdicts.items()},
+    }
+
+
+def _distinct(what: str, names: Sequence[str]) -> None:
+    if not names:
+        raise ValueError(f"There is no {what}: give at least one.")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"There are two of the {what} {twice!r}: give each a name of its own.")
+
+
+# ── What a table says ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Line:
+    """Refusals of one way of answering on prompts of one set and kind, beside the plain model's on the same prompts."""
+
+    set: str
+    kind: str
+    method: str
+    setting: str
+    refused: Clustered | None
+    """Share of replies with a verdict; None where no reply has one."""
+    partial: int
+    degenerate: int
+    missing: int
+    """Replies without a verdict."""
+    against_plain: Paired | None
+    p: float | None
+    """McNemar's exact test, corrected by Holm for all lines of the summary."""
+
+
+def summary(table: pd.DataFrame, judge: str | None = None) -> list[Line]:
+    """Refusal rates with intervals over items, and each way against the plain model on the same prompts.
+
+    Args:
+        table: as `evaluate` gives it.
+        judge: whose verdicts to count; by default those of the first.
+
+    Raises:
+        ValueError: no such judge in the table, or an empty table.
+    """
+    there = [name.removeprefix("verdict_") for name in table.columns if name.startswith("verdict_")]
+    if not there:
+        raise ValueError("The table holds no verdict yet: nothing was answered.")
+    if judge is not None and judge not in there:
+        raise ValueError(f"There are no verdicts of {judge!r} in the table: it has those of {', '.join(there)}.")
+    column = f"verdict_{judge or there[0]}"
+    lines = []
+    for side, own in table.groupby(["set", "kind"], sort=False):
+        plain = own[own["method"] == PLAIN].set_index("prompt_id")[column]
+        for way, rows in own.groupby(["method", "setting"], sort=False):
+            lines.append(_line((*_texts(side), *_texts(way)), rows, column, plain))
+    compared = [line for line in lines if line.against_plain is not None]
+    corrected = iter(holm([line.against_plain.p for line in compared if line.against_plain]))
+    return [Line(**{**vars(line), "p": next(corrected)}) if line.against_plain else line for line in lines]
+
+
+def _texts(key: Any) -> tuple[str, str]:
+    one, other = key
+    return str(one), str(other)
+
+
+def _line(about: tuple[str, str, str, str], rows: Any, column: str, plain: Any) -> Line:
+    given = rows[rows[column].notna()]
+    verdicts = given[column]
+    refused = Clustered.of((verdicts == "refused").tolist(), given["item"].tolist()) if len(given) else None
+    against = None
+    if about[2] != PLAIN:
+        own = given.drop_duplicates("prompt_id").set_index("prompt_id")[column]
+        both = own.index.intersection(plain.index[plain.notna()])
+        if len(both):
+            against = Paired.of((plain[both] == "refused").tolist(), (own[both] == "refused").tolist())
+    return Line(
+        *about,
+        refused,
+        int((verdicts == "partial").sum()),
+        int((verdicts == "degenerate").sum()),
+        len(rows) - len(given),
+        against,
+        None,
+    )

@@ -1,0 +1,188 @@
+"""Runs: one long table on disk, written as it comes, so that a run that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+ABOUT, LOCK = "run.json", "lock"
+_PART, _ASIDE, _BROKEN = ".parquet", ".part", ".unreadable"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder of parquet parts, read as one table, that this process alone writes to."""
+
+    folder: Path
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows, all of them or none: written aside, synced, and only then given their name.
+
+        Raises:
+            OSError: they cannot be written; what was there before stays as it was.
+        """
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        if not rows:
+            return
+        number = 1 + max((int(part.stem.rpartition("-")[2]) for part in _parts(self.folder)), default=-1)
+        place = self.folder / f"part-{number:06}{_PART}"
+        aside = place.with_name(place.name + _ASIDE)
+        try:
+            with aside.open("wb") as file:
+                parquet.write_table(pa.Table.from_pylist([dict(row) for row in rows]), file)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(place)
+            _sync(self.folder)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise OSError(
+                f"{str(self.folder)!r} cannot be written to ({error.strerror or error}); what was there before is "
+                "kept, and the same command goes on from there."
+            ) from error
+
+    def table(self) -> pd.DataFrame:
+        """What is there so far. A part that cannot be read is set aside, and its rows count as not done."""
+        for part in _parts(self.folder):
+            try:
+                _read([part])
+            except ValueError:
+                part.replace(part.with_name(part.name + _BROKEN))
+        return _read(_parts(self.folder))
+
+
+@contextmanager
+def opened(folder: str | Path, settings: Mapping[str, Any], machine: Mapping[str, Any] | None = None) -> Iterator[Run]:
+    """The run in this folder, begun or gone on with; until the end no other process can write to it.
+
+    Args:
+        settings: what the rows depend on. Who goes on with a run asks for the same.
+        machine: what else is worth keeping about where it ran; may differ when it goes on.
+
+    Raises:
+        ValueError: the folder holds a run of other settings or of another version, or something else, or another
+            process is writing to it.
+    """
+    folder = Path(folder)
+    own = json.loads(json.dumps({"format": FORMAT, "settings": dict(settings)}))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{str(folder)!r} cannot be a folder of results: {error.strerror or error}.") from error
+    with _locked(folder):
+        _same(folder, own)
+        for left in folder.glob(f"*{_PART}{_ASIDE}"):  # of a process that was killed while it wrote
+            left.unlink()
+        _keep(folder / ABOUT, own | {"machine": dict(machine or {})})
+        yield Run(folder)
+
+
+def read(folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The table of a run, whole or not, and what it was run with.
+
+    Raises:
+        ValueError: there is no run in the folder, or a part of it cannot be read.
+    """
+    folder = Path(folder)
+    return _read(_parts(folder)), _about(folder)
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"part-*{_PART}"))
+
+
+def _read(parts: Sequence[Path]) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    tables = []
+    for part in parts:
+        try:
+            tables.append(parquet.read_table(part))
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(
+                f"{str(part)!r} is half written, or no parquet file: evaluate again into the same folder, and its rows "
+                "are done again."
+            ) from error
+    return pa.concat_tables(tables, promote_options="permissive").to_pandas() if tables else pd.DataFrame()
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    file = folder / ABOUT
+    if not file.is_file():
+        raise ValueError(f"{str(folder)!r} holds no results: there is no {ABOUT} in it.")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(file)!r} is no JSON, so nobody knows what these results are of.") from error
+
+
+def _same(folder: Path, own: Mapping[str, Any]) -> None:
+    if not (folder / ABOUT).is_file():
+        others = [path.name for path in folder.iterdir() if path.name != LOCK]
+        if others:
+            raise ValueError(f"{str(folder)!r} holds {others[0]!r} and is no folder of results: name a new one.")
+        return
+    there = _about(folder)
+    if there.get("format") != own["format"]:
+        raise ValueError(
+            f"{str(folder)!r} is in format {there.get('format')}, and this version writes format {FORMAT}: "
+            "name a new one."
+        )
+    for name in {**there["settings"], **own["settings"]}:
+        one, other = there["settings"].get(name), own["settings"].get(name)
+        if one != other:
+            raise ValueError(
+                f"{str(folder)!r} holds another run, whose {name} is {_brief(one)} and not {_brief(other)}: name a new "
+                "folder, or ask for the same again to go on."
+            )
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The lock ends with the process, however that ends."""
+    import fcntl
+
+    with (folder / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(
+                f"Another process is writing to {str(folder)!r}: wait for it, or name a new one."
+            ) from error
+        yield
+
+
+def _keep(file: Path, contents: Mapping[str, Any]) -> None:
+    aside = file.with_name(file.name + _ASIDE)
+    with aside.open("w", encoding="utf-8") as out:
+        out.write(json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+    aside.replace(file)
+    _sync(file.parent)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
