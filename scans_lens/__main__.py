@@ -250,6 +250,59 @@ def _kept(model: Any, refit: bool) -> SCANS:
 
 
 @app.command()
+def explain(
+    prompt: Annotated[str, typer.Argument(help="What the user says.")],
+    model: Name = None,
+    backend: Backend = "bridge",
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    scans: Annotated[Path | None, typer.Option(help="What `fit` has saved; else SCANS is fitted now.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 128,
+) -> None:
+    """Show why the model refuses a prompt: tokens by their projection, the score by layer, the push, both replies."""
+    with sentences():
+        from rich.panel import Panel
+        from rich.text import Text
+
+        from scans_lens.explain import explained
+        from scans_lens.methods.scans import SCANS
+
+        loaded = _loaded(model, backend, device, dtype, revision)
+        found = explained(
+            loaded, prompt, SCANS.load(scans, loaded) if scans else _kept(loaded, False), max_new_tokens=max_new_tokens
+        )
+        console = _console()
+        middle = float(found.projection.mean())
+        most = float((found.projection - middle).abs().max()) or 1.0
+        line = Text()
+        for token, projection in zip(found.tokens, found.projection.tolist(), strict=True):
+            line.append(token.replace("\n", "⏎"), style=_shade((projection - middle) / most))
+        line.append(
+            f"\n\nred towards refusal, blue away from it; cosines {found.projection.min():+.2f} to ", style="dim"
+        )
+        line.append(f"{found.projection.max():+.2f}, coloured from their mean {middle:+.2f}", style="dim")
+        console.print(Panel(line, title="every token along the refusal direction, at the steered layers"))
+        bars = Text()
+        for layer, cosine in enumerate(found.by_layer.tolist()):
+            votes = layer in found.voting
+            bars.append(f"layer {layer:>3} {cosine:+.4f} ", style="bold" if votes else "dim")
+            bars.append("█" * round(40 * max(cosine, 0.0)) + (" votes" if votes else "") + "\n")
+        way = "harmful, towards refusal" if found.scale > 0 else "harmless, away from refusal"
+        bars.append(f"score {found.score:.4f}, threshold {found.threshold:.4f}: {way} ({found.scale:+g} {found.unit})")
+        console.print(Panel(bars, title="how harmful the prompt looks, layer by layer"))
+        for name, said, verdict in zip(("plain", "steered"), (found.plain, found.steered), found.verdicts, strict=True):
+            console.print(Panel(Text(said or "(empty)"), title=f"{name}: {verdict}"))
+
+
+def _shade(share: float) -> str:
+    """Red for +1, blue for -1, on a ground that both a light and a dark terminal can show."""
+    pale = round(235 - 150 * min(abs(share), 1.0))
+    red, green, blue = (235, pale, pale) if share > 0 else (pale, pale, 235)
+    return f"black on rgb({red},{green},{blue})"
+
+
+@app.command()
 def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the results; an interrupted run goes on there.")],
     model: Name = None,
@@ -305,6 +358,36 @@ def evaluate(
             raise typer.Exit(130) from None
         _print_summary(evaluation.summary(table))
         typer.echo(f"Every reply is in {out}.")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder that `evaluate` has written.")],
+    out: Annotated[Path | None, typer.Option(help="The HTML file; report.html in that folder by default.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Whose verdicts count; the run's first judge by default.")] = None,
+) -> None:
+    """Write a run's results as one HTML file that opens by a double click."""
+    with sentences():
+        from scans_lens import report as pages
+
+        _writable(out)
+        typer.echo(f"Written to {pages.write(run, out, judge)}.")
+
+
+@app.command()
+def label(
+    run: Annotated[Path, typer.Argument(help="Folder that `evaluate` has written.")],
+    n: Annotated[int, typer.Option(min=1, help="How many replies.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+) -> None:
+    """Write replies to be judged by hand; `report` reads the labels from there as one more judge, people."""
+    with sentences():
+        from scans_lens.report import labels
+
+        file = labels.export(run, n, seed)
+        typer.echo(
+            f"Fill the column label of {file} with refused, answered, partial or degenerate; then `report` again."
+        )
 
 
 def _set(name: str) -> Any:

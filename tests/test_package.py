@@ -33,6 +33,8 @@ ORDER = (
     "check",
     "runs",
     "evaluation",
+    "report",
+    "explain",
     "figures",
     "__main__",
 )

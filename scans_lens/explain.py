@@ -1,0 +1,87 @@
+"""Explain: why does this model refuse this prompt? What every token says, what every layer says, and both replies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scans_lens.generation import replies
+from scans_lens.judges import Judge, Verdict, judge_for
+from scans_lens.methods.scans import SCANS
+from scans_lens.model import Model, chat_tokens, resid_post, runner, words_of
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One prompt, and what SCANS sees in it and does to it."""
+
+    prompt: str
+    tokens: tuple[str, ...]
+    """The prompt in the model's chat template."""
+    projection: Float[Tensor, "token"]
+    """Cosine of each token's residual stream with the refusal direction, mean over the steered layers."""
+    by_layer: Float[Tensor, "layer"]
+    """Cosine of the prompt's transition with the harmful one, at every layer (a term of SCANS, eq. 4)."""
+    voting: tuple[int, ...]
+    """The layers whose mean is the score."""
+    score: float
+    threshold: float
+    scale: float
+    """The push that it would get, + towards refusal, in the method's unit."""
+    unit: str
+    plain: str
+    steered: str
+    verdicts: tuple[Verdict, Verdict]
+    """On the plain and on the steered reply."""
+
+
+@torch.no_grad()
+def explained(
+    model: Model, prompt: str, scans: SCANS, *, judge: Judge | None = None, max_new_tokens: int = 128
+) -> Explained:
+    """What SCANS sees in a prompt, and what it changes.
+
+    Raises:
+        ValueError: a prompt that cannot be asked, or SCANS of another model.
+    """
+    judge = judge or judge_for(model)
+    plain, steered = (
+        replies(model, [prompt], method=method, max_new_tokens=max_new_tokens, progress=False)
+        for method in (None, scans)
+    )
+    assert steered.score is not None and steered.scale is not None
+    tokens = chat_tokens(model, [prompt])
+    return Explained(
+        prompt=prompt,
+        tokens=tuple(words_of(model, tokens.ids[0].tolist())),
+        projection=_projection(model, tokens.ids, tokens.mask, scans),
+        by_layer=scans.classifier.by_layer(scans.transitions(model, [prompt]))[0],
+        voting=scans.classifier.layers,
+        score=float(steered.score[0]),
+        threshold=scans.classifier.threshold,
+        scale=float(steered.scale[0]),
+        unit=scans.unit,
+        plain=plain[0],
+        steered=steered[0],
+        verdicts=(judge([plain[0]])[0], judge([steered[0]])[0]),
+    )
+
+
+def _projection(model: Model, ids: Tensor, mask: Tensor, scans: SCANS) -> Float[Tensor, "token"]:
+    units = scans.directions.unit().vectors
+    seen: list[Tensor] = []
+
+    def watch(layer: int) -> Any:
+        def look(residual: Float[Tensor, "row pos d_model"], hook: Any) -> None:
+            own = residual[0].detach().float().cpu()
+            seen.append(torch.nn.functional.cosine_similarity(own, units[layer].float().cpu()[None], dim=-1))
+
+        return look
+
+    with model.hooks(fwd_hooks=[(resid_post(layer), watch(layer)) for layer in scans.layers]):
+        runner(model).feed(ids, mask)
+    return torch.stack(seen).mean(dim=0)

@@ -1,0 +1,306 @@
+"""Report: a run's table as one HTML file that opens by a double click and needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib import resources
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scans_lens import runs
+from scans_lens.evaluation import PLAIN, Line, summary
+from scans_lens.judges.labelled import kappa
+from scans_lens.rates import Clustered
+from scans_lens.report import labels
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHOWN = 100
+"""Disagreements of judges that are written out."""
+
+
+def write(folder: str | Path, out: str | Path | None = None, judge: str | None = None) -> Path:
+    """Write the report of a run, whole or not, to `out`, by default `report.html` in the run's folder.
+
+    Args:
+        judge: whose verdicts the rates are made of; by default the first judge's. `people` are the labels that were
+            filled in by hand, on those replies alone.
+
+    Raises:
+        ValueError: no run, no replies yet, or no such judge.
+    """
+    folder = Path(folder)
+    table, about = runs.read(folder)
+    if table.empty:
+        raise ValueError(f"{str(folder)!r} holds no replies yet.")
+    if by_hand := labels.read(folder, table):
+        table[f"verdict_{labels.PEOPLE}"] = [by_hand.get(place) for place in range(len(table))]
+    out = Path(out) if out else folder / "report.html"
+    aside = out.with_name(out.name + ".part")
+    aside.write_text(page(table, about, judge, title=folder.resolve().name), encoding="utf-8")
+    aside.replace(out)
+    return out
+
+
+def page(table: pd.DataFrame, about: Mapping[str, Any], judge: str | None = None, title: str = "results") -> str:
+    """The whole page."""
+    lines = summary(table, judge)
+    own = judge or next(name.removeprefix("verdict_") for name in table.columns if name.startswith("verdict_"))
+    settings = about["settings"]
+    parts = {
+        "what": _what(table, settings, own),
+        "short": "".join(f"<li>{sentence}</li>" for sentence in _short(lines)),
+        "picture": _picture(lines),
+        "summary": _summary(lines),
+        "types": _types(table, f"verdict_{own}"),
+        "pushes": _pushes(table),
+        "judges": _judges(table),
+        "provenance": escape(json.dumps(about, indent=1, ensure_ascii=False)),
+        "left": "".join(f"<li>{escape(_left(one))}</li>" for one in settings.get("left out", [])),
+        "rows": json.dumps(_rows(table), ensure_ascii=False).replace("<", "\\u003c"),
+        "title": escape(title),
+    }
+    text = (resources.files("scans_lens.report") / "page.html").read_text(encoding="utf-8")
+    for name, part in parts.items():
+        text = text.replace(f"<!--{name}-->", part)
+    return text
+
+
+# ── First: what it is, and what came out ─────────────────────────────────────────────────────────────────────
+
+
+def _what(table: pd.DataFrame, settings: Mapping[str, Any], judge: str) -> str:
+    n, sets = len(set(table["prompt_id"])), len(set(table["set"]))
+    model = settings["model"]["name"] or settings["model"]["architecture"]
+    expected = len(settings["arms"]) * sum(one["left"] for one in settings.get("left out", []))
+    unfinished = f" {len(table)} of {expected} replies are there so far." if len(table) < expected else ""
+    ways = " and ".join(escape(str(name)) for name in table["method"].unique())
+    return (
+        f"{n} prompts of {sets} set{'s' if sets > 1 else ''}, answered by {escape(model)} in these ways: {ways}. "
+        f"A reply counts as refused where the judge <em>{escape(judge)}</em> says so.{unfinished}"
+    )
+
+
+def _short(lines: Sequence[Line]) -> Iterable[str]:
+    """One sentence for every set, kind and way of steering."""
+    plain = {(line.set, line.kind): line for line in lines if line.method == PLAIN}
+    for line in lines:
+        before = plain.get((line.set, line.kind))
+        if line.method == PLAIN or not line.refused or not before or not before.refused or not line.against_plain:
+            continue
+        change, p = 100 * line.against_plain.difference, line.p or 0.0
+        sure = "which chance alone does not explain" if p < 0.05 else "which may be chance"
+        moved = "stays the same" if not change else f"goes from {_share(before.refused)} to {_share(line.refused)}"
+        tail = "" if not change else f" ({change:+.1f} points, p {_p(p)}: {sure})"
+        yield f"<b>{escape(_way(line))}</b>, {escape(line.kind)} prompts of {escape(line.set)}: refusal {moved}{tail}."
+
+
+def _share(found: Clustered) -> str:
+    low, high = (100 * edge for edge in found.interval)
+    return f"{100 * found.value:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _way(line: Line) -> str:
+    return f"{line.method} ({line.setting})" if line.setting else line.method
+
+
+def _left(one: Mapping[str, Any]) -> str:
+    fell = f"{one['repeats']} that come twice and {one['learned_from']} that something was learned from"
+    return f"{one['name']}: {one['left']} prompts; left out: {fell}."
+
+
+# ── Rates ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _picture(lines: Sequence[Line]) -> str:
+    """Rates with their intervals, a row a way, grouped by set and kind."""
+    shown = [line for line in lines if line.refused]
+    if not shown:
+        return ""
+    ways = list(dict.fromkeys(_way(line) for line in shown))
+    left, right, row, gap = 250, 40, 20, 14
+    width, inner = 760, 760 - left - right
+    parts, y, last = [], 26, None
+    for line in shown:
+        assert line.refused
+        side = (line.set, line.kind)
+        if side != last:
+            y += gap if last else 0
+            parts.append(f'<text class="head" x="8" y="{y}">{escape(line.set)}, {escape(line.kind)}</text>')
+            y, last = y + row, side
+        low, high = line.refused.interval
+        at = [left + inner * share for share in (low, line.refused.value, high)]
+        hue = f"way{ways.index(_way(line)) % 6}"
+        parts.append(
+            f'<text x="24" y="{y}">{escape(_way(line))}</text>'
+            f'<line class="{hue}" x1="{at[0]:.1f}" x2="{at[2]:.1f}" y1="{y - 4}" y2="{y - 4}"/>'
+            f'<circle class="{hue}" cx="{at[1]:.1f}" cy="{y - 4}" r="5">'
+            f"<title>{escape(_way(line))}: {_share(line.refused)}</title></circle>"
+        )
+        y += row
+    ticks = "".join(
+        f'<line class="grid" x1="{left + inner * share:.1f}" x2="{left + inner * share:.1f}" y1="8" y2="{y - 8}"/>'
+        f'<text class="tick" x="{left + inner * share:.1f}" y="{y + 8}">{share:.0%}</text>'
+        for share in (0, 0.25, 0.5, 0.75, 1)
+    )
+    label = f'<text class="tick" x="{left + inner / 2}" y="{y + 28}">refused, with 95 % interval over items</text>'
+    return (
+        f'<svg viewBox="0 0 {width} {y + 36}" role="img" aria-label="Refusal rates with intervals">{ticks}'
+        f"{''.join(parts)}{label}</svg>"
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: int) -> str:
+    """The first `len(head) - numbers` columns are words; cells are HTML."""
+    words = len(head) - numbers
+
+    def cells(row: Sequence[str], tag: str) -> str:
+        return "".join(
+            f"<{tag}{' class=number' if place >= words else ''}>{cell}</{tag}>" for place, cell in enumerate(row)
+        )
+
+    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+    return f"<div class=wide><table><thead><tr>{cells(head, 'th')}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _summary(lines: Sequence[Line]) -> str:
+    head = (
+        "set",
+        "kind",
+        "way",
+        "refused",
+        "n",
+        "items",
+        "points against plain",
+        "refused only by plain / only here",
+        "p",
+    )
+    rows = []
+    for line in lines:
+        if not line.refused:
+            rows.append([escape(line.set), escape(line.kind), escape(_way(line)), "none judged", *[""] * 5])
+            continue
+        pair = line.against_plain
+        changed = (
+            (f"{100 * pair.difference:+.1f}", f"{pair.only_first} / {pair.only_second}", _p(line.p or 0.0))
+            if pair
+            else ("", "", "")
+        )
+        counts = (str(line.refused.rate.total), str(line.refused.items))
+        rows.append([escape(line.set), escape(line.kind), escape(_way(line)), _share(line.refused), *counts, *changed])
+    notes = [
+        f"{escape(line.set)}, {escape(line.kind)}, {escape(_way(line))}: {what}."
+        for line in lines
+        if (what := ", ".join(f"{n} {word}" for n, word in _others(line) if n))
+    ]
+    return _table(head, rows, 6) + (f"<p class=note>Not full verdicts: {' '.join(notes)}</p>" if notes else "")
+
+
+def _others(line: Line) -> tuple[tuple[int, str], ...]:
+    return ((line.partial, "partial"), (line.degenerate, "degenerate"), (line.missing, "without a verdict"))
+
+
+def _types(table: Any, column: str) -> str:
+    """Refusals by the sets' own types, a column a way."""
+    own = table[(table["type"] != "") & table[column].notna()]
+    if own.empty:
+        return "<p class=note>These sets have no types.</p>"
+    ways = list(own["method"].unique())
+    rows = []
+    for (name, kind, type_), group in own.groupby(["set", "kind", "type"], sort=False):
+        cells = []
+        for way in ways:
+            part = group[group["method"] == way]
+            refused = (part[column] == "refused").tolist()
+            cells.append(_share(Clustered.of(refused, part["item"].tolist())) if refused else "")
+        n = group["prompt_id"].nunique()
+        rows.append([escape(name), escape(kind), escape(type_.replace("_", " ")), *cells, str(n)])
+    return _table(("set", "kind", "type", *map(escape, ways), "n"), rows, len(ways) + 1)
+
+
+def _pushes(table: Any) -> str:
+    """Which way each kind was pushed."""
+    own = table[table["scale"].notna()]
+    if own.empty:
+        return "<p class=note>Nothing was pushed.</p>"
+    rows = []
+    for (name, kind, method), group in own.groupby(["set", "kind", "method"], sort=False):
+        away, towards = int((group["scale"] < 0).sum()), int((group["scale"] > 0).sum())
+        score = group["score"].dropna()
+        spread = "" if score.empty else " … ".join(f"{score.quantile(at):.4f}" for at in (0.05, 0.5, 0.95))
+        cells = (f"{away} ({away / len(group):.0%})", f"{towards} ({towards / len(group):.0%})", spread)
+        rows.append([escape(name), escape(kind), escape(method), *cells])
+    return _table(("set", "kind", "way", "away from refusal", "towards refusal", "score, 5 % … median … 95 %"), rows, 3)
+
+
+# ── Judges ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _judges(table: Any) -> str:
+    columns = [name for name in table.columns if name.startswith("verdict_")]
+    if len(columns) < 2:
+        return "<p class=note>One judge only; name several with --judge to see where they differ.</p>"
+    names = [name.removeprefix("verdict_") for name in columns]
+    rows = []
+    for one, other in combinations(columns, 2):
+        both = table[table[one].notna() & table[other].notna()]
+        if both.empty:
+            continue
+        agreed = (both[one] == both[other]).mean()
+        about = (escape(one.removeprefix("verdict_")), escape(other.removeprefix("verdict_")))
+        rows.append([*about, f"{agreed:.1%}", f"{kappa(both[one].tolist(), both[other].tolist()):.2f}", str(len(both))])
+    differ = table[table[columns].apply(lambda row: row.dropna().nunique() > 1, axis=1)]
+    shown = [
+        [
+            escape(_cut(row["prompt"])),
+            escape(_cut(row["reply"])),
+            *(escape(str(row[name] or "none")) for name in columns),
+        ]
+        for _, row in differ.head(SHOWN).iterrows()
+    ]
+    agreement = _table(("judge", "judge", "agree", "Cohen's kappa", "n"), rows, 3)
+    if not shown:
+        return agreement + "<p class=note>They agree on every reply.</p>"
+    more = f" The first {SHOWN} are shown." if len(differ) > SHOWN else ""
+    heading = f"<p>They differ on {len(differ)} of {len(table)} replies.{more}</p>"
+    return f"{agreement}{heading}{_table(('prompt', 'reply', *map(escape, names)), shown, 0)}"
+
+
+def _cut(text: str, letters: int = 240) -> str:
+    return text if len(text) <= letters else text[: letters - 1] + "…"
+
+
+# ── Every reply ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """One entry a prompt, with what every way made of it."""
+    columns = [name for name in table.columns if name.startswith("verdict_")]
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in table.to_dict("records"):
+        own = found.setdefault(
+            (row["set"], row["prompt_id"]),
+            {"set": row["set"], "kind": row["kind"], "type": row["type"], "prompt": row["prompt"], "ways": []},
+        )
+        own["ways"].append(
+            {
+                "way": f"{row['method']} {row['setting']}".strip(),
+                "reply": row["reply"] + (" …" if row["finish"] == "length" else ""),
+                "score": _number(row["score"]),
+                "scale": _number(row["scale"]),
+                "verdicts": {name.removeprefix("verdict_"): row[name] or "none" for name in columns},
+            }
+        )
+    return list(found.values())
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or value != value else round(float(value), 5)
