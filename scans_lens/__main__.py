@@ -211,7 +211,7 @@ def reply(
             table.add_column(column, ratio=1)
         for place, prompt in enumerate(asked):
             score, scale = float(steered.score[place]), float(steered.scale[place])
-            way = "harmful, towards refusal" if scale > 0 else "harmless, away from refusal"
+            way = _way(scale)
             about = (
                 f"\nscore {score:.4f}, threshold {method.classifier.threshold:.4f}: {way} ({scale:+g} {method.unit})"
             )
@@ -220,6 +220,10 @@ def reply(
                 cells.append(Text(said[place]) + Text(f"\n[{judge([said[place]])[0]}]", style="dim"))
             table.add_row(*cells)
         _console().print(table)
+
+
+def _way(scale: float) -> str:
+    return "harmful, towards refusal" if scale > 0 else "harmless, away from refusal" if scale else "unsure, not pushed"
 
 
 def _kept(model: Any, refit: bool) -> SCANS:
@@ -288,7 +292,7 @@ def explain(
             votes = layer in found.voting
             bars.append(f"layer {layer:>3} {cosine:+.4f} ", style="bold" if votes else "dim")
             bars.append("█" * round(40 * max(cosine, 0.0)) + (" votes" if votes else "") + "\n")
-        way = "harmful, towards refusal" if found.scale > 0 else "harmless, away from refusal"
+        way = _way(found.scale)
         bars.append(f"score {found.score:.4f}, threshold {found.threshold:.4f}: {way} ({found.scale:+g} {found.unit})")
         console.print(Panel(bars, title="how harmful the prompt looks, layer by layer"))
         for name, said, verdict in zip(("plain", "steered"), (found.plain, found.steered), found.verdicts, strict=True):
@@ -310,7 +314,7 @@ def evaluate(
     device: Device = None,
     dtype: Dtype = None,
     revision: Revision = None,
-    method: Annotated[str, typer.Option(help="Among scans, constant and random, beside the plain model.")] = "scans",
+    method: Annotated[str, typer.Option(help="Names, commas between them; see above.")] = "scans",
     sets: Annotated[str | None, typer.Option(help="Names, or files with a column prompt; commas between them.")] = None,
     judge: Annotated[str | None, typer.Option(help="Names, commas between them; the first one counts.")] = None,
     scans: Annotated[Path | None, typer.Option(help="What `fit` has saved; else SCANS is fitted now.")] = None,
@@ -319,7 +323,11 @@ def evaluate(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 128,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts answered at once.")] = 32,
 ) -> None:
-    """Answer sets of prompts plainly and steered, write every reply, and print what was refused."""
+    """Answer sets of prompts plainly and steered, write every reply, and print what was refused.
+
+    Methods, beside the plain model: scans, constant (its push away from refusal for all), random, shuffled and
+    wrong_layers (placebos of the same size), system (a safety prompt) and self_cd (that prompt subtracted).
+    """
     with sentences():
         from scans_lens import evaluation, judges, organism
         from scans_lens.lens import default_anchors
@@ -339,8 +347,12 @@ def evaluate(
             raise ValueError("Name the sets to ask, for instance --sets xstest,oktest: `scans_lens data` lists them.")
         chosen = chosen or [organism.prompt_set(kind) for kind in organism.KINDS]
         chosen = [one if limit is None else one.first(limit) for one in chosen]
-        fitted = None if not wanted else SCANS.load(scans, loaded) if scans else _kept(loaded, False)
-        arms = evaluation.arms(fitted, wanted, seed)
+        steered = any(name in evaluation.STEERED for name in wanted)
+        fitted = None if not steered else SCANS.load(scans, loaded) if scans else _kept(loaded, False)
+        arms = evaluation.arms(
+            fitted, wanted, seed, model=loaded, contrast=default_anchors(loaded),
+            safety_prompt=organism.SAFETY_PROMPT if bundled else evaluation.SAFETY_PROMPT,
+        )  # fmt: skip
         learned = [default_anchors(loaded), *([organism.validation()] if bundled else [])]
         if bundled and any(one.source.startswith("http") for one in chosen):
             typer.echo(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -91,21 +92,32 @@ class TransitionClassifier:
     ) -> TransitionClassifier:
         """The same classifier with the highest threshold that takes at most `missed` of these prompts for harmless.
 
-        It lies just below the lowest score that has to count as harmful, so that rounding, which
-        differs with the company a prompt is in, does not lose that prompt.
+        See `threshold_at`.
 
         Args:
             t_harmful: transitions of harmful validation prompts.
             missed: the share of them that may fall below the threshold.
             name: what they are, for the record.
         """
-        if not len(t_harmful):
-            raise ValueError("Calibration needs harmful validation prompts, and there are none.")
-        if not 0 <= missed < 1:
-            raise ValueError(f"The share of missed prompts lies between 0 and 1, not at {missed}.")
-        scores = self.score(t_harmful).double().sort().values
-        allowed = int(missed * len(scores) + 1e-9)
-        threshold = float(scores[allowed]) - ROUNDING
+        scores = self.score(t_harmful).double().cpu().numpy() if len(t_harmful) else np.empty(0)
+        threshold = threshold_at(scores, missed)
         return replace(
             self, threshold=threshold, calibrated_on=f"{len(scores)} harmful {name}, at most {missed:.1%} missed"
         )
+
+
+def threshold_at(harmful: Float[np.ndarray, "harmful"], missed: float) -> float:
+    """The highest threshold below which lie at most `missed` of these scores of harmful prompts.
+
+    It lies just below the lowest score that has to count as harmful, so that rounding, which
+    differs with the company a prompt is in, does not lose that prompt.
+
+    Raises:
+        ValueError: no prompts, or a share outside of [0, 1).
+    """
+    if not len(harmful):
+        raise ValueError("Calibration needs harmful validation prompts, and there are none.")
+    if not 0 <= missed < 1:
+        raise ValueError(f"The share of missed prompts lies between 0 and 1, not at {missed}.")
+    allowed = int(missed * len(harmful) + 1e-9)
+    return float(np.partition(harmful, allowed)[allowed]) - ROUNDING

@@ -15,7 +15,7 @@ from torch import Tensor
 from scans_lens import artefacts
 from scans_lens.model import Identity, Model, identity, resid_post
 from scans_lens.prompts import Contrast
-from scans_lens.reading import BATCH, mean_residuals
+from scans_lens.reading import BATCH, mean_residuals, residuals
 
 
 @runtime_checkable
@@ -81,6 +81,17 @@ class Directions:
         drawn = torch.randn(self.vectors.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         lengths = self.vectors.double().norm(dim=1, keepdim=True)
         drawn = drawn / drawn.norm(dim=1, keepdim=True) * lengths.cpu()
+        return replace(self, vectors=drawn.to(self.vectors.device, self.vectors.dtype))
+
+    def shuffled(self, model: Model, contrast: Contrast, seed: int, *, batch_size: int = BATCH) -> Directions:
+        """A placebo: directions of this contrast under labels that mean nothing, each as long as this one's layer."""
+        harmful, harmless = (
+            residuals(model, side, batch_size=batch_size, progress=False)
+            for side in (contrast.harmful, contrast.harmless)
+        )
+        drawn = shuffled_difference(harmful, harmless, torch.Generator().manual_seed(seed)).float()
+        lengths = self.vectors.norm(dim=1, keepdim=True).cpu()
+        drawn = drawn / drawn.norm(dim=1, keepdim=True) * lengths
         return replace(self, vectors=drawn.to(self.vectors.device, self.vectors.dtype))
 
     def _units(self) -> Tensor:
@@ -159,6 +170,25 @@ def difference_of_means(
 ) -> Float[Tensor, "layer d_model"]:
     """Mean state of the harmful prompts minus that of the harmless ones, in float64 (SCANS, eq. 1)."""
     return harmful.double().mean(dim=0) - harmless.double().mean(dim=0)
+
+
+def shuffled_difference(
+    harmful: Float[Tensor, "harmful layer d_model"],
+    harmless: Float[Tensor, "harmless layer d_model"],
+    generator: torch.Generator,
+) -> Float[Tensor, "layer d_model"]:
+    """A placebo: the difference of means of the same states under labels that mean nothing.
+
+    Each side gets half of the harmful prompts and half of the harmless ones: where the kinds lie far apart, an
+    unbalanced shuffle at full length would only be the true direction again, or minus it.
+    """
+    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for states in (harmful, harmless):
+        mixed = states[torch.randperm(len(states), generator=generator)]
+        half = len(mixed) // 2
+        sides[0].append(mixed[:half])
+        sides[1].append(mixed[half : 2 * half])
+    return difference_of_means(torch.cat(sides[0]), torch.cat(sides[1]))
 
 
 def components(

@@ -6,7 +6,7 @@ import hashlib
 import platform
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from scans_lens import artefacts, judges, runs
 from scans_lens.generation import NEW_TOKENS, replies
 from scans_lens.judges import Judge, Verdict
+from scans_lens.methods.self_cd import SAFETY_PROMPT, SelfCD
 from scans_lens.model import Model, device_of, identity, is_bundled, unembedding_of
 from scans_lens.prompts import Contrast, PromptSet, normalised
 from scans_lens.prompts.overlaps import without
@@ -43,32 +44,79 @@ class Arm:
     """What sets it apart from other arms of that name, such as a scale."""
     seed: int = 0
     """Of the anchors, or of a placebo's draw."""
+    system: str | None = None
+    """A system prompt of its own, in place of the run's."""
 
 
-METHODS = ("scans", "constant", "random")
-"""What `arms` knows beside the plain model: SCANS; its push away from refusal for every prompt alike; and SCANS along
-random directions, each as long as the true one of its layer, which is what any push of that size would do."""
+PROMPTED: Mapping[str, str] = {
+    "system": "the plain model under a safety prompt",
+    "self_cd": "what that prompt adds to the logits, subtracted",
+}
+"""What `arms` knows that needs no fitted SCANS."""
+STEERED: Mapping[str, str] = {
+    "scans": "each prompt pushed its own way",
+    "constant": "its push away from refusal for every prompt alike",
+    "random": "SCANS along random directions, as long as the true ones",
+    "shuffled": "SCANS along directions learned from labels that mean nothing, as long as the true ones",
+    "wrong_layers": "SCANS in as many layers, as far from its own as there are",
+}
+"""What `arms` knows that SCANS is fitted for; the last three are placebos: what any push of that size would do."""
+METHODS = (*STEERED, *PROMPTED)
 
 
-def arms(scans: SCANS | None, methods: Sequence[str], seed: int = 0) -> list[Arm]:
-    """The plain model, and these ways of steering it.
+def arms(
+    scans: SCANS | None,
+    methods: Sequence[str],
+    seed: int = 0,
+    *,
+    model: Model | None = None,
+    contrast: Contrast | None = None,
+    safety_prompt: str = SAFETY_PROMPT,
+) -> list[Arm]:
+    """The plain model, and these ways of answering.
+
+    Args:
+        scans: fitted; what needs no SCANS can do without.
+        methods: names among `METHODS`.
+        seed: of the placebos' draws.
+        model, contrast: what SCANS was learned with; for `shuffled`, which learns again from its prompts.
+        safety_prompt: the system prompt of `system`, and the one that `self_cd` subtracts.
 
     Raises:
-        ValueError: an unknown method, or one without a fitted SCANS.
+        ValueError: an unknown method, or one that needs what was not given.
     """
     found = [Arm(PLAIN)]
     for name in methods:
         if name not in METHODS:
             raise ValueError(f"There is no method {name!r}: there are {', '.join(METHODS)}.")
+        if name in PROMPTED:
+            own = Arm(name, SelfCD(safety_prompt)) if name == "self_cd" else Arm(name, system=safety_prompt)
+            found.append(own)
+            continue
         if scans is None:
             raise ValueError(f"{name!r} needs SCANS to be fitted: give SCANS.fit(model).")
-        ways: dict[str, Method] = {
-            "scans": scans,
-            "constant": Push(scans.directions, scans.layers, -scans.scale),
-            "random": replace(scans, directions=scans.directions.random(seed)),
+        ways: dict[str, Callable[[], Method]] = {
+            "scans": lambda: scans,
+            "constant": lambda: Push(scans.directions, scans.layers, -scans.scale),
+            "random": lambda: replace(scans, directions=scans.directions.random(seed)),
+            "shuffled": lambda: _shuffled(scans, model, contrast, seed),
+            "wrong_layers": lambda: replace(scans, layers=_elsewhere(scans.layers, len(scans.directions))),
         }
-        found.append(Arm(name, ways[name], setting=f"scale {scans.scale:g}", seed=seed if name == "random" else 0))
+        drawn = name in ("random", "shuffled")
+        found.append(Arm(name, ways[name](), setting=f"scale {scans.scale:g}", seed=seed if drawn else 0))
     return found
+
+
+def _shuffled(scans: SCANS, model: Model | None, contrast: Contrast | None, seed: int) -> SCANS:
+    if model is None or contrast is None:
+        raise ValueError("'shuffled' learns again from the prompts of SCANS: give the model and its contrast.")
+    return replace(scans, directions=scans.directions.shuffled(model, contrast, seed))
+
+
+def _elsewhere(layers: Sequence[int], n: int) -> tuple[int, ...]:
+    """As many layers next to each other, at that end of the model which is farther away."""
+    first = 0 if min(layers) >= n - 1 - max(layers) else n - len(layers)
+    return tuple(range(first, first + len(layers)))
 
 
 def prompt_id(prompt: str) -> str:
@@ -125,7 +173,14 @@ def evaluate(
         "sets": {one.name: one.digest for one in sets},
         "left out": [asdict(leaks) for _, leaks in cleaned],
         "arms": [
-            {"name": one.name, "setting": one.setting, "seed": one.seed, "is": str(one.method or "")} for one in arms
+            {
+                "name": one.name,
+                "setting": one.setting,
+                "seed": one.seed,
+                "system": one.system,
+                "is": str(one.method or ""),
+            }
+            for one in arms
         ],
         "judges": list(judge),
         "max_new_tokens": max_new_tokens,
@@ -153,7 +208,7 @@ def evaluate(
                             [one[place] for place in places],
                             method=arm.method,
                             max_new_tokens=max_new_tokens,
-                            system=system,
+                            system=system if arm.system is None else arm.system,
                             batch_size=batch_size,
                             progress=False,
                         )

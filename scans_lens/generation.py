@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from scans_lens.model import Model, Tokens, checked, end_tokens, template, text_of
+from scans_lens.model import Hook, Model, Template, Tokens, checked, end_tokens, template, text_of
 from scans_lens.reading import BATCH, Flight, batches
-from scans_lens.steering import Method, Rows, take
+from scans_lens.steering import Contrastive, Method, Rows, take
 
 NEW_TOKENS = 256
 """As in the SCANS release."""
@@ -141,11 +141,16 @@ def replies(
                     decisions.setdefault(name, torch.zeros((len(prompts), *values.shape[1:]), dtype=values.dtype))
                     decisions[name][places] = values.cpu()
                 flight.again(method.hooks_for(rows, flight), whole_prompt=method.whole_prompt)
-            pick = _Picker(
-                [prompts[place] for place in places.tolist()], tokens.ids, tokens.mask, sampling, repetition_penalty
-            )
-            room = min(max_new_tokens, context - flight.width)
-            _decode(flight, method, rows, pick, places.tolist(), said, ended, ends.to(tokens.ids.device), room, bar)
+            asked = [prompts[place] for place in places.tolist()]
+            stream = _Stream(flight, method, asked, shape)
+            pick = _Picker(asked, tokens.ids, tokens.mask, sampling, repetition_penalty)
+            room = min(max_new_tokens, context - stream.width)
+            if room < 1:
+                raise ValueError(
+                    f"A prompt takes {stream.width} of the {context} tokens that this model reads in the method's "
+                    "second context, so there is no room for a reply."
+                )
+            _decode(stream, method, rows, pick, places.tolist(), said, ended, ends.to(tokens.ids.device), room, bar)
     return Replies(
         prompts=tuple(prompts),
         texts=tuple(text_of(model, ids) for ids in said),
@@ -174,8 +179,38 @@ def _with_room(
             yield places[rows], Tokens(tokens.ids[rows, -length:], tokens.mask[rows, -length:])
 
 
+class _Stream:
+    """Logits of the next token: the flight's own, or mixed with those of the same prompts in a second context."""
+
+    def __init__(self, flight: Flight, method: Method | None, prompts: Sequence[str], shape: Template) -> None:
+        self.flight = flight
+        self._mix, self._other = None, None
+        if isinstance(method, Contrastive):
+            self._mix = method.mix
+            self._other = Flight(flight.model, method.second_context(flight.model, prompts), shape)
+        self.logits = self._mixed(flight.logits, self._other.logits if self._other else None)
+
+    @property
+    def width(self) -> int:
+        return max(self.flight.width, self._other.width if self._other else 0)
+
+    def keep(self, rows: Int[Tensor, "kept"]) -> None:
+        self.flight.run.keep(rows)
+        if self._other:
+            self._other.run.keep(rows)
+
+    def feed(self, chosen: Int[Tensor, "row"], hooks: list[Hook]) -> Float[Tensor, "row d_vocab"]:
+        column, mask = chosen[:, None], torch.ones_like(chosen[:, None])
+        with self.flight.model.hooks(fwd_hooks=hooks):
+            own = self.flight.run.feed(column, mask)
+        return self._mixed(own, self._other.run.feed(column, mask) if self._other else None)
+
+    def _mixed(self, own: Tensor, other: Tensor | None) -> Tensor:
+        return own if self._mix is None or other is None else self._mix(own, other)
+
+
 def _decode(
-    flight: Flight,
+    stream: _Stream,
     method: Method | None,
     rows: Rows,
     pick: _Picker,
@@ -187,7 +222,7 @@ def _decode(
     bar: tqdm,
 ) -> None:
     """Write each row's reply to `said`, letting rows leave the batch as they end."""
-    logits = flight.logits
+    logits, flight = stream.logits, stream.flight
     hooks = method.hooks_for(rows, flight) if method is not None else []
     for step in range(room):
         chosen = pick(logits)
@@ -204,13 +239,12 @@ def _decode(
             if not places:
                 return
             on_device = kept.to(chosen.device)
-            flight.run.keep(on_device)
+            stream.keep(on_device)
             pick.keep(kept.tolist())
             rows, chosen = take(rows, kept), chosen[on_device]
             hooks = method.hooks_for(rows, flight) if method is not None else []
         if step + 1 < room:
-            with flight.model.hooks(fwd_hooks=hooks):
-                logits = flight.run.feed(chosen[:, None], torch.ones_like(chosen[:, None]))
+            logits = stream.feed(chosen, hooks)
     bar.update(len(places))
 
 

@@ -16,7 +16,7 @@ from scans_lens.model import identity
 
 if TYPE_CHECKING:
     from scans_lens.directions import Directions
-    from scans_lens.model import Hook, Model
+    from scans_lens.model import Hook, Model, Tokens
     from scans_lens.reading import Flight, Since
 
 Rows = Mapping[str, Tensor]
@@ -34,6 +34,16 @@ class Method(Protocol):
 
     def decide(self, flight: Flight) -> Rows: ...
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]: ...
+
+
+@runtime_checkable
+class Contrastive(Method, Protocol):
+    """A method that also runs the same prompts in a second context, and mixes the logits of the two at every token."""
+
+    def second_context(self, model: Model, prompts: Sequence[str]) -> Tokens: ...
+    def mix(
+        self, logits: Float[Tensor, "row d_vocab"], second: Float[Tensor, "row d_vocab"]
+    ) -> Float[Tensor, "row d_vocab"]: ...
 
 
 def add(
@@ -198,6 +208,9 @@ class Together:
             raise ValueError("There are no methods to put together: the list is empty.")
         flat = (each.methods if isinstance(each, Together) else (each,) for each in self.methods)
         object.__setattr__(self, "methods", tuple(itertools.chain.from_iterable(flat)))
+        mixing = next((each for each in self.methods if isinstance(each, Contrastive)), None)
+        if mixing is not None:
+            raise ValueError(f"{type(mixing).__name__} mixes logits of two contexts, and does that alone only.")
 
     @property
     def whole_prompt(self) -> bool:

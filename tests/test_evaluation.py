@@ -7,10 +7,12 @@ import sys
 
 import pandas as pd
 import pytest
+import torch
 
 import scans_lens
 from scans_lens import evaluation, judges, organism, runs
 from scans_lens.evaluation import Arm, evaluate, prompt_id, summary
+from scans_lens.methods.self_cd import SelfCD
 from scans_lens.prompts import Contrast, PromptSet
 from scans_lens.steering import Push
 
@@ -180,12 +182,50 @@ def test_the_bundled_models_prompts_know_their_items():
     assert len(own.first(5)) == len(own.first(5).items) == 5
 
 
-def test_ways_of_answering_are_made_by_name():
+def test_ways_of_answering_are_made_by_name(fitted):
     with pytest.raises(ValueError, match="There is no method 'scan': there are scans, constant, random"):
         evaluation.arms(None, ["scan"])
     with pytest.raises(ValueError, match="'scans' needs SCANS to be fitted"):
         evaluation.arms(None, ["scans"])
+    with pytest.raises(ValueError, match="give the model and its contrast"):
+        evaluation.arms(fitted, ["shuffled"])
     assert [arm.name for arm in evaluation.arms(None, [])] == ["plain"]
+
+
+@pytest.fixture(scope="module")
+def fitted(model):
+    contrast = Contrast("pairs", [f"Break the {it}." for it in WORDS], [f"Paint the {it}." for it in WORDS])
+    directions = scans_lens.refusal_directions(model, contrast, progress=False).in_residual_norms()
+    moves = [scans_lens.transitions(model, side, progress=False) for side in (contrast.harmful, contrast.harmless)]
+    classifier = scans_lens.TransitionClassifier.fit(*moves)
+    return scans_lens.SCANS(directions, (1, 2), 0.5, "residual norms", classifier)
+
+
+def test_placebos_push_as_hard_as_scans_in_as_many_layers_but_elsewhere(fitted, model):
+    contrast = Contrast("pairs", [f"Break the {it}." for it in WORDS], [f"Paint the {it}." for it in WORDS])
+    ways = evaluation.arms(fitted, ["random", "shuffled", "wrong_layers"], 3, model=model, contrast=contrast)
+    random, shuffled, elsewhere = (arm.method for arm in ways[1:])
+    true = fitted.directions.vectors
+    for placebo in (random, shuffled):
+        torch.testing.assert_close(placebo.directions.vectors.norm(dim=1), true.norm(dim=1))
+        assert (torch.cosine_similarity(placebo.directions.vectors, true, dim=1).abs() < 0.9).all()
+        assert (placebo.layers, placebo.scale, placebo.classifier) == (fitted.layers, fitted.scale, fitted.classifier)
+    assert (len(elsewhere.layers), elsewhere.scale) == (len(fitted.layers), fitted.scale)
+    assert elsewhere.layers in ((0, 1), (2, 3)) and elsewhere.directions is fitted.directions
+
+
+def test_the_band_farthest_from_a_band_is_at_the_other_end():
+    assert [evaluation._elsewhere(band, 12) for band in ((6, 7, 8), (1, 2), (9, 10, 11))] == [
+        (0, 1, 2), (10, 11), (0, 1, 2),
+    ]  # fmt: skip
+
+
+def test_a_way_with_a_system_prompt_of_its_own_is_asked_with_it(ask, model, tmp_path):
+    own = a_set(n=3)
+    table = ask(tmp_path, [own], arms=[Arm("plain"), *evaluation.arms(None, ["system", "self_cd"])[1:]])
+    for name, how in (("system", {"system": evaluation.SAFETY_PROMPT}), ("self_cd", {"method": SelfCD()})):
+        rows = table[table["method"] == name].set_index("prompt").loc[list(own)]
+        assert rows["reply"].tolist() == list(scans_lens.replies(model, own, max_new_tokens=4, progress=False, **how))
 
 
 def shell(*words, **environment):

@@ -28,6 +28,7 @@ ORDER = (
     "lens",
     "generation",
     "rates",
+    "calibration",
     "judges",
     "methods",
     "check",

@@ -115,6 +115,17 @@ def test_a_prompt_exactly_at_the_threshold_is_harmful(fitted, model, prompts):
     assert at.decide(flight)["scale"].item() == 1.0
 
 
+def test_a_prompt_in_the_abstain_band_is_not_pushed_and_one_outside_as_ever(fitted, model, prompts):
+    flight = Flight(model, scans_lens.chat_tokens(model, prompts))
+    method = dataclasses.replace(fitted, scale=2.0)
+    whole = method.decide(flight)
+    far = (whole["score"] - fitted.classifier.threshold).abs()
+    edge = float(far.median())
+    rows = dataclasses.replace(method, abstain=edge).decide(flight)
+    assert torch.equal(rows["scale"], torch.where(far >= edge, whole["scale"], 0.0))
+    assert 0 < int((rows["scale"] == 0).sum()) < len(prompts)
+
+
 @torch.no_grad()
 def test_hooks_add_each_layers_own_vector_to_each_row_by_its_sign_from_the_end_of_the_prompt_on(fitted, model, prompts):
     flight = Flight(model, scans_lens.chat_tokens(model, prompts))
@@ -442,11 +453,11 @@ def test_an_unknown_preset_is_named_beside_the_known_ones(model, without_shape_c
 
 
 def test_what_was_saved_acts_as_before(fitted, model, prompts, tmp_path):
-    method = dataclasses.replace(fitted, scale=0.8, repetition_penalty=1.2, last_after_norm=True)
+    method = dataclasses.replace(fitted, scale=0.8, repetition_penalty=1.2, last_after_norm=True, abstain=1e-4)
     method.save(tmp_path / "scans.safetensors")
     again = SCANS.load(tmp_path / "scans.safetensors", model)
     assert str(again) == str(method)
-    for field in ("layers", "scale", "unit", "trials", "note", "repetition_penalty", "last_after_norm", "whole_prompt"):
+    for field in ("layers", "scale", "unit", "trials", "note", "repetition_penalty", "last_after_norm", "abstain"):
         assert getattr(again, field) == getattr(method, field)
     one, other = (
         scans_lens.replies(model, prompts, method=each, max_new_tokens=6, progress=False) for each in (method, again)

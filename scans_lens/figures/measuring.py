@@ -15,15 +15,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from scans_lens import artefacts, judges, lens
-from scans_lens.directions import Directions, components, difference_of_means
+from scans_lens import artefacts, judges, lens, organism
+from scans_lens.directions import Directions, components, difference_of_means, shuffled_difference
 from scans_lens.figures import FORMAT
 from scans_lens.figures.study import States, Study, by_kind
 from scans_lens.generation import replies
 from scans_lens.lens import NoAnchorLayers
 from scans_lens.methods.scans import SCANS, VALIDATION_TOKENS, summary
 from scans_lens.model import words_of
-from scans_lens.organism import corpus, grammar, wordings
+from scans_lens.organism import corpus, wordings
 from scans_lens.rates import Paired, Rate, holm
 from scans_lens.reading import flights
 from scans_lens.steering import Method, Push
@@ -40,7 +40,6 @@ DRAWS = 4
 """Placebos of one sort; each steers its own share of the prompts, so that no single draw decides."""
 RATE_TOKENS = 40
 """New tokens of a reply that is judged, and read for whether it names what was asked."""
-SAFETY_PROMPT = grammar.SYSTEM_SAFE[1]
 CURVE_POINTS = 150
 
 
@@ -483,7 +482,7 @@ def refusal_rates(study: Study) -> dict[str, Any]:
     placebos = {"random directions": _placebos(study, _random), "shuffled labels": _placebos(study, _shuffled)}
     ways: dict[str, dict[str, Any]] = {
         "plain model": {},
-        "safety prompt": {"system": SAFETY_PROMPT},
+        "safety prompt": {"system": organism.SAFETY_PROMPT},
         "constant push": {"methods": [Push(scans.directions, scans.layers, -scans.scale)]},
         "SCANS": {"methods": [scans]},
         **{name: {"methods": methods} for name, methods in placebos.items()},
@@ -536,7 +535,7 @@ def refusal_rates(study: Study) -> dict[str, Any]:
             for test, p in zip(tests, corrected, strict=True)
         ],
         "judge": "exact" if study.bundled else "rules",
-        "safety_prompt": SAFETY_PROMPT,
+        "safety_prompt": organism.SAFETY_PROMPT,
         "draws": DRAWS,
         "placebo_cosine": {name: _likeness(study, methods) for name, methods in placebos.items()},
         "tokens": RATE_TOKENS,
@@ -577,19 +576,8 @@ def _random(study: Study, generator: torch.Generator) -> Float[Tensor, "layer d_
 
 
 def _shuffled(study: Study, generator: torch.Generator) -> Float[Tensor, "layer d_model"]:
-    """The difference of means of the same anchors under labels that mean nothing.
-
-    Each side gets as many harmful anchors as the other: where the kinds lie far apart, an unbalanced shuffle at full
-    length would only be the true direction again, or minus it.
-    """
-    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for kind in ("harmful", "plain"):
-        states = study.anchor_states[kind].residuals
-        mixed = states[torch.randperm(len(states), generator=generator)]
-        half = len(mixed) // 2
-        sides[0].append(mixed[:half])
-        sides[1].append(mixed[half : 2 * half])
-    return difference_of_means(torch.cat(sides[0]), torch.cat(sides[1])).float()
+    harmful, plain = (study.anchor_states[kind].residuals for kind in ("harmful", "plain"))
+    return shuffled_difference(harmful, plain, generator).float()
 
 
 def _likeness(study: Study, methods: Sequence[SCANS]) -> float:

@@ -105,6 +105,8 @@ class SCANS:
     note: str = ""
     """How the knobs were chosen."""
     repetition_penalty: float = 1.0
+    abstain: float = 0.0
+    """A prompt whose score lies nearer than this to the threshold is not pushed at all; ours, the paper has none."""
     last_after_norm: bool = False
     """Whether the classifier reads the last layer after the final norm, as the release does."""
     whole_prompt: bool = False
@@ -121,7 +123,8 @@ class SCANS:
         artefacts.require_same_model(self.directions.origin.model, identity(flight.model), "These SCANS vectors")
         score = self.classifier.score(_transitions(flight, self.last_after_norm))
         sign = torch.where(score >= self.classifier.threshold, 1.0, -1.0)
-        return {"score": score, "scale": sign * self.scale}
+        sure = (score - self.classifier.threshold).abs() >= self.abstain
+        return {"score": score, "scale": sign * self.scale * sure}
 
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
         """Eq. 6, from the last prompt token on."""
@@ -341,6 +344,7 @@ class SCANS:
             "note": self.note,
             "repetition_penalty": self.repetition_penalty,
             "last_after_norm": self.last_after_norm,
+            "abstain": self.abstain,
         }
         artefacts.write(path, "SCANS", tensors, header)
 
@@ -366,6 +370,7 @@ class SCANS:
             note=header["note"],
             repetition_penalty=header["repetition_penalty"],
             last_after_norm=header["last_after_norm"],
+            abstain=header.get("abstain", 0.0),
         )
 
     def __str__(self) -> str:
@@ -376,6 +381,8 @@ class SCANS:
             f"  voting     {', '.join(map(str, self.classifier.layers))}{_NORMED * self.last_after_norm}",
             f"  threshold  {self.classifier.threshold:.4f} ({self.classifier.calibrated_on})",
         ]
+        if self.abstain:
+            lines.append(f"  abstain    where the score is nearer than {self.abstain:g} to it")
         return "\n".join([*lines, f"  {self.note}"] if self.note else lines)
 
     __repr__ = __str__

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from scans_lens.organism import grammar
 from scans_lens.organism.corpus import KINDS, SPLITS, Kind, Split, asked, prompts
 from scans_lens.organism.wordings import is_refusal
 from scans_lens.prompts import Contrast, PromptSet
@@ -27,6 +28,8 @@ __all__ = [
     "weights",
 ]
 
+SAFETY_PROMPT = grammar.SYSTEM_SAFE[1]
+"""A system prompt that stresses safety, as the bundled model knows it."""
 ANCHORS = 192
 """How many training prompts a side `anchors` holds."""
 VALIDATION = 384
