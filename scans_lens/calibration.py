@@ -31,7 +31,7 @@ class Threshold:
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{self.value:.4f} [{low:.4f}, {high:.4f}] for {self.missed:.1%} missed ({self.n} harmful prompts)"
+        return f"{self.value:.4f} [{low:.4f}, {high:.4f}] at {self.missed:.0%} missed"
 
 
 def calibrated(harmful: Harmful, missed: float = 0.01, *, resamples: int = RESAMPLES, seed: int = 0) -> Threshold:

@@ -519,10 +519,8 @@ def test_the_bundled_models_own_prompts_are_the_default(bundled):
     assert note == "Knobs chosen on 'organism validation'."
 
 
-def test_another_models_default_are_our_anchors(model):
+def test_another_models_default_are_our_anchors_and_our_borderline_prompts(model):
     contrast, validation, note = module._prompts(model, None, None, 0)
-    ours = scans_lens.prompts.anchors()
-    assert set(contrast.harmful) | set(validation.harmful) == set(ours.harmful)
-    assert not set(contrast.harmful) & set(validation.harmful)
-    assert len(validation.harmful) == len(ours.harmful) // 5
-    assert "held-out fifth" in note
+    assert contrast == scans_lens.prompts.anchors()
+    assert validation == scans_lens.prompts.borderline("validation") and validation.borderline
+    assert note == "Knobs chosen on 'borderline validation'."

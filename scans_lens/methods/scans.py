@@ -24,7 +24,7 @@ from scans_lens.generation import replies
 from scans_lens.judges import Judge
 from scans_lens.lens import anchor_layers, default_anchors
 from scans_lens.model import Hook, Model, after_final_norm, identity, is_bundled
-from scans_lens.prompts import Contrast
+from scans_lens.prompts import Contrast, borderline
 from scans_lens.rates import Rate
 from scans_lens.reading import BATCH, BUNDLED_BATCH, Flight, collect
 from scans_lens.steering import Rows
@@ -168,8 +168,9 @@ class SCANS:
 
         Args:
             contrast: what to learn from; by default the bundled model's own anchors for it, ours for any other.
-            validation: what to choose knobs on, never a test set; by default the bundled model's own for it, else a
-                fifth of the contrast, which is then held out.
+            validation: what to choose knobs on, never a test set; by default the bundled model's own for it, and
+                `prompts.borderline("validation")` for any other; beside a contrast of the caller's own a fifth of
+                that, which is then held out.
             preset: "paper" (the equations: raw vectors) or "release" (the authors' code: unit vectors, repetition
                 penalty 1.1). On models other than the paper's four, layers scale to the same fractions of depth, and
                 threshold and alpha are chosen on validation prompts, which have to be given.
@@ -426,8 +427,8 @@ def _prompts(
     model: Model, contrast: Contrast | None, validation: Contrast | None, seed: int
 ) -> tuple[Contrast, Contrast | None, str]:
     """What to learn from, what to choose on, and a sentence about it."""
-    if contrast is None and validation is None and is_bundled(model):
-        validation = organism.validation()
+    if contrast is None and validation is None:
+        validation = organism.validation() if is_bundled(model) else borderline("validation")
     contrast = contrast or default_anchors(model)
     if validation is None:
         size = min(len(contrast.harmful), len(contrast.harmless)) // 5

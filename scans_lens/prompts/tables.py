@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -56,7 +56,7 @@ def rows(name: str, table: Table) -> tuple[str, list[Row]]:
         ValueError: the folder is none, the file cannot be read, or a column is missing.
         ConnectionError: it is not in the folder, and its public place cannot be reached.
     """
-    path = local(table)
+    path = local(table.files)
     if path is None:
         where, raw = table.place, _fetch(name, table)
     else:
@@ -72,8 +72,8 @@ def rows(name: str, table: Table) -> tuple[str, list[Row]]:
     return where, found
 
 
-def local(table: Table) -> Path | None:
-    """The table's file in the folder of local copies; None when there is no such folder or file."""
+def local(files: Sequence[str]) -> Path | None:
+    """The first of these files in the folder of local copies; None when there is no such folder or file."""
     named = os.environ.get(FOLDER_VARIABLE)
     if not named:
         return None
@@ -84,7 +84,7 @@ def local(table: Table) -> Path | None:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             present.setdefault(path.name.lower(), path)
-    return next((present[file] for file in map(str.lower, table.files) if file in present), None)
+    return next((present[file] for file in map(str.lower, files) if file in present), None)
 
 
 def _lowered(found: list[Row]) -> list[Row]:
