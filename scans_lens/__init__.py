@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scans_lens import (
+        calibration,
+        capability,
         classifier,
         directions,
         evaluation,
+        explain,
         figures,
         generation,
         judges,
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
         prompts,
         rates,
         reading,
+        report,
+        reproduce,
         runs,
         steering,
     )
@@ -61,8 +66,9 @@ _HOME = {
     "transitions": "reading",
 }
 _MODULES = (
-    "check", "classifier", "directions", "evaluation", "figures", "generation", "judges", "lens", "methods", "model",
-    "organism", "prompts", "rates", "reading", "runs", "steering",
+    "calibration", "capability", "check", "classifier", "directions", "evaluation", "explain", "figures", "generation",
+    "judges", "lens", "methods", "model", "organism", "prompts", "rates", "reading", "report", "reproduce", "runs",
+    "steering",
 )  # fmt: skip
 
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

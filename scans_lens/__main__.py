@@ -277,18 +277,18 @@ def explain(
             loaded, prompt, SCANS.load(scans, loaded) if scans else _kept(loaded, False), max_new_tokens=max_new_tokens
         )
         console = _console()
-        middle = float(found.projection.mean())
-        most = float((found.projection - middle).abs().max()) or 1.0
+        middle = float(found.look.projection.mean())
+        most = float((found.look.projection - middle).abs().max()) or 1.0
         line = Text()
-        for token, projection in zip(found.tokens, found.projection.tolist(), strict=True):
+        for token, projection in zip(found.look.tokens, found.look.projection.tolist(), strict=True):
             line.append(token.replace("\n", "⏎"), style=_shade((projection - middle) / most))
         line.append(
-            f"\n\nred towards refusal, blue away from it; cosines {found.projection.min():+.2f} to ", style="dim"
+            f"\n\nred towards refusal, blue away from it; cosines {found.look.projection.min():+.2f} to ", style="dim"
         )
-        line.append(f"{found.projection.max():+.2f}, coloured from their mean {middle:+.2f}", style="dim")
+        line.append(f"{found.look.projection.max():+.2f}, coloured from their mean {middle:+.2f}", style="dim")
         console.print(Panel(line, title="every token along the refusal direction, at the steered layers"))
         bars = Text()
-        for layer, cosine in enumerate(found.by_layer.tolist()):
+        for layer, cosine in enumerate(found.look.by_layer.tolist()):
             votes = layer in found.voting
             bars.append(f"layer {layer:>3} {cosine:+.4f} ", style="bold" if votes else "dim")
             bars.append("█" * round(40 * max(cosine, 0.0)) + (" votes" if votes else "") + "\n")
@@ -317,6 +317,12 @@ def evaluate(
     method: Annotated[str, typer.Option(help="Names, commas between them; see above.")] = "scans",
     sets: Annotated[str | None, typer.Option(help="Names, or files with a column prompt; commas between them.")] = None,
     judge: Annotated[str | None, typer.Option(help="Names, commas between them; the first one counts.")] = None,
+    judge_address: Annotated[
+        str | None, typer.Option(help="One more judge, `asked`: an OpenAI-compatible address, up to /v1.")
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(help="Its name there; alone, a hub name or folder of a chat model to load as a judge.")
+    ] = None,
     scans: Annotated[Path | None, typer.Option(help="What `fit` has saved; else SCANS is fitted now.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each set, at most.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random directions.")] = 0,
@@ -329,7 +335,7 @@ def evaluate(
     wrong_layers (placebos of the same size), system (a safety prompt) and self_cd (that prompt subtracted).
     """
     with sentences():
-        from scans_lens import evaluation, judges, organism
+        from scans_lens import evaluation, judges, organism, prompts
         from scans_lens.lens import default_anchors
         from scans_lens.methods.scans import SCANS
         from scans_lens.model import is_bundled
@@ -339,6 +345,8 @@ def evaluate(
         if unknown:
             raise ValueError(f"There is no method {unknown[0]!r}: there are {', '.join(evaluation.METHODS)}.")
         judging = {name: judges.named(name) for name in judge.split(",")} if judge else None
+        if judge_address and not judge_model:
+            raise ValueError("An address needs the name of a model there: give --judge-model, too.")
         names = sets.split(",") if sets else None
         chosen = [_set(name) for name in names] if names else []
         loaded = _loaded(model, backend, device, dtype, revision)
@@ -353,7 +361,10 @@ def evaluate(
             fitted, wanted, seed, model=loaded, contrast=default_anchors(loaded),
             safety_prompt=organism.SAFETY_PROMPT if bundled else evaluation.SAFETY_PROMPT,
         )  # fmt: skip
-        learned = [default_anchors(loaded), *([organism.validation()] if bundled else [])]
+        if judge_model:
+            judging = judging or {"bundled" if bundled else "panel": judges.judge_for(loaded)}
+            judging["asked"] = _asked(judge_address, judge_model, device, dtype)
+        learned = [default_anchors(loaded), organism.validation() if bundled else prompts.borderline("validation")]
         if bundled and any(one.source.startswith("http") for one in chosen):
             typer.echo(
                 "Public sets are outside the bundled model's world: what it says to them means little.", err=True
@@ -369,7 +380,55 @@ def evaluate(
             typer.echo(f"Stopped. What was answered is in {out}; the same command goes on from there.", err=True)
             raise typer.Exit(130) from None
         _print_summary(evaluation.summary(table))
-        typer.echo(f"Every reply is in {out}.")
+        if fitted is not None:
+            from scans_lens.report import audit
+
+            audit.keep(out, loaded, fitted, batch_size=batch_size)
+            audit.weigh(out, loaded, arms, learned[1].harmless[:64])
+        typer.echo(f"Every reply is in {out}; `python -m scans_lens report {out}` makes a page of it.")
+
+
+@app.command()
+def reproduce(
+    out: Annotated[
+        Path, typer.Option(help="Folder for replies, fits, tables and the page; an interrupted run goes on.")
+    ],
+    model: Name = None,
+    backend: Backend = "bridge",
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    table: Annotated[list[int] | None, typer.Option(help="Only this one; may be repeated.")] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Of 64 anchors a side.")] = 5,
+    limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each kind of a set, at most.")] = None,
+) -> None:
+    """Measure the tables of the SCANS paper on a model, beside the paper's numbers where it is one of the paper's."""
+    with sentences():
+        from rich import box
+        from rich.table import Table
+
+        from scans_lens import reproduce as reproduction
+
+        for number in table or []:
+            if number not in reproduction.TABLES:
+                known = ", ".join(map(str, reproduction.TABLES))
+                raise ValueError(f"The paper has no table {number}: there are {known}.")
+        _writable(out / "tables.json")
+        made = reproduction.Reproduction(_loaded(model, backend, device, dtype, revision), out, draws, limit)
+        sheets = []
+        for number in table or reproduction.TABLES:
+            sheet = made.sheet(number)
+            sheets.append(sheet)
+            shown = Table(title=f"Table {number}: {sheet.title}", box=box.SIMPLE_HEAD, padding=(0, 1))
+            for place, column in enumerate(sheet.head):
+                shown.add_column(column, no_wrap=place < 2 or number > 1, justify="left" if place < 2 else "right")
+            for row in sheet.rows:
+                shown.add_row(*row, style="dim" if row[1] == "paper" else "")
+            _console().print(shown)
+            for note in sheet.notes:
+                typer.echo(note)
+            page = reproduction.write(made, sheets)
+        typer.echo(f"Written to {page}.")
 
 
 @app.command()
@@ -402,17 +461,33 @@ def label(
         )
 
 
+_PAIRS = ("pairs_validation", "pairs_test")
+
+
+def _asked(address: str | None, model: str, device: str | None, dtype: str | None) -> Any:
+    """Another model as a judge; a key for an address comes from the environment."""
+    import os
+
+    from scans_lens.judges import asked
+
+    if address:
+        return asked.address(address, model, key=os.environ.get("SCANS_LENS_JUDGE_KEY"))
+    return asked.model_here(_loaded(model, "bridge", device, dtype, None))
+
+
 def _set(name: str) -> Any:
     """A prompt set of ours, a public one, or the caller's own file."""
     from scans_lens import organism, prompts
 
     if name in organism.KINDS:
         return organism.prompt_set(name)  # type: ignore[arg-type]
+    if name in _PAIRS:
+        return prompts.pairs(name.removeprefix("pairs_"))
     if name in prompts.known():
         return prompts.load(name)
     if Path(name).suffix:
         return prompts.own(name)
-    known = ", ".join([*organism.KINDS, *prompts.known()])
+    known = ", ".join([*organism.KINDS, *_PAIRS, *prompts.known()])
     raise ValueError(f"There is no prompt set {name!r}: the known ones are {known}; or name a file.")
 
 
@@ -420,12 +495,14 @@ def _print_summary(lines: Any) -> None:
     from rich import box
     from rich.table import Table
 
-    title = "Refused, with 95 % intervals over items; p of McNemar's exact test against plain, after Holm"
+    title = "Refused, with 95 % intervals over items; points and p (McNemar, exact, after Holm) against plain"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
     for column in ("set", "kind", "method"):
         table.add_column(column, no_wrap=True)
-    for column in ("refused", "points against plain", "p", "partial", "degenerate", "no verdict"):
-        table.add_column(column, justify="right")
+    others = ("partial", "degenerate", "missing")
+    shown = [name for name in others if any(getattr(line, name) for line in lines)]
+    for column in ("refused", "points", "p", *("no verdict" if name == "missing" else name for name in shown)):
+        table.add_column(column, justify="right", no_wrap=True)
     for line in lines:
         refused, change, p = "none judged", "", ""
         if line.refused:
@@ -433,7 +510,7 @@ def _print_summary(lines: Any) -> None:
             refused = f"{100 * line.refused.value:.1f} % [{low:.1f}, {high:.1f}] of {line.refused.rate.total}"
         if line.against_plain:
             change, p = f"{100 * line.against_plain.difference:+.1f}", f"{line.p:.2g}"
-        about = [str(number or "") for number in (line.partial, line.degenerate, line.missing)]
+        about = [str(getattr(line, name) or "") for name in shown]
         table.add_row(line.set, line.kind, f"{line.method} {line.setting}".strip(), refused, change, p, *about)
     _console().print(table)
 
@@ -502,7 +579,7 @@ def data() -> None:
         table.columns[1].justify = "right"
         for name, source in prompts.SOURCES.items():
             here = Text("no", style="dim")
-            if tables.local(source.table):
+            if tables.local(source.table.files):
                 try:
                     prompts.load(name)
                     here = Text("yes", style="green")

@@ -168,7 +168,8 @@ def evaluate(
     cleaned = [without(one, learned_from) for one in sets]
     sets = [one for one, _ in cleaned]
     settings = {
-        "model": asdict(identity(model)) | {"name": Path(identity(model).name or "unnamed").name},
+        "model": asdict(identity(model))
+        | {"name": "the bundled model" if is_bundled(model) else Path(identity(model).name or "unnamed").name},
         "dtype": str(unembedding_of(model).dtype),
         "sets": {one.name: one.digest for one in sets},
         "left out": [asdict(leaks) for _, leaks in cleaned],

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from scans_lens.generation import replies
 from scans_lens.judges import Judge, Verdict, judge_for
 from scans_lens.methods.scans import SCANS
-from scans_lens.model import Model, chat_tokens, resid_post, runner, words_of
+from scans_lens.model import Model, resid_post, runner, words_of
+from scans_lens.reading import BATCH, batches
 
 
 @dataclass(frozen=True)
-class Explained:
-    """One prompt, and what SCANS sees in it and does to it."""
+class Look:
+    """What SCANS sees in one prompt."""
 
     prompt: str
     tokens: tuple[str, ...]
@@ -26,6 +28,31 @@ class Explained:
     """Cosine of each token's residual stream with the refusal direction, mean over the steered layers."""
     by_layer: Float[Tensor, "layer"]
     """Cosine of the prompt's transition with the harmful one, at every layer (a term of SCANS, eq. 4)."""
+
+
+@torch.no_grad()
+def looks(model: Model, prompts: Sequence[str], scans: SCANS, *, batch_size: int = BATCH) -> list[Look]:
+    """What SCANS sees in each prompt, token by token and layer by layer.
+
+    Raises:
+        ValueError: a prompt that cannot be asked, or SCANS of another model.
+    """
+    layers = scans.classifier.by_layer(scans.transitions(model, prompts, batch_size=batch_size)).cpu()
+    found: dict[int, Look] = {}
+    for places, tokens in batches(model, prompts, batch_size=batch_size):
+        cosines = _cosines(model, tokens.ids, tokens.mask, scans)
+        for row, place in enumerate(places.tolist()):
+            own = tokens.mask[row].bool().cpu()
+            words = tuple(words_of(model, tokens.ids[row].cpu()[own].tolist()))
+            found[place] = Look(prompts[int(place)], words, cosines[row][own], layers[place])
+    return [found[place] for place in range(len(prompts))]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One prompt, and what SCANS sees in it and does to it."""
+
+    look: Look
     voting: tuple[int, ...]
     """The layers whose mean is the score."""
     score: float
@@ -54,12 +81,8 @@ def explained(
         for method in (None, scans)
     )
     assert steered.score is not None and steered.scale is not None
-    tokens = chat_tokens(model, [prompt])
     return Explained(
-        prompt=prompt,
-        tokens=tuple(words_of(model, tokens.ids[0].tolist())),
-        projection=_projection(model, tokens.ids, tokens.mask, scans),
-        by_layer=scans.classifier.by_layer(scans.transitions(model, [prompt]))[0],
+        look=looks(model, [prompt], scans)[0],
         voting=scans.classifier.layers,
         score=float(steered.score[0]),
         threshold=scans.classifier.threshold,
@@ -71,14 +94,15 @@ def explained(
     )
 
 
-def _projection(model: Model, ids: Tensor, mask: Tensor, scans: SCANS) -> Float[Tensor, "token"]:
-    units = scans.directions.unit().vectors
+def _cosines(
+    model: Model, ids: Int[Tensor, "row pos"], mask: Int[Tensor, "row pos"], scans: SCANS
+) -> Float[Tensor, "row pos"]:
+    units = scans.directions.unit().vectors.float().cpu()
     seen: list[Tensor] = []
 
     def watch(layer: int) -> Any:
         def look(residual: Float[Tensor, "row pos d_model"], hook: Any) -> None:
-            own = residual[0].detach().float().cpu()
-            seen.append(torch.nn.functional.cosine_similarity(own, units[layer].float().cpu()[None], dim=-1))
+            seen.append(torch.cosine_similarity(residual.detach().float().cpu(), units[layer], dim=-1))
 
         return look
 

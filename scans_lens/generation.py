@@ -143,7 +143,7 @@ def replies(
                 flight.again(method.hooks_for(rows, flight), whole_prompt=method.whole_prompt)
             asked = [prompts[place] for place in places.tolist()]
             stream = _Stream(flight, method, asked, shape)
-            pick = _Picker(asked, tokens.ids, tokens.mask, sampling, repetition_penalty)
+            pick = Picker(asked, tokens.ids, tokens.mask, sampling, repetition_penalty)
             room = min(max_new_tokens, context - stream.width)
             if room < 1:
                 raise ValueError(
@@ -213,7 +213,7 @@ def _decode(
     stream: _Stream,
     method: Method | None,
     rows: Rows,
-    pick: _Picker,
+    pick: Picker,
     places: list[int],
     said: list[list[int]],
     ended: list[bool],
@@ -248,7 +248,7 @@ def _decode(
     bar.update(len(places))
 
 
-class _Picker:
+class Picker:
     """The next token of every row that is left: the likeliest or a drawn one, after the repetition penalty."""
 
     def __init__(

@@ -258,6 +258,48 @@ BUGS = (
         "_over_items(moved, items, resamples, seed))",
         "_over_items(moved, range(len(moved)), resamples, seed))",
     ),
+    Bug(
+        "the second context keeps rows that have left",
+        "test_self_cd.py::test_a_prompt_is_answered_the_same_alone_and_in_company",
+        "generation.py",
+        "            self._other.run.keep(rows)",
+        "            self._other.run.keep(rows.flip(0))",
+    ),
+    Bug(
+        "a way's own system prompt is forgotten",
+        "test_evaluation.py::test_a_way_with_a_system_prompt_of_its_own_is_asked_with_it",
+        "evaluation.py",
+        "system=system if arm.system is None else arm.system,",
+        "system=system,",
+    ),
+    Bug(
+        "the abstain band pushes all the same",
+        "test_scans.py::test_a_prompt_in_the_abstain_band_is_not_pushed_and_one_outside_as_ever",
+        "methods/scans.py",
+        'return {"score": score, "scale": sign * self.scale * sure}',
+        'return {"score": score, "scale": sign * self.scale}',
+    ),
+    Bug(
+        "a threshold that is looked up takes the other push",
+        "test_reproduce.py::test_a_threshold_that_is_looked_up_gives_what_scans_with_that_threshold_says",
+        "reproduce/__init__.py",
+        'towards = table["score"] >= threshold',
+        'towards = table["score"] < threshold',
+    ),
+    Bug(
+        "the divergence runs the other way",
+        "test_capability.py::test_the_divergence_is_0_without_a_push_and_is_that_of_the_two_next_token_distributions",
+        "capability.py",
+        "(plain.exp() * (plain - steered))",
+        "(steered.exp() * (steered - plain))",
+    ),
+    Bug(
+        "a threshold lies above the prompt it was set by",
+        "test_calibration.py::test_a_threshold_misses_at_most_its_share_and_any_higher_one_that_a_score_reaches_misses_more",
+        "classifier.py",
+        "[allowed]) - ROUNDING",
+        "[allowed]) + ROUNDING",
+    ),
 )
 
 

@@ -2,8 +2,12 @@
 
 import dataclasses
 import json
+import os
+import random
+import signal
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
@@ -254,7 +258,10 @@ def test_the_shell_evaluates_ones_own_prompts_and_goes_on(tmp_path):
     [
         (("--sets", "xtest"), "There is no prompt set 'xtest': the known ones are plain, borderline"),
         (("--sets", "none.csv"), "There is no file 'none.csv'."),
-        (("--method", "scan"), "There is no method 'scan': there are scans, constant, random."),
+        (
+            ("--method", "scan"),
+            "There is no method 'scan': there are scans, constant, random, shuffled, wrong_layers, system, self_cd.",
+        ),
         (("--judge", "jury"), "There is no judge 'jury': the known ones are panel, trained"),
     ],
 )
@@ -263,3 +270,28 @@ def test_the_shell_says_in_one_sentence_what_is_wrong(words, sentence, tmp_path)
     assert done.returncode == 2
     assert sentence in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system on which a process can be forked and killed")
+def test_killed_at_twenty_moments_every_reply_is_there_once(ask, model, tmp_path):
+    own, rng = a_set(n=40), random.Random(0)
+    whole = ask(tmp_path / "whole", [own])
+    folder, most = tmp_path / "killed", 0
+    for _ in range(20):
+        child = os.fork()
+        if not child:  # a process of its own from here on, which must not go back into pytest
+            try:
+                ask(folder, [own])
+            finally:
+                os._exit(0)
+        time.sleep(rng.uniform(0.01, 0.25))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        there = runs.read(folder)[0] if (folder / runs.ABOUT).is_file() else whole[:0]
+        assert not there.duplicated(list(evaluation.KEY)).any() if len(there) else True
+        assert len(there) >= most  # nothing is lost
+        most = len(there)
+    again = ask(folder, [own])
+    order = list(evaluation.KEY)
+    left, right = (one.sort_values(order).reset_index(drop=True)[[*order, "reply"]] for one in (whole, again))
+    pd.testing.assert_frame_equal(left, right)

@@ -386,7 +386,7 @@ def test_the_repetition_penalty_is_felt_above_zero_and_below_and_not_for_padding
     ids, mask = torch.tensor([[9, 9, 3, 4], [5, 3, 5, 7]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
     logits = torch.randn(2, 12, generator=generator)
     logits[:, 3] = -logits[:, 4].abs()
-    found = generation._Picker(["a", "b"], ids, mask, None, 1.7)._penalised(logits)
+    found = generation.Picker(["a", "b"], ids, mask, None, 1.7)._penalised(logits)
     expected = [
         RepetitionPenaltyLogitsProcessor(1.7)(row[there.bool()][None], own[None].clone())[0]
         for row, there, own in zip(ids, mask, logits, strict=True)

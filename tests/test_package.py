@@ -29,14 +29,16 @@ ORDER = (
     "generation",
     "rates",
     "calibration",
+    "capability",
     "judges",
     "methods",
     "check",
     "runs",
     "evaluation",
-    "report",
     "explain",
+    "report",
     "figures",
+    "reproduce",
     "__main__",
 )
 """Each imports only what stands before it."""

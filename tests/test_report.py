@@ -92,7 +92,7 @@ def test_the_page_says_the_rates_of_the_summary(folder):
         low, high = (100 * edge for edge in line.refused.interval)
         assert f"{100 * line.refused.value:.1f} % [{low:.1f}, {high:.1f}]" in page
     assert "borderline prompts of mine: refusal goes from 100.0 %" in page
-    assert "harmful prompts of mine: refusal stays the same" in page
+    assert "or nothing, on harmful prompts of mine" in page
     assert "mine: 8 prompts; left out: 1 that come twice and 2 that something was learned from." in page
 
 
@@ -164,3 +164,56 @@ def test_a_browser_shows_every_reply_and_no_more_than_was_asked(folder):
     assert done.stdout.count("<article>") == 8
     assert "8 of 8 prompts" in done.stdout
     assert "<b>bold</b>" not in done.stdout
+
+
+def test_each_type_stands_above_the_contrasts_that_belong_to_it(monkeypatch):
+    monkeypatch.setattr(report, "FEW", 1)
+    types = ("homonyms", "privacy_public", "contrast_privacy", "contrast_homonyms", "privacy_fictional")
+    kinds = ("borderline", "borderline", "harmful", "harmful", "borderline")
+    table = pd.DataFrame(
+        [
+            {"set": "xstest", "kind": kind, "type": type_, "prompt_id": f"{type_} {n}", "item": f"{type_} {n}",
+             "method": "plain", "verdict_rules": "refused" if n else "answered"}
+            for type_, kind in zip(types, kinds, strict=True) for n in range(4)
+        ]
+    )  # fmt: skip
+    found = re.findall(
+        r"<tr><td>xstest</td><td>(.*?)</td><td>(.*?)</td><td class=number>(.*?) ", report._types(table, "verdict_rules")
+    )
+    assert [(name, kind) for name, kind, _ in found] == [
+        ("homonyms", "borderline"), ("contrast homonyms", "harmful"),
+        ("privacy public", "borderline"), ("privacy fictional", "borderline"), ("contrast privacy", "harmful"),
+    ]  # fmt: skip
+    assert {rate for *_, rate in found} == {"75.0"}
+
+
+def test_types_of_few_prompts_are_counted_and_not_shown():
+    table = pd.DataFrame(rows())
+    assert "no types of 5 prompts or more" in report._types(table, "verdict_rules")
+
+
+def test_the_curve_is_of_each_prompt_once_and_needs_both_sides():
+    table = pd.DataFrame(rows())
+    table.loc[table["kind"] == "harmful", "score"] = 0.95
+    table.loc[table["method"] == "plain", "score"] = None
+    assert "Score of 4 harmful against 4 other prompts" in report._curve(table)
+    assert "area under the curve 1.000" in report._curve(table)
+    assert "no scores of both sides" in report._curve(table[table["kind"] == "harmful"])
+
+
+def test_what_was_seen_in_a_prompt_is_on_the_page_beside_its_replies(folder):
+    seen = pd.DataFrame(
+        {"prompt_id": ["id0"], "tokens": [["How", " do"]], "projection": [[0.25, -0.5]], "by_layer": [[0.1, 0.9]],
+         "threshold": 0.5, "voting": [[1]]}
+    )  # fmt: skip
+    seen.to_parquet(folder / "audit.parquet")
+    page = report.write(folder).read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+    own = {row["prompt"][:20]: row["seen"] for row in data}
+    assert own["How do I open lock 0"] == {
+        "tokens": ["How", " do"], "projection": [0.25, -0.5], "layers": [0.1, 0.9], "voting": [1], "threshold": 0.5,
+    }  # fmt: skip
+    assert own["How do I open lock 1"] is None
+    (folder / "audit.parquet").write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"audit\.parquet' cannot be read: remove it"):
+        report.write(folder)

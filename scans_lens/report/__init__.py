@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scans_lens import runs
+from scans_lens.calibration import curves
 from scans_lens.evaluation import PLAIN, Line, summary
 from scans_lens.judges.labelled import kappa
 from scans_lens.rates import Clustered
-from scans_lens.report import labels
+from scans_lens.report import audit, labels
 
 if TYPE_CHECKING:
     import pandas as pd
 
+FEW = 5
+"""Prompts of a type below which its rate is not shown."""
 SHOWN = 100
 """Disagreements of judges that are written out."""
 
@@ -41,13 +44,26 @@ def write(folder: str | Path, out: str | Path | None = None, judge: str | None =
         table[f"verdict_{labels.PEOPLE}"] = [by_hand.get(place) for place in range(len(table))]
     out = Path(out) if out else folder / "report.html"
     aside = out.with_name(out.name + ".part")
-    aside.write_text(page(table, about, judge, title=folder.resolve().name), encoding="utf-8")
+    extras = {"seen": audit.read(folder), "pushed": audit.weights_of(folder)}
+    aside.write_text(page(table, about, judge, title=folder.resolve().name, **extras), encoding="utf-8")
     aside.replace(out)
     return out
 
 
-def page(table: pd.DataFrame, about: Mapping[str, Any], judge: str | None = None, title: str = "results") -> str:
-    """The whole page."""
+def page(
+    table: pd.DataFrame,
+    about: Mapping[str, Any],
+    judge: str | None = None,
+    title: str = "results",
+    seen: Mapping[str, Mapping[str, Any]] | None = None,
+    pushed: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """The whole page.
+
+    Args:
+        seen: what SCANS saw in the prompts, as `audit.read` gives it.
+        pushed: how hard each way pushed, as `audit.weights_of` gives it.
+    """
     lines = summary(table, judge)
     own = judge or next(name.removeprefix("verdict_") for name in table.columns if name.startswith("verdict_"))
     settings = about["settings"]
@@ -57,11 +73,12 @@ def page(table: pd.DataFrame, about: Mapping[str, Any], judge: str | None = None
         "picture": _picture(lines),
         "summary": _summary(lines),
         "types": _types(table, f"verdict_{own}"),
-        "pushes": _pushes(table),
+        "pushes": _pushes(table) + _pushed(pushed),
+        "curve": _curve(table),
         "judges": _judges(table),
         "provenance": escape(json.dumps(about, indent=1, ensure_ascii=False)),
         "left": "".join(f"<li>{escape(_left(one))}</li>" for one in settings.get("left out", [])),
-        "rows": json.dumps(_rows(table), ensure_ascii=False).replace("<", "\\u003c"),
+        "rows": json.dumps(_rows(table, seen or {}), ensure_ascii=False).replace("<", "\\u003c"),
         "title": escape(title),
     }
     text = (resources.files("scans_lens.report") / "page.html").read_text(encoding="utf-8")
@@ -88,15 +105,21 @@ def _what(table: pd.DataFrame, settings: Mapping[str, Any], judge: str) -> str:
 def _short(lines: Sequence[Line]) -> Iterable[str]:
     """One sentence for every set, kind and way of steering."""
     plain = {(line.set, line.kind): line for line in lines if line.method == PLAIN}
+    same: dict[str, list[str]] = {}
     for line in lines:
         before = plain.get((line.set, line.kind))
         if line.method == PLAIN or not line.refused or not before or not before.refused or not line.against_plain:
             continue
         change, p = 100 * line.against_plain.difference, line.p or 0.0
+        if not change:
+            same.setdefault(_way(line), []).append(f"{line.kind} prompts of {line.set}")
+            continue
         sure = "which chance alone does not explain" if p < 0.05 else "which may be chance"
-        moved = "stays the same" if not change else f"goes from {_share(before.refused)} to {_share(line.refused)}"
-        tail = "" if not change else f" ({change:+.1f} points, p {_p(p)}: {sure})"
-        yield f"<b>{escape(_way(line))}</b>, {escape(line.kind)} prompts of {escape(line.set)}: refusal {moved}{tail}."
+        moved = f"goes from {_share(before.refused)} to {_share(line.refused)}"
+        about = f"<b>{escape(_way(line))}</b>, {escape(line.kind)} prompts of {escape(line.set)}"
+        yield f"{about}: refusal {moved} ({change:+.1f} points, p {_p(p)}: {sure})."
+    for way, sides in same.items():
+        yield f"<b>{escape(way)}</b> changes as much one way as the other, or nothing, on {escape(', '.join(sides))}."
 
 
 def _share(found: Clustered) -> str:
@@ -208,22 +231,78 @@ def _others(line: Line) -> tuple[tuple[int, str], ...]:
     return ((line.partial, "partial"), (line.degenerate, "degenerate"), (line.missing, "without a verdict"))
 
 
+_CONTRASTS = {
+    "real_group_nons_discr": "discr",
+    "nons_group_real_discr": "discr",
+    "privacy_public": "privacy",
+    "privacy_fictional": "privacy",
+}
+"""XSTest's types of safe prompts whose unsafe contrasts are named otherwise."""
+
+
 def _types(table: Any, column: str) -> str:
-    """Refusals by the sets' own types, a column a way."""
+    """Refusals by the sets' own types, a column a way, harmful contrasts below the harmless prompts they belong to."""
     own = table[(table["type"] != "") & table[column].notna()]
-    if own.empty:
-        return "<p class=note>These sets have no types.</p>"
     ways = list(own["method"].unique())
+    whole = {key: group for key, group in own.groupby(["set", "kind", "type"], sort=False)}
+    groups = {key: group for key, group in whole.items() if len(set(group["prompt_id"])) >= FEW}
+    if not groups:
+        return f"<p class=note>These sets have no types of {FEW} prompts or more.</p>"
+    stems = list(dict.fromkeys(_stem(type_) for _, _, type_ in groups))
+
+    def place(key: tuple[str, str, str]) -> tuple[Any, ...]:
+        name, kind, type_ = key
+        return (list(dict.fromkeys(table["set"])).index(name), stems.index(_stem(type_)), kind == "harmful")
+
     rows = []
-    for (name, kind, type_), group in own.groupby(["set", "kind", "type"], sort=False):
+    for key in sorted(groups, key=place):
+        name, kind, type_ = key
         cells = []
         for way in ways:
-            part = group[group["method"] == way]
+            part = groups[key][groups[key]["method"] == way]
             refused = (part[column] == "refused").tolist()
             cells.append(_share(Clustered.of(refused, part["item"].tolist())) if refused else "")
-        n = group["prompt_id"].nunique()
-        rows.append([escape(name), escape(kind), escape(type_.replace("_", " ")), *cells, str(n)])
-    return _table(("set", "kind", "type", *map(escape, ways), "n"), rows, len(ways) + 1)
+        n = len(set(groups[key]["prompt_id"]))
+        rows.append([escape(name), escape(type_.replace("_", " ")), escape(kind), *cells, str(n)])
+    found = _table(("set", "type", "kind", *map(escape, ways), "n"), rows, len(ways) + 1)
+    few = len(whole) - len(groups)
+    return found + (f"<p class=note>{few} types of fewer than {FEW} prompts are left out.</p>" if few else "")
+
+
+def _stem(type_: str) -> str:
+    """The same for a type and for its contrast."""
+    return _CONTRASTS.get(type_, type_.removeprefix("contrast_"))
+
+
+def _curve(table: Any) -> str:
+    """How well the score tells harmful prompts from the others of the same run, at every threshold."""
+    own = table[table["score"].notna()].drop_duplicates("prompt_id")
+    sides = own[own["kind"] == "harmful"]["score"].to_numpy(), own[own["kind"] != "harmful"]["score"].to_numpy()
+    if not all(map(len, sides)):
+        return "<p class=note>There are no scores of both sides.</p>"
+    found = curves(*sides)
+    size, left, top = 260, 60, 10
+    points = " ".join(
+        f"{left + size * flagged:.1f},{top + size * (1 - caught):.1f}"
+        for flagged, caught in zip(found.flagged, found.caught, strict=True)
+    )
+    ticks = "".join(
+        f'<line class="grid" x1="{left}" x2="{left + size}" y1="{top + size * (1 - share):.1f}" '
+        f'y2="{top + size * (1 - share):.1f}"/>'
+        f'<text class="tick" x="{left - 22}" y="{top + size * (1 - share) + 4:.1f}">{share:.0%}</text>'
+        f'<text class="tick" x="{left + size * share:.1f}" y="{top + size + 18}">{share:.0%}</text>'
+        for share in (0, 0.5, 1)
+    )
+    low, high = found.auc_interval
+    return (
+        f'<svg class="small" viewBox="0 0 340 320" role="img" aria-label="ROC curve">{ticks}'
+        f'<polyline class="way1" points="{points}"/>'
+        f'<text class="tick" x="{left + size / 2}" y="{top + size + 40}">harmless prompts taken for harmful</text>'
+        f'<text class="tick" transform="translate(14 {top + size / 2}) rotate(-90)">harmful prompts recognised</text>'
+        f"</svg><p class=note>Score of {found.n[0]} harmful against {found.n[1]} other prompts of this run: area under "
+        f"the curve {found.auc:.3f} [{low:.3f}, {high:.3f}], 95 % by bootstrap over prompts; average precision "
+        f"{found.average_precision:.3f}.</p>"
+    )
 
 
 def _pushes(table: Any) -> str:
@@ -239,6 +318,23 @@ def _pushes(table: Any) -> str:
         cells = (f"{away} ({away / len(group):.0%})", f"{towards} ({towards / len(group):.0%})", spread)
         rows.append([escape(name), escape(kind), escape(method), *cells])
     return _table(("set", "kind", "way", "away from refusal", "towards refusal", "score, 5 % … median … 95 %"), rows, 3)
+
+
+def _pushed(found: Sequence[Mapping[str, Any]]) -> str:
+    """How hard, in the two units that models can be compared in."""
+    if not found:
+        return ""
+    rows = []
+    for one in found:
+        low, high = one["interval"]
+        kl = f"{one['kl']:.3f} [{low:.3f}, {high:.3f}]"
+        rows.append([escape(one["way"]), ", ".join(map(str, one["layers"])), f"{one['residual_norms']:.3f}", kl])
+    head = ("way", "layers", "push, in residual norms", "KL, nats")
+    note = (
+        f"KL: from the plain to the steered distribution of the first token, mean over {found[0]['n']} harmless "
+        "validation prompts, 95 % by bootstrap."
+    )
+    return f"{_table(head, rows, 2)}<p class=note>{note}</p>"
 
 
 # ── Judges ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -281,14 +377,21 @@ def _cut(text: str, letters: int = 240) -> str:
 # ── Every reply ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _rows(table: pd.DataFrame, seen: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One entry a prompt, with what every way made of it."""
     columns = [name for name in table.columns if name.startswith("verdict_")]
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for row in table.to_dict("records"):
         own = found.setdefault(
             (row["set"], row["prompt_id"]),
-            {"set": row["set"], "kind": row["kind"], "type": row["type"], "prompt": row["prompt"], "ways": []},
+            {
+                "set": row["set"],
+                "kind": row["kind"],
+                "type": row["type"],
+                "prompt": row["prompt"],
+                "ways": [],
+                "seen": seen.get(row["prompt_id"]),
+            },
         )
         own["ways"].append(
             {
