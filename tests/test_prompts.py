@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import doctest
 import os
 import re
 import subprocess
@@ -470,3 +471,23 @@ def test_a_set_without_a_checksum_is_held_to_its_size(folder, small_benchmark, m
     (folder / "small.csv").write_text("text,label\nDo harm.,bad\n")
     with pytest.raises(ValueError, match=r"does not hold 'small': 1 prompts where 2 were expected"):
         prompts.load("small")
+
+
+EXAMPLES = [
+    example
+    for example in doctest.DocTestParser().get_examples(prompts.load.__doc__)
+    if re.fullmatch(r'load\("\w+"\).*', example.source.partition("  #")[0].strip())
+]
+
+
+def test_every_set_has_a_worked_example():
+    named = {re.search(r'"(\w+)"', example.source)[1] for example in EXAMPLES}
+    assert named == set(prompts.known())
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.source.partition("  #")[0])
+def test_every_worked_example_gives_what_it_says(example):
+    name = re.search(r'"(\w+)"', example.source)[1]
+    if not prompts.tables.local(prompts.SOURCES[name].table.files):
+        pytest.skip(f"{name} is not in the folder that {prompts.FOLDER_VARIABLE} names.")
+    assert repr(eval(example.source.partition("  #")[0], {"load": prompts.load})) == example.want.strip()
