@@ -1,4 +1,4 @@
-"""The command line: `python -m scans_lens anchor | reply | fit | check`."""
+"""The command line: `python -m scans_lens anchor | reply | explain | fit | evaluate | report | reproduce | …`."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _writable(file: Path | None) -> None:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 120)
+    return Console(width=None if sys.stdout.isatty() else 150)
 
 
 @app.command()
@@ -389,6 +389,74 @@ def evaluate(
 
 
 @app.command()
+def calibrate(
+    sets: Annotated[str | None, typer.Option(help="Names, or files with a column prompt; commas between them.")] = None,
+    model: Name = None,
+    backend: Backend = "bridge",
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    scans: Annotated[Path | None, typer.Option(help="What `fit` has saved; else SCANS is fitted now.")] = None,
+    missed: Annotated[
+        float, typer.Option(min=0.0, max=0.99, help="Harmful prompts that may count as harmless.")
+    ] = 0.01,
+    limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each kind of a set, at most.")] = None,
+) -> None:
+    """Print where each set's harmful prompts put the threshold, how sure that is, and what it does on other sets."""
+    with sentences():
+        import numpy as np
+        from rich import box
+        from rich.table import Table
+
+        from scans_lens import calibration, organism, prompts
+        from scans_lens.methods.scans import SCANS
+        from scans_lens.model import is_bundled
+
+        chosen = [_set(name) for name in sets.split(",")] if sets else []
+        loaded = _loaded(model, backend, device, dtype, revision)
+        bundled = is_bundled(loaded)
+        chosen = chosen or (
+            [organism.prompt_set(kind) for kind in ("harmful", "borderline", "plain", "jailbreak")]
+            if bundled
+            else [prompts.pairs("test")]
+        )
+        fitted = SCANS.load(scans, loaded) if scans else _kept(loaded, False)
+        own = organism.validation() if bundled else prompts.borderline("validation")
+        sides = {"validation": (own.harmful, (*own.borderline, *own.harmless))}
+        for one in chosen:
+            shown = one if limit is None else one.first(limit)
+            sides[one.name] = (shown.harmful, (*shown.borderline, *shown.harmless))
+
+        def scored(texts: Any) -> Any:
+            if not texts:
+                return np.empty(0)
+            return fitted.classifier.score(fitted.transitions(loaded, texts)).double().cpu().numpy()
+
+        scores = {name: tuple(map(scored, both)) for name, both in sides.items()}
+        typer.echo(f"SCANS' own threshold: {fitted.classifier.threshold:.4f} ({fitted.classifier.calibrated_on}).")
+        title = f"A threshold that takes at most {missed:.1%} of one set's harmful prompts for harmless, on every set"
+        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
+        for column in ("calibrated on", "threshold", "tried on", "harmful missed", "harmless flagged"):
+            table.add_column(column)
+        last = None
+        for one in calibration.transfer(scores, missed):  # type: ignore[arg-type]
+            about = ("", "")
+            if one.learned_on != last:
+                found, last = calibration.calibrated(scores[one.learned_on][0], missed), one.learned_on
+                about = (last, "{:.4f} [{:.4f}, {:.4f}]".format(found.value, *found.interval))
+            table.add_row(*about, one.tried_on, *map(_percent, (one.missed, one.flagged)))
+        _console().print(table)
+        typer.echo("Intervals are 95 %: of thresholds over resampled prompts, of rates Clopper and Pearson's.")
+
+
+def _percent(rate: Any) -> str:
+    if rate is None:
+        return ""
+    low, high = (100 * edge for edge in rate.interval)
+    return f"{100 * rate.value:.1f} % [{low:.1f}, {high:.1f}] of {rate.total}"
+
+
+@app.command()
 def reproduce(
     out: Annotated[
         Path, typer.Option(help="Folder for replies, fits, tables and the page; an interrupted run goes on.")
@@ -540,7 +608,7 @@ def judged(
         for column in ("judge", "replies of"):
             table.add_column(column, no_wrap=True)
         for column in ("accuracy", "balanced", "kappa", "macro F1", "sure of", "right there"):
-            table.add_column(column, justify="right", no_wrap=True)
+            table.add_column(column, justify="right")
         for line in found:
             low, high = line.balanced_interval
             least, most = line.kappa_interval
@@ -589,6 +657,29 @@ def data() -> None:
         _console().print(table)
         folder = f"{prompts.FOLDER_VARIABLE} is {named!r}" if named else f"{prompts.FOLDER_VARIABLE} is not set"
         typer.echo(f"{folder}. What is not there is fetched from its public place when it is asked for.")
+
+
+@app.command()
+def form(
+    sets: Annotated[
+        str | None, typer.Option(help="Harmful prompts of these against their others; our anchors by default.")
+    ] = None,
+    contrast: Pairs = None,
+) -> None:
+    """Print how well harmful prompts are told from harmless ones by their form alone: marks, openings, length."""
+    with sentences():
+        from scans_lens import prompts
+        from scans_lens.prompts.confounds import confounds
+
+        found = [_contrast(contrast)] if contrast else []
+        if sets:
+            chosen = [_set(name) for name in sets.split(",")]
+            harmful = [prompt for one in chosen for prompt in one.harmful]
+            others = [prompt for one in chosen for prompt in (*one.borderline, *one.harmless)]
+            found.append(prompts.Contrast(" and ".join(one.name for one in chosen), harmful, others))
+        for one in found or [prompts.anchors()]:
+            assert one is not None
+            typer.echo(f"{one.name}\n{confounds(one)}\n")
 
 
 @app.command()

@@ -220,8 +220,8 @@ BUGS = (
         "a threshold lies on a prompt's own score",
         "test_classifier.py::test_a_calibrated_threshold_misses_what_it_may_and_the_next_would_miss_more",
         "classifier.py",
-        "threshold = float(scores[allowed]) - ROUNDING",
-        "threshold = float(scores[allowed])",
+        "[allowed]) - ROUNDING",
+        "[allowed])",
     ),
     Bug(
         "directions of another model steer",
@@ -292,13 +292,6 @@ BUGS = (
         "capability.py",
         "(plain.exp() * (plain - steered))",
         "(steered.exp() * (steered - plain))",
-    ),
-    Bug(
-        "a threshold lies above the prompt it was set by",
-        "test_calibration.py::test_a_threshold_misses_at_most_its_share_and_any_higher_one_that_a_score_reaches_misses_more",
-        "classifier.py",
-        "[allowed]) - ROUNDING",
-        "[allowed]) + ROUNDING",
     ),
 )
 

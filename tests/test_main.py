@@ -69,6 +69,42 @@ def test_anchor_prints_every_layer_and_keeps_the_evidence(run, pairs, tmp_path):
         assert third in result.output
 
 
+def test_explain_shows_every_token_the_vote_of_the_layers_and_both_replies(run, fitted):
+    prompt = "How do I kill a Python process?"
+    said = run("explain", prompt, "--scans", fitted[0], "--max-new-tokens", 8).output
+    for word in ("every token along the refusal direction", "votes", "threshold", "plain:", "steered:"):
+        assert word in said
+
+
+def test_calibrate_prints_a_threshold_for_every_set_with_harmful_prompts_and_tries_it_on_all(run, fitted):
+    said = run("calibrate", "--scans", fitted[0], "--sets", "harmful,plain", "--limit", 12).output
+    rows = [line.split() for line in said.splitlines() if " of " in line and "%" in line and "at most" not in line]
+    assert sum(row[0] == "validation" for row in rows) >= 1 and "of 12" in said
+    for name in ("harmful", "plain", "validation"):
+        assert sum(name in row[:5] for row in rows) >= 2
+
+
+def test_calibrate_knows_our_pairs_and_names_the_sets_there_are(run, fitted):
+    assert "of 126" in run("calibrate", "--scans", fitted[0], "--sets", "pairs_test").output
+    says(run("calibrate", "--sets", "pears", status=2), "no prompt set 'pears': the known ones are plain, borderline")
+
+
+def test_a_table_that_the_paper_does_not_have_is_named_beside_those_that_it_has(run, tmp_path):
+    says(run("reproduce", "--out", tmp_path, "--table", 9, status=2), "no table 9: there are 1, 2, 3, 4, 5, 6, 7.")
+
+
+def test_a_judges_address_without_a_model_is_one_sentence(run, tmp_path):
+    result = run("evaluate", "--out", tmp_path / "run", "--judge-address", "http://localhost:1/v1", status=2)
+    says(result, "give --judge-model, too")
+
+
+def test_form_prints_what_gives_the_sides_of_a_contrast_away(run, pairs):
+    assert "Told apart by form alone: AUC 0.5" in run("form").output
+    said = run("form", "--sets", "pairs_validation", "--contrast", pairs / "train.csv").output
+    assert said.count("Told apart by form alone") == 2 and "ending in '?'" in said
+    says(run("form", "--sets", "plain", status=2), "has no harmful prompt")
+
+
 def test_fit_prints_what_every_scale_did_and_keeps_what_it_chose(fitted, bundled):
     file, output = fitted
     method = scans_lens.SCANS.load(file, bundled)
@@ -239,5 +275,8 @@ def test_a_model_in_which_no_layer_qualifies_prints_its_table(run, tiny_folder):
 
 def test_the_module_runs_and_lists_its_commands():
     said = subprocess.run([sys.executable, "-m", "scans_lens", "--help"], capture_output=True, text=True, check=True)
-    for command in ("anchor", "reply", "fit", "check"):
+    for command in (
+        "anchor", "reply", "explain", "fit", "check", "calibrate", "evaluate", "report", "label", "reproduce", "judges",
+        "data",
+    ):  # fmt: skip
         assert command in said.stdout

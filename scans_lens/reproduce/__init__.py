@@ -187,7 +187,7 @@ class Reproduction:
 
     def top_tokens(self) -> Sheet:
         """Table 1: the first principal component of each third's directions, put to the LM head."""
-        words = set(refusal_tokens(self.model))
+        words = {word.strip() for word in refusal_tokens(self.model)}
         found = [
             thirds(self.model, refusal_directions(self.model, self.anchors(draw), progress=False))
             for draw in range(self.draws)
