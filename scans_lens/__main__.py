@@ -144,14 +144,18 @@ def fit(
     preset: Annotated[str | None, typer.Option(help="paper or release; none chooses every knob on validation.")] = None,
     contrast: Pairs = None,
     validation: Pairs = None,
+    abstain: Annotated[float, typer.Option(min=0.0, help="No push where the score is nearer to the threshold.")] = 0.0,
 ) -> None:
     """Fit SCANS and keep it; prints what every scale did on validation prompts at the chosen threshold."""
     with sentences():
+        from dataclasses import replace
+
         from scans_lens.methods.scans import SCANS
 
         _writable(out)
         loaded = _loaded(model, backend, device, dtype, revision)
         scans = SCANS.fit(loaded, _contrast(contrast), validation=_contrast(validation), preset=preset)  # type: ignore[arg-type]
+        scans = replace(scans, abstain=abstain)
         scans.save(out)
         typer.echo(str(scans))
         _print_trials(scans)
