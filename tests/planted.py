@@ -260,7 +260,7 @@ BUGS = (
     ),
     Bug(
         "the second context keeps rows that have left",
-        "test_self_cd.py::test_a_prompt_is_answered_the_same_alone_and_in_company",
+        "test_self_cd.py::test_rows_that_end_leave_both_contexts_together",
         "generation.py",
         "            self._other.run.keep(rows)",
         "            self._other.run.keep(rows.flip(0))",

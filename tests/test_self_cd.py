@@ -42,3 +42,13 @@ def test_a_prompt_is_answered_the_same_alone_and_in_company(model, prompts):
 def test_it_says_that_it_cannot_be_put_together_with_others():
     with pytest.raises(ValueError, match="SelfCD mixes logits of two contexts"):
         Together((SelfCD(),))
+
+
+def test_rows_that_end_leave_both_contexts_together(model, prompts, monkeypatch):
+    method = SelfCD(SYSTEM)
+    free = said_by(model, prompts, method, n=8)
+    ends = (free[0][1], free[1][3])
+    monkeypatch.setattr("scans_lens.generation.end_tokens", lambda model: ends)
+    cut = [next((step for step, token in enumerate(reply) if token in ends), len(reply)) for reply in free]
+    assert len(set(cut)) > 1
+    assert said_by(model, prompts, method, n=8) == tuple(reply[:at] for reply, at in zip(free, cut, strict=True))

@@ -305,24 +305,23 @@ class Reproduction:
     def capability(self) -> Sheet:
         """Table 3."""
         fitted, rows = self._fitted(), []
-        ways: list[tuple[str, list[SCANS | None], float | None]] = [
-            ("plain", [None], None),
-            ("SCANS, all away from refusal", [*fitted], -1.0),
-            ("SCANS, all towards refusal", [*fitted], 1.0),
+        ways: list[tuple[str, list[Any], float | None, bool]] = [
+            ("plain", [None], None, True),
+            ("SCANS, each its own way", [*fitted], None, True),
+            ("SCANS, all away from refusal", [*fitted], -1.0, False),
+            ("SCANS, all towards refusal", [*fitted], 1.0, False),
         ]
-        papers = published.CAPABILITY.get(self.name, {})
-        for name, methods, sign in ways:
-            lost = [self._perplexity(method, sign) for method in methods]
-            rows.append((name, "here", _spread(lost, 2), ""))
-        for name, methods in (("plain", [None]), ("SCANS, each its own way", fitted)):
-            right = [self._right(method) for method in methods]
-            known = f" of {right[0].total}"
-            rows.append((name, "here", "", _spread([100 * one.value for one in right], 1) + known))
-        for name, row in papers.items():
+        for name, methods, sign, answers in ways:
+            # WikiText has no prompts, and so nothing that each could be pushed by
+            knows = self.bundled or methods == [None] or sign is not None
+            lost = _spread([self._perplexity(method, sign) for method in methods], 3) if knows else ""
+            right = _cell([self._right(method) for method in methods]) if answers else ""
+            rows.append((name, "here", lost, right))
+        for name, row in published.CAPABILITY.get(self.name, {}).items():
             rows.append((name, "paper", f"{row['WikiText-2']:.2f}", f"{row['MMLU']:.1f}"))
         note = "The paper's forms of both are its own and not comparable with the standard ones that are used here."
         head = ("way", "", f"perplexity, {self._texts_name}", f"right, {self._questions_name}")
-        return self._sheet(3, head, rows, note if papers else "")
+        return self._sheet(3, head, rows, note if self.of_the_paper else "", self._asked_for_capability())
 
     def speed(self) -> Sheet:
         """Table 4, and what the paper's table leaves out: the cost of deciding, once for every query."""
@@ -355,6 +354,14 @@ class Reproduction:
         return self._sheet(4, ("way", "", "tokens/s", "tokens a reply", "memory, MB"), rows, *notes)
 
     # ── Capability ──
+
+    def _asked_for_capability(self) -> str:
+        if not self.bundled:
+            return "MMLU: the subjects that lie in the folder of local copies."
+        return (
+            f"{PROMPTS} answers of the corpus to plain test prompts, after those prompts, and {PROMPTS} quiz "
+            "questions; mean ± standard deviation over the draws of anchors, the plain model with its 95 % interval."
+        )
 
     @property
     def _texts_name(self) -> str:
