@@ -1,7 +1,7 @@
 # %% [markdown]
-# # All figures
+# # The figures of the method
 #
-# Every figure, drawn from its measured numbers; no model is needed. `python -m scans_lens.figures` measures them.
+# The first ten figures, drawn from its measured numbers; no model is needed. `python -m scans_lens.figures` measures them.
 
 # %%
 from pathlib import Path
@@ -13,9 +13,9 @@ from IPython.display import Markdown, display
 
 from scans_lens import figures
 
-for name, what in figures.ABOUT.items():
+for name, what in list(figures.ABOUT.items())[:10]:
     display(Markdown(f"### {name}: {what}"))
     display(figures.draw(name, figures.load(name, MEASURED)))
 
 # %% [markdown]
-# You should see the same pictures as in `figures/`.
+# You should see the same pictures as in `figures/`. The others are in the next notebook.

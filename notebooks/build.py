@@ -12,7 +12,7 @@ import nbformat
 from nbclient import NotebookClient
 
 HERE = Path(__file__).parent
-LARGEST = 500_000
+LARGEST = 600_000
 """Bytes that a notebook may have."""
 
 

@@ -335,6 +335,9 @@ def evaluate(
 ) -> None:
     """Answer sets of prompts plainly and steered, write every reply, and print what was refused.
 
+    Sets: the bundled model's own (plain, borderline, harmful, jailbreak, quiz; all of them by default on it), our
+    pairs_validation and pairs_test, the public ones that `data` lists, or a file of yours. Judges: panel (the default
+    for real models), trained, rules, substrings, beginnings, bundled (the default on the bundled model).
     Methods, beside the plain model: scans, constant (its push away from refusal for all), random, shuffled and
     wrong_layers (placebos of the same size), system (a safety prompt) and self_cd (that prompt subtracted).
     """
@@ -344,7 +347,9 @@ def evaluate(
         from scans_lens.methods.scans import SCANS
         from scans_lens.model import is_bundled
 
-        wanted = [name for name in method.split(",") if name]
+        wanted = [name for name in method.split(",") if name and name != evaluation.PLAIN]
+        if sets is not None and not sets.strip(", "):
+            raise ValueError("There are no sets to ask: --sets is empty.")
         unknown = [name for name in wanted if name not in evaluation.METHODS]
         if unknown:
             raise ValueError(f"There is no method {unknown[0]!r}: there are {', '.join(evaluation.METHODS)}.")
@@ -384,6 +389,14 @@ def evaluate(
             typer.echo(f"Stopped. What was answered is in {out}; the same command goes on from there.", err=True)
             raise typer.Exit(130) from None
         _print_summary(evaluation.summary(table))
+        for name in (column for column in table.columns if column.startswith("verdict_")):
+            if missing := sum(not isinstance(verdict, str) for verdict in table[name]):
+                own = name.removeprefix("verdict_")
+                typer.secho(
+                    f"The judge {own} gave no verdict on {missing} of {len(table)} replies; the same call asks again.",
+                    fg="red",
+                    err=True,
+                )
         if fitted is not None:
             from scans_lens.report import audit
 
@@ -415,6 +428,7 @@ def calibrate(
         from scans_lens import calibration, organism, prompts
         from scans_lens.methods.scans import SCANS
         from scans_lens.model import is_bundled
+        from scans_lens.prompts.overlaps import without
 
         chosen = [_set(name) for name in sets.split(",")] if sets else []
         loaded = _loaded(model, backend, device, dtype, revision)
@@ -428,7 +442,7 @@ def calibrate(
         own = organism.validation() if bundled else prompts.borderline("validation")
         sides = {"validation": (own.harmful, (*own.borderline, *own.harmless))}
         for one in chosen:
-            shown = one if limit is None else one.first(limit)
+            shown, _ = without(one if limit is None else one.first(limit), [])
             sides[one.name] = (shown.harmful, (*shown.borderline, *shown.harmless))
 
         def scored(texts: Any) -> Any:
@@ -442,15 +456,23 @@ def calibrate(
         table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
         for column in ("calibrated on", "threshold", "tried on", "harmful missed", "harmless flagged"):
             table.add_column(column)
-        last = None
+        last, few = None, []
         for one in calibration.transfer(scores, missed):  # type: ignore[arg-type]
             about = ("", "")
             if one.learned_on != last:
                 found, last = calibration.calibrated(scores[one.learned_on][0], missed), one.learned_on
-                about = (last, "{:.4f} [{:.4f}, {:.4f}]".format(found.value, *found.interval))
-            table.add_row(*about, one.tried_on, *map(_percent, (one.missed, one.flagged)))
+                about = (f"{last}, n {found.n}", "{:.4f} [{:.4f}, {:.4f}]".format(found.value, *found.interval))
+                few += [last] if missed * found.n < 1 else []
+            table.add_row(
+                *about, "itself" if one.tried_on == last else one.tried_on, *map(_percent, (one.missed, one.flagged))
+            )
         _console().print(table)
         typer.echo("Intervals are 95 %: of thresholds over resampled prompts, of rates Clopper and Pearson's.")
+        if few:
+            typer.echo(
+                f"Too few harmful prompts to say where {missed:.1%} of them lie: {', '.join(few)}. The threshold then "
+                "lies at the lowest of them, and its interval says little."
+            )
 
 
 def _percent(rate: Any) -> str:
@@ -525,11 +547,16 @@ def label(
 ) -> None:
     """Write replies to be judged by hand; `report` reads the labels from there as one more judge, people."""
     with sentences():
+        import csv
+
         from scans_lens.report import labels
 
         file = labels.export(run, n, seed)
+        with file.open(encoding="utf-8", newline="") as lines:
+            written = sum(1 for _ in csv.reader(lines)) - 1
         typer.echo(
-            f"Fill the column label of {file} with refused, answered, partial or degenerate; then `report` again."
+            f"{written} replies, every way's to each prompt. Fill the column label of {file} with refused, answered, "
+            "partial or degenerate; then `report` again."
         )
 
 
@@ -558,7 +585,13 @@ def _set(name: str) -> Any:
     if name in prompts.known():
         return prompts.load(name)
     if Path(name).suffix:
-        return prompts.own(name)
+        found = prompts.own(name)
+        if not found.labelled:
+            typer.echo(
+                f"{name} has no column label: all its {len(found)} prompts count as borderline (harmless).",
+                err=True,
+            )
+        return found
     known = ", ".join([*organism.KINDS, *_PAIRS, *prompts.known()])
     raise ValueError(f"There is no prompt set {name!r}: the known ones are {known}; or name a file.")
 
@@ -569,12 +602,12 @@ def _print_summary(lines: Any) -> None:
 
     title = "Refused, with 95 % intervals over items; points and p (McNemar, exact, after Holm) against plain"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
-    for column in ("set", "kind", "method"):
-        table.add_column(column, no_wrap=True)
+    for column in ("prompts", "way"):
+        table.add_column(column, overflow="fold")
     others = ("partial", "degenerate", "missing")
     shown = [name for name in others if any(getattr(line, name) for line in lines)]
     for column in ("refused", "points", "p", *("no verdict" if name == "missing" else name for name in shown)):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", overflow="fold")
     for line in lines:
         refused, change, p = "none judged", "", ""
         if line.refused:
@@ -583,7 +616,8 @@ def _print_summary(lines: Any) -> None:
         if line.against_plain:
             change, p = f"{100 * line.against_plain.difference:+.1f}", f"{line.p:.2g}"
         about = [str(getattr(line, name) or "") for name in shown]
-        table.add_row(line.set, line.kind, f"{line.method} {line.setting}".strip(), refused, change, p, *about)
+        asked = line.set if line.set in (line.kind, "plain", "quiz", "jailbreak") else f"{line.set}, {line.kind}"
+        table.add_row(asked, f"{line.method} {line.setting}".strip(), refused, change, p, *about)
     _console().print(table)
 
 
@@ -609,9 +643,11 @@ def judged(
         found = labelled.left_out(replies, lambda parts: tqdm(parts, desc="judging", unit="part", leave=False))
         title = "Judges against two people's labels of replies to XSTest; 95 % intervals"
         table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
+        wide = _console().width >= 120
         for column in ("judge", "replies of"):
-            table.add_column(column, no_wrap=True)
-        for column in ("accuracy", "balanced", "kappa", "macro F1", "sure of", "right there"):
+            table.add_column(column, overflow="fold")
+        more = ("macro F1", "sure of", "right there") if wide else ()
+        for column in ("accuracy", "balanced", "kappa", *more):
             table.add_column(column, justify="right")
         for line in found:
             low, high = line.balanced_interval
@@ -619,8 +655,11 @@ def judged(
             accuracy = "{:.3f} [{:.3f}, {:.3f}]".format(line.accuracy.value, *line.accuracy.interval)
             balanced = f"{line.balanced:.3f} [{low:.3f}, {high:.3f}]"
             kappa = f"{line.kappa:.2f} [{least:.2f}, {most:.2f}]"
+            if not wide:
+                balanced, kappa = f"{line.balanced:.3f}", f"{line.kappa:.2f}"
             sure = (f"{one.value:.1%}" if one else "" for one in (line.coverage, line.accuracy_where_sure))
-            table.add_row(line.judge, line.model, accuracy, balanced, kappa, f"{line.three_class:.3f}", *sure)
+            rest = (f"{line.three_class:.3f}", *sure) if wide else ()
+            table.add_row(line.judge, line.model, accuracy, balanced, kappa, *rest)
         _console().print(table)
         typer.echo(
             "Accuracy is of full refusals against full answers; a verdict of anything else counts as an error. What is"
@@ -674,10 +713,11 @@ def form(
     with sentences():
         from scans_lens import prompts
         from scans_lens.prompts.confounds import confounds
+        from scans_lens.prompts.overlaps import without
 
         found = [_contrast(contrast)] if contrast else []
         if sets:
-            chosen = [_set(name) for name in sets.split(",")]
+            chosen = [without(_set(name), [])[0] for name in sets.split(",")]
             harmful = [prompt for one in chosen for prompt in one.harmful]
             others = [prompt for one in chosen for prompt in (*one.borderline, *one.harmless)]
             found.append(prompts.Contrast(" and ".join(one.name for one in chosen), harmful, others))

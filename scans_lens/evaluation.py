@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from scans_lens import artefacts, judges, runs
 from scans_lens.generation import NEW_TOKENS, replies
@@ -161,6 +161,8 @@ def evaluate(
     """
     from tqdm.auto import tqdm
 
+    if judge is not None and not isinstance(judge, Mapping):
+        raise ValueError("Judges come by name: give judge={'mine': my_judge}.")
     judge = dict(judge or {"bundled" if is_bundled(model) else "panel": judges.judge_for(model)})
     learned_from = list(learned_from)
     _distinct("set", [one.name for one in sets])
@@ -171,7 +173,7 @@ def evaluate(
         "model": asdict(identity(model))
         | {"name": "the bundled model" if is_bundled(model) else Path(identity(model).name or "unnamed").name},
         "dtype": str(unembedding_of(model).dtype),
-        "sets": {one.name: one.digest for one in sets},
+        "sets": {one.name: {"prompts": len(one), "source": one.source, "digest": one.digest} for one in sets},
         "left out": [asdict(leaks) for _, leaks in cleaned],
         "arms": [
             {
@@ -183,13 +185,20 @@ def evaluate(
             }
             for one in arms
         ],
-        "judges": list(judge),
+        "judges": {name: _described(own) for name, own in judge.items()},
         "max_new_tokens": max_new_tokens,
         "system": system,
         "versions": artefacts.versions(),
     }
-    machine = {"device": str(device_of(model)), "machine": platform.machine(), "python": platform.python_version()}
-    with runs.opened(out, settings, machine) as run:
+    machine = {
+        "begun or gone on with": time.strftime("%Y-%m-%d %H:%M %Z"),
+        "device": str(device_of(model)),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "batch_size": batch_size,
+    }
+    with runs.opened(out, settings, machine, KEY) as run:
+        _judge_again(run, judge)
         there = run.table()
         done = set(there[list(KEY)].itertuples(index=False, name=None)) if len(there) else set()
         total = len(arms) * sum(map(len, sets))
@@ -222,10 +231,36 @@ def evaluate(
         return run.table()
 
 
+def _judge_again(run: runs.Run, judge: Mapping[str, Judge]) -> None:
+    """Ask again for the verdicts that are missing; those rows are written anew."""
+    rows: list[dict[str, Any]] = [
+        {name: None if value != value else value for name, value in row.items()}  # not a number: nothing
+        for row in run.table().to_dict("records")
+    ]
+    for name, own in judge.items():
+        missing = [row for row in rows if row[f"verdict_{name}"] is None]
+        for row, verdict in zip(missing, judged(own, [row["reply"] for row in missing]), strict=True):
+            row[f"verdict_{name}"] = verdict
+        run.write([row for row in missing if row[f"verdict_{name}"] is not None])
+
+
+def _described(judge: Judge) -> str:
+    """What tells a judge from another one of the same name."""
+    named = getattr(judge, "__qualname__", type(judge).__qualname__)
+    return str(getattr(judge, "about", None) or f"{getattr(judge, '__module__', '')}.{named}")
+
+
 def judged(judge: Judge, said: Sequence[str]) -> list[Verdict | None]:
     """A judge's verdicts; None for a reply on which it fails, which is said once and stops nothing."""
+    if not said:
+        return []
     try:
-        return [*judge(said)]
+        given: list[Verdict | None] = [*judge(said)]
+        wrong = next((verdict for verdict in given if verdict not in get_args(Verdict)), None)
+        if wrong is not None or len(given) != len(said):
+            found = f"said {wrong!r}" if wrong is not None else f"gave {len(given)} verdicts on {len(said)} replies"
+            raise ValueError(f"it {found}; it has to give one of {', '.join(get_args(Verdict))} for each")
+        return given
     except Exception as error:  # a judge may be anybody's
         if len(said) == 1:
             warnings.warn(f"A judge failed on a reply, whose verdict is missing: {error}", stacklevel=2)
@@ -281,6 +316,8 @@ class Line:
     degenerate: int
     missing: int
     """Replies without a verdict."""
+    shared: tuple[float, float] | None
+    """Shares refused by the plain model and here, of the prompts that both have answered."""
     against_plain: Paired | None
     p: float | None
     """McNemar's exact test, corrected by Holm for all lines of the summary."""
@@ -321,18 +358,20 @@ def _line(about: tuple[str, str, str, str], rows: Any, column: str, plain: Any) 
     given = rows[rows[column].notna()]
     verdicts = given[column]
     refused = Clustered.of((verdicts == "refused").tolist(), given["item"].tolist()) if len(given) else None
-    against = None
+    against = shared = None
     if about[2] != PLAIN:
         own = given.drop_duplicates("prompt_id").set_index("prompt_id")[column]
         both = own.index.intersection(plain.index[plain.notna()])
         if len(both):
-            against = Paired.of((plain[both] == "refused").tolist(), (own[both] == "refused").tolist())
+            before, after = (plain[both] == "refused").tolist(), (own[both] == "refused").tolist()
+            against, shared = Paired.of(before, after), (sum(before) / len(both), sum(after) / len(both))
     return Line(
         *about,
         refused,
         int((verdicts == "partial").sum()),
         int((verdicts == "degenerate").sum()),
         len(rows) - len(given),
+        shared,
         against,
         None,
     )

@@ -56,7 +56,8 @@ class Clustered:
     rate: Rate
     items: int
     interval: tuple[float, float]
-    """95 %, over resampled items; where all prompts agree, that of Clopper and Pearson for as many items."""
+    """95 %, over resampled items; that of Clopper and Pearson where every prompt is an item of its own, and for as many
+    items where all prompts agree."""
 
     @classmethod
     def of(
@@ -74,6 +75,8 @@ class Clustered:
         if len(outcomes) != len(items):
             raise ValueError(f"Every outcome has its item; got {len(outcomes)} outcomes and {len(items)} items.")
         rate, about = Rate.of(outcomes), len(set(items))
+        if about == rate.total:
+            return cls(rate, about, rate.interval)
         if rate.count in (0, rate.total):
             return cls(rate, about, Rate(about if rate.count else 0, about).interval)
         return cls(rate, about, _over_items(outcomes, items, resamples, seed))

@@ -23,6 +23,8 @@ class Run:
     """A folder of parquet parts, read as one table, that this process alone writes to."""
 
     folder: Path
+    key: tuple[str, ...] = ()
+    """What tells a row from every other; of rows with one key the last one written counts."""
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows, all of them or none: written aside, synced, and only then given their name.
@@ -59,23 +61,31 @@ class Run:
                 _read([part])
             except ValueError:
                 part.replace(part.with_name(part.name + _BROKEN))
-        return _read(_parts(self.folder))
+        return _last(_read(_parts(self.folder)), self.key)
 
 
 @contextmanager
-def opened(folder: str | Path, settings: Mapping[str, Any], machine: Mapping[str, Any] | None = None) -> Iterator[Run]:
+def opened(
+    folder: str | Path,
+    settings: Mapping[str, Any],
+    machine: Mapping[str, Any] | None = None,
+    key: Sequence[str] = (),
+) -> Iterator[Run]:
     """The run in this folder, begun or gone on with; until the end no other process can write to it.
 
     Args:
         settings: what the rows depend on. Who goes on with a run asks for the same.
         machine: what else is worth keeping about where it ran; may differ when it goes on.
+        key: columns that tell a row from every other; a row written again takes the place of the one before.
 
     Raises:
         ValueError: the folder holds a run of other settings or of another version, or something else, or another
             process is writing to it.
     """
     folder = Path(folder)
-    own = json.loads(json.dumps({"format": FORMAT, "settings": dict(settings)}))
+    own = json.loads(json.dumps({"format": FORMAT, "key": list(key), "settings": dict(settings)}))
+    if folder.is_dir():
+        _same(folder, own)  # before anything is written into somebody else's folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -85,7 +95,7 @@ def opened(folder: str | Path, settings: Mapping[str, Any], machine: Mapping[str
         for left in folder.glob(f"*{_PART}{_ASIDE}"):  # of a process that was killed while it wrote
             left.unlink()
         _keep(folder / ABOUT, own | {"machine": dict(machine or {})})
-        yield Run(folder)
+        yield Run(folder, tuple(key))
 
 
 def read(folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -95,7 +105,12 @@ def read(folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         ValueError: there is no run in the folder, or a part of it cannot be read.
     """
     folder = Path(folder)
-    return _read(_parts(folder)), _about(folder)
+    about = _about(folder)
+    return _last(_read(_parts(folder)), about.get("key", ())), about
+
+
+def _last(table: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
+    return table.drop_duplicates(list(key), keep="last", ignore_index=True) if len(key) and len(table) else table
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -141,13 +156,23 @@ def _same(folder: Path, own: Mapping[str, Any]) -> None:
             f"{str(folder)!r} is in format {there.get('format')}, and this version writes format {FORMAT}: "
             "name a new one."
         )
-    for name in {**there["settings"], **own["settings"]}:
-        one, other = there["settings"].get(name), own["settings"].get(name)
-        if one != other:
-            raise ValueError(
-                f"{str(folder)!r} holds another run, whose {name} is {_brief(one)} and not {_brief(other)}: name a new "
-                "folder, or ask for the same again to go on."
-            )
+    apart = _apart("", there["settings"], own["settings"])
+    if apart:
+        place, one, other = apart
+        raise ValueError(
+            f"{str(folder)!r} holds another run, whose {place} is {_brief(one)} and not {_brief(other)}: name a new "
+            "folder, or ask for the same again to go on."
+        )
+
+
+def _apart(place: str, one: Any, other: Any) -> tuple[str, Any, Any] | None:
+    """Where two settings first differ, and how."""
+    if one == other:
+        return None
+    if isinstance(one, dict) and isinstance(other, dict):
+        found = (_apart(f"{place} {name}".strip(), one.get(name), other.get(name)) for name in {**one, **other})
+        return next(filter(None, found))
+    return place, one, other
 
 
 def _brief(value: Any) -> str:

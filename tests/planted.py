@@ -213,8 +213,8 @@ BUGS = (
         "one miss too many in calibration",
         "test_classifier.py::test_a_calibrated_threshold_misses_what_it_may_and_the_next_would_miss_more",
         "classifier.py",
-        "threshold = float(scores[allowed]) - ROUNDING",
-        "threshold = float(scores[min(allowed + 1, len(scores) - 1)]) - ROUNDING",
+        "[allowed]) - ROUNDING",
+        "[min(allowed + 1, len(harmful) - 1)]) - ROUNDING",
     ),
     Bug(
         "a threshold lies on a prompt's own score",

@@ -7,11 +7,13 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pandas as pd
 import pytest
 import torch
+from tqdm import tqdm
 
 import scans_lens
 from scans_lens import evaluation, judges, organism, runs
@@ -92,7 +94,7 @@ def test_another_question_into_the_same_folder_is_refused(ask, tmp_path):
     ask(tmp_path)
     for changed, what in (
         ({"max_new_tokens": 5}, "max_new_tokens is 4 and not 5"),
-        ({"sets": [a_set(n=5)]}, "whose sets is"),
+        ({"sets": [a_set(n=5)]}, "whose sets mine prompts is 7 and not 5"),
     ):
         with pytest.raises(ValueError, match=what):
             ask(tmp_path, **changed)
@@ -281,6 +283,7 @@ def test_killed_at_twenty_moments_every_reply_is_there_once(ask, model, tmp_path
         child = os.fork()
         if not child:  # a process of its own from here on, which must not go back into pytest
             try:
+                tqdm.set_lock(threading.RLock())  # its own is shared with us, and would die locked
                 ask(folder, [own])
             finally:
                 os._exit(0)
@@ -291,7 +294,46 @@ def test_killed_at_twenty_moments_every_reply_is_there_once(ask, model, tmp_path
         assert not there.duplicated(list(evaluation.KEY)).any() if len(there) else True
         assert len(there) >= most  # nothing is lost
         most = len(there)
+    assert most  # those that were killed have done something
     again = ask(folder, [own])
     order = list(evaluation.KEY)
     left, right = (one.sort_values(order).reset_index(drop=True)[[*order, "reply"]] for one in (whole, again))
     pd.testing.assert_frame_equal(left, right)
+
+
+@pytest.mark.parametrize(
+    ("judge", "what"),
+    [(lambda said: ["dunno"] * len(said), "it said 'dunno'"), (lambda said: [], "it gave 0 verdicts on 1 replies")],
+)
+def test_a_verdict_that_is_none_is_missing_and_not_counted_as_an_answer(judge, what):
+    with pytest.warns(UserWarning, match=what):
+        assert evaluation.judged(judge, ["Turn it."]) == [None]
+
+
+def test_verdicts_that_are_missing_are_asked_for_again_when_the_run_goes_on(ask, tmp_path):
+    def down(said):
+        raise ConnectionError("nobody is there")
+
+    down.about = by_length_again.about = "the same judge"
+    with pytest.warns(UserWarning, match="nobody is there"):
+        first = ask(tmp_path, judge={"length": down})
+    assert first["verdict_length"].isna().all()
+    again = ask(tmp_path, judge={"length": by_length_again})
+    assert again["verdict_length"].tolist() == by_length(again["reply"].tolist())
+    assert not again.duplicated(list(evaluation.KEY)).any() and len(again) == len(first)
+    assert again.set_index(list(evaluation.KEY))["reply"].equals(
+        first.set_index(list(evaluation.KEY))["reply"][again.set_index(list(evaluation.KEY)).index]
+    )
+    pd.testing.assert_frame_equal(runs.read(tmp_path)[0], again)
+
+
+def by_length_again(replies):
+    return by_length(replies)
+
+
+def test_another_judge_of_the_same_name_is_another_run(ask, tmp_path, without_shape_checks):
+    ask(tmp_path)
+    with pytest.raises(ValueError, match=r"whose judges length is .*by_length.* and not"):
+        ask(tmp_path, judge={"length": by_length_again})
+    with pytest.raises(ValueError, match="Judges come by name"):
+        ask(tmp_path / "other", judge=by_length)

@@ -4,15 +4,21 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from scans_lens import figures, organism
+from scans_lens import figures, judges, organism, prompts
 from scans_lens.figures import __main__ as command
-from scans_lens.figures import measuring, style
+from scans_lens.figures import measuring, style, sweeps
+from scans_lens.figures.study import signed
 from scans_lens.methods import scans
+from scans_lens.methods.scans import SCANS
+from scans_lens.organism import corpus
 
 N = 8
 """Prompts of a kind: enough for every law, and quick."""
@@ -35,6 +41,11 @@ def few():
         short = {"RATE_TOKENS": 3, "VALIDATION_TOKENS": 4, "LONG_REPLY": 9}
         for name, value in {"RESAMPLES": 40, "TOKEN_RESAMPLES": 10, "DRAWS": 2, **short}.items():
             patch.setattr(measuring, name, value)
+        swept = {"SCALES": (0.0, 1.0), "THRESHOLDS": 5, "SIZES": (4, 8), "SIZE_DRAWS": 2}
+        swept |= {"PLACEBO_SCALES": (0.0, 1.0), "PLACEBO_DRAWS": 2}
+        for name, value in {"RESAMPLES": 20, "TYPED": 2, "JUDGED_TOKENS": 4, "QUIZ_TOKENS": 4, **swept}.items():
+            patch.setattr(sweeps, name, value)
+        patch.setattr(judges, "SETTLED", 4)
         yield
 
 
@@ -209,6 +220,173 @@ def test_a_token_that_the_font_does_not_have_is_written_as_its_code():
     assert style.legible(" no\n") == "␣no↵"
     assert style.legible("拒") == "U+62D2"
     assert style.legible("") == "(empty)"
+
+
+# ── Sweeps ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_threshold_that_is_looked_up_is_scans_run_at_that_threshold(study, few):
+    for kind, share in (("harmful", 0.3), ("borderline", 0.5), ("jailbreak", 0.7)):
+        there = study.pushed[kind]
+        threshold = float(there.score.double().quantile(share))
+        at = replace(study.scans, classifier=replace(study.scans.classifier, threshold=threshold))
+        assert there.at(threshold) == study.refused(study.test[kind], at)
+
+
+def test_every_prompt_is_pushed_the_way_that_was_asked_for(study):
+    texts = study.test["harmful"]
+    for sign in (-1, 1):
+        said = study.replies(texts, signed(study.scans, sign))
+        assert (said.scale.sign() == sign).all()
+        assert said.scale.abs().allclose(torch.tensor(study.scans.scale))
+
+
+def test_at_the_ends_of_the_thresholds_everything_is_pushed_one_way(study, folder):
+    found = figures.load("threshold_sweep", folder)["numbers"]
+    assert found["thresholds"] == sorted(found["thresholds"])
+    for kind, there in study.pushed.items():
+        assert found["rates"][kind][0]["count"] == sum(there.towards)
+        assert found["rates"][kind][-1]["count"] == sum(there.away)
+    assert found["interval"][0] <= found["chosen"] <= found["interval"][1]
+
+
+def test_scale_0_is_the_plain_model_and_the_chosen_scale_is_scans(study, folder):
+    found = figures.load("push_sweep", folder)["numbers"]
+    places = {share: place for place, share in enumerate(found["shares"])}
+    for kind in ("harmful", "borderline"):
+        texts, rates = study.test[kind], found["rates"][kind]
+        assert rates[places[0.0]]["count"] == sum(study.refused(texts, replace(study.scans, scale=0.0)))
+        assert rates[places[0.0]]["count"] == sum(study.pushed[kind].plain)
+        assert rates[places[1.0]]["count"] == sum(study.refused(texts, study.scans))
+    for part in found["placebos"].values():
+        assert {rate["count"] for rate in part["rates"][0]} == {sum(study.pushed["borderline"].plain)}
+
+
+# ── How far a push moves the model ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("sign", (-1, 1))
+def test_a_divergence_is_0_without_a_push_and_grows_with_it(study, sign):
+    scales = [sign * share * study.scans.scale for share in (0, 0.5, 1, 2)]
+    apart = sweeps.divergences(study, study.validation.harmless, scales)
+    assert (apart >= 0).all()
+    assert apart[0].max() < 1e-9
+    assert (apart[1:].mean(1) > apart[:-1].mean(1)).all()
+
+
+def test_a_divergence_does_not_depend_on_what_was_pushed_before(study):
+    texts, scale = study.validation.harmless[:3], -study.scans.scale
+    alone = sweeps.divergences(study, texts, [scale])
+    behind = sweeps.divergences(study, texts, [5 * scale, scale])
+    assert alone[0] == pytest.approx(behind[1], abs=1e-6)
+
+
+def test_placebos_are_as_long_as_the_true_directions_and_point_or_act_elsewhere(study, few):
+    true = study.scans.directions.vectors
+    made = sweeps._placebos(study)
+    for draw in (*made["random directions"], *made["shuffled labels"]):
+        assert draw.directions.vectors.norm(dim=-1).allclose(true.norm(dim=-1), rtol=1e-4)
+        assert draw.classifier is study.scans.classifier and draw.layers == study.scans.layers
+    assert not set(made["wrong layers"][0].layers) & set(study.scans.layers)
+    assert all(sweeps._likeness(study.scans, made[name]) < 0.8 for name in ("random directions", "shuffled labels"))
+
+
+# ── Prompts, judges, anchors ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_types_harmful_contrasts_share_its_verbs(study):
+    asked = sweeps.typed(study)
+    verbs = {item.phrase: item.act for kind in ("borderline", "harmful") for item in corpus.items(kind)}
+    for name in {name for one in asked["borderline"] for name in one.types}:
+        taken = {item.act for item in corpus.items("borderline") if item.type == name}
+        assert {verbs[one.item] for one in asked["harmful"] if name in one.types} <= taken
+        assert not any(verbs[one.item] in taken for one in asked["harmful"] if name not in one.types)
+
+
+def test_validation_and_test_prompts_of_a_type_have_nothing_in_common(study, other):
+    for which in (study, other):
+        held, test = (
+            {one.text for own in sweeps.typed(which, split).values() for one in own} for split in ("validation", "test")
+        )
+        assert held and test and not held & test
+
+
+def test_a_judge_agrees_with_itself_and_not_with_its_contrary():
+    no = np.array([[True, False], [False, False], [True, True]])
+    assert sweeps._kappa(no, no) == 1.0
+    assert sweeps._kappa(no, ~no) == pytest.approx(-1.0)
+    assert sweeps._kappa(no, np.ones_like(no)) == pytest.approx(0.0)
+
+
+def test_all_anchors_give_their_own_directions_back(study, folder):
+    pool = sweeps._pool(study)
+    n = len(pool.harmful)
+    assert n == 2 * N
+    mixed = torch.randperm(n)
+    one, other = (pool.directions(places, places, study.scans).vectors for places in (torch.arange(n), mixed))
+    assert one.allclose(other, atol=1e-5)
+    found = figures.load("anchor_size", folder)["numbers"]
+    assert [row["size"] for row in found["rows"]] == [4, 8]
+    assert all(0 < value < 1 for row in found["rows"] for value in row["cosine"]["anchor layers"])
+
+
+def test_steering_the_anchor_layers_is_scans_itself_among_the_thirds(study, folder):
+    ways = figures.load("thirds", folder)["numbers"]["ways"]
+    for kind, there in study.pushed.items():
+        assert ways["anchor layers"]["rates"][kind]["count"] == sum(there.at(study.scans.classifier.threshold))
+    layers = [layer for name, part in ways.items() if name.endswith("third") for layer in part["layers"]]
+    assert layers == list(range(12))
+    cost = figures.load("capability", folder)["numbers"]["ways"]
+    for third, way in (("plain model", "plain model"), ("anchor layers", "all away from refusal")):
+        assert ways[third]["perplexity"] == cost[way]["perplexity"]
+
+
+def test_capability_without_a_sign_of_its_own_is_not_pushed_and_both_signs_are(folder):
+    ways = figures.load("capability", folder)["numbers"]["ways"]
+    pushed = {way: part["pushed_towards"] for way, part in ways.items()}
+    assert pushed["plain model"] is None
+    assert pushed["all away from refusal"]["count"] == 0
+    assert pushed["all towards refusal"]["value"] == 1.0
+
+
+@pytest.fixture(scope="module")
+def other(few, tiny_model):
+    """A model of random weights, which has neither borderline nor jailbreak prompts and refuses at random."""
+    import tiny
+
+    made = figures.Study.of(tiny_model(tiny.bridge), prompts_a_kind=N, progress=False)
+    validation = replace(made.validation, borderline=prompts.borderline().borderline[:N])
+    fitted = SCANS.fit(
+        made.model, made.anchors, validation=validation, layers=(1, 2), judge=judges.rules, progress=False
+    )
+    made.__dict__["scans"] = fitted
+    return made
+
+
+@pytest.mark.parametrize("name", [name for name in sweeps.MEASURES if name != "capability"])
+def test_on_another_model_what_is_missing_is_absent(other, few, name):
+    measured = figures.measure(name, other)
+    assert figures.draw(name, measured).axes
+    assert not {"jailbreak", "borderline"} & set(measured["numbers"].get("rates", {}))
+
+
+def test_capability_is_of_the_bundled_model_and_says_where_else_to_look(other):
+    with pytest.raises(ValueError, match="reproduce --table 3"):
+        figures.measure("capability", other)
+
+
+@pytest.mark.skipif(not COMMITTED.is_dir(), reason="no numbers are committed yet")
+def test_the_committed_figures_agree_where_they_show_the_same():
+    names = ("refusal_rates", "push_sweep", "thirds", "threshold_sweep")
+    measured = [figures.load(name, COMMITTED) for name in names]
+    assert all(one["settings"] == measured[0]["settings"] for one in measured)
+    rates, sweep, ways, threshold = (one["numbers"] for one in measured)
+    chosen, at = sweep["shares"].index(1.0), threshold["thresholds"].index(threshold["chosen"])
+    for kind, rate in rates["rates"]["SCANS"].items():
+        assert sweep["rates"][kind][chosen] == rate
+        assert threshold["rates"][kind][at] == rate
+        assert ways["ways"]["anchor layers"]["rates"][kind] == rate
+        assert sweep["rates"][kind][0] == rates["rates"]["plain model"][kind]
 
 
 # ── The command ──────────────────────────────────────────────────────────────────────────────────────────────

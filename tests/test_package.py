@@ -37,8 +37,8 @@ ORDER = (
     "evaluation",
     "explain",
     "report",
-    "figures",
     "reproduce",
+    "figures",
     "__main__",
 )
 """Each imports only what stands before it."""

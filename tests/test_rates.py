@@ -1,6 +1,7 @@
 """Rates: laws of shares, their intervals and their comparisons."""
 
 import doctest
+import itertools
 
 import pytest
 from scipy.stats import beta
@@ -73,7 +74,7 @@ def test_holm_multiplies_the_smallest_by_all_and_never_reverses_an_order():
 
 def test_asking_each_item_again_with_the_same_outcome_makes_nothing_surer():
     outcomes = [place % 3 == 0 for place in range(90)]
-    once = Clustered.of(outcomes, range(90))
+    once = Clustered.of([outcome for outcome in outcomes for _ in range(2)], [item for item in range(90) for _ in "ab"])
     often = Clustered.of(
         [outcome for outcome in outcomes for _ in range(7)], [item for item in range(90) for _ in range(7)]
     )
@@ -128,3 +129,9 @@ def test_where_nothing_changes_the_items_say_how_much_is_left_open():
         Change.of([True, False], [True, False], [1])
     with pytest.raises(ValueError, match="0 pairs"):
         Change.of([], [], [])
+
+
+def test_where_every_prompt_is_an_item_of_its_own_the_interval_is_exact_and_grows_with_the_count():
+    found = [Clustered.of([place < count for place in range(10)], range(10)).interval for count in range(11)]
+    assert found == [Rate(count, 10).interval for count in range(11)]
+    assert all(one[0] <= two[0] and one[1] <= two[1] for one, two in itertools.pairwise(found))

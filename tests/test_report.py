@@ -91,8 +91,8 @@ def test_the_page_says_the_rates_of_the_summary(folder):
     for line in summary(runs.read(folder)[0]):
         low, high = (100 * edge for edge in line.refused.interval)
         assert f"{100 * line.refused.value:.1f} % [{low:.1f}, {high:.1f}]" in page
-    assert "borderline prompts of mine: refusal goes from 100.0 %" in page
-    assert "or nothing, on harmful prompts of mine" in page
+    assert "<b>mine, borderline 100.0 → 0.0 % (n 4)</b>" not in page  # of four prompts nobody can be sure
+    assert "mine, borderline 100.0 → 0.0 % (n 4); mine, harmful 0.0 → 0.0 % (n 4)." in page
     assert "mine: 8 prompts; left out: 1 that come twice and 2 that something was learned from." in page
 
 
@@ -106,7 +106,8 @@ def test_labels_go_out_blind_and_come_back_as_one_more_judge(folder):
     file = labels.export(folder, n=6)
     out = pd.read_csv(file, dtype=str, keep_default_na=False)
     assert len(out) == 6 and list(out.columns[:3]) == ["label", "prompt", "reply"]
-    assert set(out["method"]) == {"plain", "scans"}
+    assert "method" not in out.columns and "plain" not in file.read_text()
+    assert (out["prompt"].value_counts() == 2).all()  # every way's reply to each prompt
     table, _ = runs.read(folder)
     assert labels.read(folder, table) == {}
     out["label"] = ["refused" if reply == "I cannot." else "Answered " for reply in out["reply"]]
@@ -127,15 +128,18 @@ def test_labels_that_are_none_are_said_with_their_line(folder):
     table, _ = runs.read(folder)
     for column, value, what in (
         ("label", "maybe", "'maybe' is none of refused, answered"),
-        ("prompt_id", "gone", "there is no such reply in this run"),
+        ("reply_id", "gone", "there is no such reply in this run"),
     ):
         wrong = out.assign(label="refused")
         wrong.loc[1, column] = value
         wrong.to_csv(file, index=False)
         with pytest.raises(ValueError, match=f"line 3: {what}"):
             labels.read(folder, table)
-    out.drop(columns="seed").to_csv(file, index=False)
-    with pytest.raises(ValueError, match="lacks the column 'seed': export it again"):
+    out.drop(columns="reply_id").to_csv(file, index=False)
+    with pytest.raises(ValueError, match="lacks the column 'reply_id': export it again"):
+        labels.read(folder, table)
+    file.write_text("")
+    with pytest.raises(ValueError, match=r"labels\.csv' is empty, or no CSV file in UTF-8"):
         labels.read(folder, table)
 
 

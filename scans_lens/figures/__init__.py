@@ -36,6 +36,14 @@ ABOUT = {
     "tsne": "transitions in two dimensions (paper, figure 3)",
     "classifier": "the score against offline baselines (paper, figure 4)",
     "refusal_rates": "who is refused, under which method (paper, table 2)",
+    "push_sweep": "who is refused at every scale, beside placebos (paper, table 6)",
+    "threshold_sweep": "who is refused at every threshold (paper, table 7)",
+    "thirds": "the same push in other layers (paper, table 5)",
+    "by_type": "which types of prompts are refused",
+    "calibration": "the score's trade-off, and thresholds carried over",
+    "judge_agreement": "how far the judges agree",
+    "anchor_size": "how many anchors are enough",
+    "capability": "what the push costs (paper, table 3)",
 }
 """Every figure, in order, with what it shows."""
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
+from scans_lens.figures import captions, drawing_sweeps
+from scans_lens.figures.captions import Numbers
 from scans_lens.figures.style import (
     ANSWERED,
     BAND,
@@ -27,11 +28,12 @@ from scans_lens.figures.style import (
     layers_axis,
     legible,
     looks,
+    scores_axis,
     settled,
     shade,
+    stretched,
 )
 
-Numbers = Mapping[str, Any]
 Place = int | float
 
 
@@ -41,69 +43,16 @@ def draw(name: str, measured: Numbers) -> Picture:
         return settled(_DRAWINGS[name](measured["numbers"], measured["settings"]))
 
 
-# ── What captions say ────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _model(settings: Numbers) -> str:
-    model = settings["model"]
-    name = "The bundled model" if model["name"] == "bundled" else model["name"]
-    return f"{name} ({model['n_layers']} layers, width {model['d_model']})."
-
-
-def _caption(*sentences: str) -> str:
-    return " ".join(sentence for sentence in sentences if sentence)
-
-
-def _anchors(settings: Numbers) -> str:
-    about = settings["anchors"]
-    return f"Anchors: {about['harmful']} harmful and {about['plain']} plain prompts."
-
-
-def _tested(settings: Numbers, n: Mapping[str, int]) -> str:
-    """How many test prompts of each kind, and which kinds there are none of."""
-    said = ", ".join(f"{n[kind]} {kind}" for kind in KINDS if kind in n)
-    missing = [kind for kind in ("plain", "borderline", "jailbreak") if kind not in n]
-    return f"n = {said} test prompts." + (
-        f" No {' or '.join(missing)} prompts were there for this model." if missing else ""
-    )
-
-
-def _ranges(layers: Sequence[int]) -> str:
-    """6, 7, 8 as 6–8."""
-    if not layers:
-        return "none"
-    if list(layers) == list(range(layers[0], layers[-1] + 1)) and len(layers) > 1:
-        return f"{layers[0]}–{layers[-1]}"
-    return ", ".join(map(str, layers))
-
-
-def _layers(layers: Sequence[int]) -> str:
-    """`layer 6` or `layers 6–8`."""
-    return f"layer{'s' if len(layers) > 1 else ''} {_ranges(layers)}"
-
-
-def _in_order(kinds: Mapping[str, Any]) -> list[str]:
-    return [kind for kind in KINDS if kind in kinds]
-
-
-def _percent(rate: Numbers) -> str:
-    return f"{100 * rate['value']:.1f} % [{100 * rate['interval'][0]:.1f}, {100 * rate['interval'][1]:.1f}]"
-
-
-def _with_interval(value: Numbers) -> str:
-    return f"{value['value']:.3f} [{value['interval'][0]:.3f}, {value['interval'][1]:.3f}]"
-
-
 # ── The method on one page ───────────────────────────────────────────────────────────────────────────────────
 
 
 def overview(numbers: Numbers, settings: Numbers) -> Picture:
     chosen = settings["validation"]
     harmless = "borderline" if "borderline" in chosen else "plain"
-    caption = _caption(
+    caption = captions.caption(
         "SCANS as it is built here, with what was learned and chosen for this model.",
-        _model(settings),
-        _anchors(settings),
+        captions.model(settings),
+        captions.anchors(settings),
         f"Threshold and scale were chosen on {chosen['harmful']} harmful and {chosen[harmless]} {harmless}",
         "validation prompts.",
         "Equation numbers are those of Cao, Yang and Zhao (AAAI 2025).",
@@ -117,8 +66,8 @@ def pipeline(ax: Axes, numbers: Numbers, settings: Numbers) -> Axes:
     """Boxes and arrows: above what is learned once, below what happens to every prompt."""
     ax.set(xlim=(0, 100), ylim=(0, 62))
     ax.axis("off")
-    about, steered = settings["anchors"], _ranges(numbers["layers"])
-    voting, threshold = _layers(numbers["voting"]), numbers["threshold"]
+    about, steered = settings["anchors"], captions.ranges(numbers["layers"])
+    voting, threshold = captions.layers(numbers["voting"]), numbers["threshold"]
     scale = f"{numbers['scale']:g} {numbers['unit']}"
     for bottom, height, title in ((31.5, 30, "Learned once"), (0.5, 27, "For every prompt")):
         ax.add_patch(Rectangle((0.3, bottom), 99.4, height, facecolor="#f6f6f4", edgecolor="none", zorder=0))
@@ -183,13 +132,13 @@ def pipeline(ax: Axes, numbers: Numbers, settings: Numbers) -> Axes:
 
 def example(numbers: Numbers, settings: Numbers) -> Picture:
     shown = [(kind, numbers["kinds"][kind]) for kind in ("borderline", "harmful") if kind in numbers["kinds"]]
-    caption = _caption(
-        _model(settings),
+    caption = captions.caption(
+        captions.model(settings),
         f"Greedy replies, up to {numbers['tokens']} new tokens.",
         "Each prompt is the first validation prompt that shows it by both judges (the model’s own and the rules):",
         "borderline, refused by the plain model and answered under SCANS; harmful, refused both times.",
         *(
-            f"Of {part['total']} {kind} validation prompts, {part['count']} show it ({_percent(part)})."
+            f"Of {part['total']} {kind} validation prompts, {part['count']} show it ({captions.percent(part)})."
             for kind, part in ((kind, part["shows"]) for kind, part in shown)
         ),
         "Intervals: 95 %, Clopper–Pearson.",
@@ -262,9 +211,9 @@ def card(ax: Axes, kind: str, part: Numbers, numbers: Numbers, height: float) ->
 
 def anchor_layers(numbers: Numbers, settings: Numbers) -> Picture:
     agreement = numbers["agreement"]
-    caption = _caption(
-        _model(settings),
-        _anchors(settings),
+    caption = captions.caption(
+        captions.model(settings),
+        captions.anchors(settings),
         f"Bands and bars: 95 %, bootstrap over prompts ({numbers['resamples']} resamples); null: 95th percentile under",
         f"{numbers['resamples']} label shuffles. Filled points: p < .05 against it.",
         numbers["note"],
@@ -281,7 +230,7 @@ def anchor_layers(numbers: Numbers, settings: Numbers) -> Picture:
 
 def _band(ax: Axes, numbers: Numbers) -> None:
     if numbers["layers"]:
-        shade(ax, list(numbers["layers"]), f"anchor layers {_ranges(numbers['layers'])}")
+        shade(ax, list(numbers["layers"]), f"anchor layers {captions.ranges(numbers['layers'])}")
 
 
 def evidence_by_layer(ax: Axes, numbers: Numbers) -> Axes:
@@ -341,11 +290,11 @@ def top_tokens(numbers: Numbers, settings: Numbers) -> Picture:
         "as in the paper": "by third, as in the paper: raw vectors, centred",
     }
     for label, thirds in numbers["thirds"].items():
-        rows = [(f"{third['name']} ({_ranges(third['layers'])})", third["tokens"]) for third in thirds]
+        rows = [(f"{third['name']} ({captions.ranges(third['layers'])})", third["tokens"]) for third in thirds]
         groups.append((titles[label], rows))
-    caption = _caption(
-        _model(settings),
-        _anchors(settings),
+    caption = captions.caption(
+        captions.model(settings),
+        captions.anchors(settings),
         "Each direction put to the unembedding, without the final norm; the loudest token on the left.",
         f"Grey letters: among the ten in fewer than 90 % of {numbers['resamples']} bootstrap resamples of the anchors.",
         f"The vocabulary holds {len(numbers['refusal_words'])} refusal words as single tokens. ␣ is a space.",
@@ -396,9 +345,9 @@ def token_table(ax: Axes, rows: Sequence[tuple[str, Sequence[Numbers]]]) -> Axes
 
 
 def geometry(numbers: Numbers, settings: Numbers) -> Picture:
-    caption = _caption(
-        _model(settings),
-        _anchors(settings),
+    caption = captions.caption(
+        captions.model(settings),
+        captions.anchors(settings),
         f"Bands: 95 %, bootstrap over the anchors ({numbers['resamples']} resamples).",
     )
     picture = blank(WIDTH, 4.6, caption)
@@ -461,10 +410,10 @@ def cosines(ax: Axes, numbers: Numbers) -> Axes:
 
 
 def projections(numbers: Numbers, settings: Numbers) -> Picture:
-    caption = _caption(
-        _model(settings),
-        _anchors(settings),
-        _tested(settings, numbers["n"]),
+    caption = captions.caption(
+        captions.model(settings),
+        captions.anchors(settings),
+        captions.tested(settings, numbers["n"]),
         "Left: median, with bands over prompts from the 10th to the 90th and from the 25th to the 75th percentile,",
         "in shares of the anchors’ mean residual norm at the layer.",
         f"Right: bars are 95 %, bootstrap over test prompts ({numbers['resamples']} resamples).",
@@ -483,7 +432,7 @@ def projections(numbers: Numbers, settings: Numbers) -> Picture:
 def bands_by_layer(ax: Axes, numbers: Numbers) -> Axes:
     """Median and quantile bands over prompts, by kind."""
     n_layers = 0
-    for kind in _in_order(numbers["bands"]):
+    for kind in captions.in_order(numbers["bands"]):
         outer_low, low, median, high, outer_high = numbers["bands"][kind]
         at = range(len(median))
         colour = KINDS[kind]["color"]
@@ -499,7 +448,7 @@ def auc_by_layer(ax: Axes, numbers: Numbers) -> Axes:
     """How well the projection alone tells harmful prompts from each harmless kind."""
     shift = 0.0
     n_layers = 0
-    for kind in _in_order(numbers["auc"]):
+    for kind in captions.in_order(numbers["auc"]):
         part = numbers["auc"][kind]
         value = np.array(part["value"])
         bars = np.abs(np.array(part["interval"]).T - value)
@@ -521,11 +470,11 @@ def auc_by_layer(ax: Axes, numbers: Numbers) -> Axes:
 
 def transitions(numbers: Numbers, settings: Numbers) -> Picture:
     rates = numbers["taken_for_harmful"]
-    taken = "; ".join(f"{kind} {_percent(rates[kind])}" for kind in _in_order(rates))
-    caption = _caption(
-        _model(settings),
-        _anchors(settings),
-        _tested(settings, numbers["n"]),
+    taken = "; ".join(f"{kind} {captions.percent(rates[kind])}" for kind in captions.in_order(rates))
+    caption = captions.caption(
+        captions.model(settings),
+        captions.anchors(settings),
+        captions.tested(settings, numbers["n"]),
         "Left: mean over prompts; bands from the 10th to the 90th percentile over prompts.",
         "The last layer is read after the final norm." if numbers["last_after_norm"] else "",
         "Right: the score is the mean over the voting layers; its axis is stretched towards 1.",
@@ -542,9 +491,9 @@ def transitions(numbers: Numbers, settings: Numbers) -> Picture:
 
 def cosine_by_layer(ax: Axes, numbers: Numbers) -> Axes:
     """Mean cosine of transitions with the harmful anchors' mean transition, by layer and kind (SCANS, figure 5)."""
-    shade(ax, list(numbers["voting"]), f"voting: {_layers(numbers['voting'])}")
+    shade(ax, list(numbers["voting"]), f"voting: {captions.layers(numbers['voting'])}")
     n_layers = 0
-    for kind in _in_order(numbers["mean"]):
+    for kind in captions.in_order(numbers["mean"]):
         mean, band = numbers["mean"][kind], numbers["bands"][kind]
         at = range(len(mean))
         ax.fill_between(at, band[0], band[-1], color=KINDS[kind]["color"], alpha=0.16, lw=0)
@@ -557,15 +506,11 @@ def cosine_by_layer(ax: Axes, numbers: Numbers) -> Axes:
     return ax
 
 
-def _stretched(score: Any) -> Any:
-    return -np.log10(np.clip(1 - np.asarray(score, dtype=float), 1e-5, None))
-
-
 def scores(ax: Axes, numbers: Numbers) -> Axes:
     """Share of each kind's prompts with at most a score, on an axis stretched towards 1."""
     everything = np.concatenate([numbers["scores"][kind] for kind in numbers["scores"]])
-    for kind in _in_order(numbers["scores"]):
-        ordered = np.sort(_stretched(numbers["scores"][kind]))
+    for kind in captions.in_order(numbers["scores"]):
+        ordered = np.sort(stretched(numbers["scores"][kind]))
         share = np.arange(1, len(ordered) + 1) / len(ordered)
         ax.step(
             np.r_[ordered[0], ordered],
@@ -575,22 +520,12 @@ def scores(ax: Axes, numbers: Numbers) -> Axes:
             color=KINDS[kind]["color"],
             ls=KINDS[kind]["linestyle"],
         )
-    ax.axvline(float(_stretched(numbers["threshold"])), color=INK, lw=1, ls=(0, (4, 3)))
+    ax.axvline(float(stretched(numbers["threshold"])), color=INK, lw=1, ls=(0, (4, 3)))
     ax.text(
-        float(_stretched(numbers["threshold"])), 0.03, "threshold ", ha="right", va="bottom", fontsize=7.5, rotation=90,
+        float(stretched(numbers["threshold"])), 0.03, "threshold ", ha="right", va="bottom", fontsize=7.5, rotation=90,
         transform=ax.get_xaxis_transform(),
     )  # fmt: skip
-    low, high = _stretched(everything.min()), _stretched(everything.max())
-    ticks = [
-        tick
-        for tick in (-0.9, -0.5, 0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
-        if low - 0.1 <= _stretched(tick) <= high + 0.1
-    ]
-    kept: list[float] = []
-    for tick in ticks:
-        if not kept or _stretched(tick) - _stretched(kept[-1]) > (high - low) / 9:
-            kept.append(tick)
-    ax.set_xticks([float(_stretched(tick)) for tick in kept], [f"{tick:g}" for tick in kept])
+    scores_axis(ax, float(everything.min()), float(everything.max()))
     ax.set_ylim(0, 1.01)
     ax.set_xlabel("score s of eq. 4 (stretched towards 1)")
     ax.set_ylabel("share of prompts at or below")
@@ -599,10 +534,10 @@ def scores(ax: Axes, numbers: Numbers) -> Axes:
 
 
 def tsne(numbers: Numbers, settings: Numbers) -> Picture:
-    caption = _caption(
-        _model(settings),
-        _anchors(settings),
-        _tested(settings, numbers["n"]),
+    caption = captions.caption(
+        captions.model(settings),
+        captions.anchors(settings),
+        captions.tested(settings, numbers["n"]),
         f"t-SNE (perplexity {numbers['perplexity']:g}, started from PCA, seed {settings['seed']}) sees the test",
         "prompts and keeps no distances; it is here to stand beside the paper’s figure 3.",
         "PCA is fitted on the anchors of all their kinds; AUC is of harmful against plain and borderline test prompts",
@@ -617,14 +552,14 @@ def tsne(numbers: Numbers, settings: Numbers) -> Picture:
         axes[0, column].set_title(f"Layer {panel['layer']}: t-SNE")
         axes[0, column].set(xlabel="t-SNE 1 (no unit)")
         axes[1, column].set_title(
-            f"Layer {panel['layer']}: PCA, held-out AUC {_with_interval(panel['auc'])}", fontsize=8.6
+            f"Layer {panel['layer']}: PCA, held-out AUC {captions.with_interval(panel['auc'])}", fontsize=8.6
         )
         shares = panel["explained"]
         axes[1, column].set(
             xlabel=f"PC 1 ({100 * shares[0]:.0f} % of the anchors’ variance)", ylabel=f"PC 2 ({100 * shares[1]:.0f} %)"
         )
     axes[0, 0].set_ylabel("t-SNE 2 (no unit)")
-    kinds = _in_order(numbers["n"])
+    kinds = captions.in_order(numbers["n"])
     marks = [
         Line2D(
             [],
@@ -643,7 +578,7 @@ def tsne(numbers: Numbers, settings: Numbers) -> Picture:
 
 def scatter(ax: Axes, points: Numbers) -> Axes:
     """One dot a prompt, coloured by its kind."""
-    for kind in reversed(_in_order(points)):
+    for kind in reversed(captions.in_order(points)):
         x, y = points[kind]["x"], points[kind]["y"]
         ax.scatter(x, y, s=9, marker=KINDS[kind]["marker"], color=KINDS[kind]["color"], alpha=0.65, lw=0)
     ax.set_xticks([])
@@ -653,10 +588,10 @@ def scatter(ax: Axes, points: Numbers) -> Axes:
 
 
 def classifier(numbers: Numbers, settings: Numbers) -> Picture:
-    caption = _caption(
-        _model(settings),
-        _anchors(settings),
-        _tested(settings, numbers["n"]),
+    caption = captions.caption(
+        captions.model(settings),
+        captions.anchors(settings),
+        captions.tested(settings, numbers["n"]),
         f"Harmless: {' and '.join(numbers['harmless'])}.",
         f"Every threshold is the highest that misses at most {100 * numbers['missed']:g} % of",
         f"{numbers['n_validation']} harmful validation prompts. Mean difference and probe read layer",
@@ -724,7 +659,7 @@ def curves(ax: Axes, numbers: Numbers, which: str) -> Axes:
     for name, part in numbers["methods"].items():
         x, y = ("false_positive_rate", "true_positive_rate") if which == "roc" else ("recall", "precision")
         summary = part["auc" if which == "roc" else "average_precision"]
-        label = f"{name}: {_with_interval(summary)}"
+        label = f"{name}: {captions.with_interval(summary)}"
         steps = "default" if which == "roc" else "steps-pre"
         ax.plot(part[which][x], part[which][y], label=label, drawstyle=steps, **METHODS[name])
     if which == "roc":
@@ -748,23 +683,23 @@ def curves(ax: Axes, numbers: Numbers, which: str) -> Axes:
 def refusal_rates(numbers: Numbers, settings: Numbers) -> Picture:
     cosine = numbers["placebo_cosine"]
     exact = numbers["judge"] == "exact"
-    caption = _caption(
-        _model(settings),
-        _tested(settings, numbers["n"]),
+    caption = captions.caption(
+        captions.model(settings),
+        captions.tested(settings, numbers["n"]),
         f"Replies of up to {numbers['tokens']} tokens.",
         f"Filled: refused by {'the model’s own judge' if exact else 'the rule judge'},",
         "with 95 % Clopper–Pearson intervals;" if exact else "with 95 % Clopper–Pearson intervals.",
         "hollow: by the rule judge, where it differs (it hears broken refusals, too)." if exact else "",
         "Change: points against the plain model, bold where McNemar’s exact test has p < .05 after Holm over",
-        f"{len(numbers['paired'])} tests. SCANS: layers {_ranges(numbers['layers'])}, scale {numbers['scale']:g}",
-        f"{numbers['unit']}; the constant push is minus that for every prompt.",
+        f"{len(numbers['paired'])} tests. SCANS: layers {captions.ranges(numbers['layers'])},",
+        f"scale {numbers['scale']:g} {numbers['unit']}; the constant push is minus that for every prompt.",
         f"Placebos keep SCANS’ classifier, scale and vector lengths; {numbers['draws']} draws each, every one on its",
         "share of the prompts; labels are shuffled within each kind, so that both sides hold as many harmful anchors;",
         f"mean |cosine| with the true directions: {cosine['random directions']:.2f} random,",
         f"{cosine['shuffled labels']:.2f} shuffled.",
         f"Safety prompt: “{numbers['safety_prompt']}” {numbers['note']}",
     )
-    kinds = _in_order(numbers["n"])
+    kinds = captions.in_order(numbers["n"])
     picture = blank(WIDTH, 7.8, caption)
     above, below = picture.add_gridspec(2, 1, height_ratios=(1, 1.12), hspace=0.04)
     grid = above.subgridspec(1, len(kinds))
@@ -911,4 +846,5 @@ _DRAWINGS: dict[str, Callable[[Numbers, Numbers], Picture]] = {
     "tsne": tsne,
     "classifier": classifier,
     "refusal_rates": refusal_rates,
+    **drawing_sweeps.DRAWINGS,
 }

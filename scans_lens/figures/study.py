@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scans_lens import artefacts, organism, prompts
+from scans_lens import artefacts, judges, organism, prompts
+from scans_lens.capability import Perplexity
 from scans_lens.directions import Directions, refusal_directions
 from scans_lens.figures import FORMAT
-from scans_lens.judges import Judge, judge_for
+from scans_lens.generation import Replies, replies
+from scans_lens.judges import Judge
 from scans_lens.lens import AnchorLayers, NoAnchorLayers, anchor_layers
-from scans_lens.methods.scans import SCANS
+from scans_lens.methods.scans import SCANS, VALIDATION_TOKENS
 from scans_lens.model import Model, identity, is_bundled, unembedding_of
 from scans_lens.prompts import Contrast
 from scans_lens.reading import BATCH, BUNDLED_BATCH, residuals, transitions
+from scans_lens.steering import Method
 
 TESTED = 200
 """Test prompts of a kind."""
@@ -34,6 +38,22 @@ class States:
 
     residuals: Float[Tensor, "prompt layer d_model"]
     transitions: Float[Tensor, "prompt layer d_model"]
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Who of some prompts is refused: unpushed, and with all of them pushed either way."""
+
+    score: Float[Tensor, "prompt"]
+    """How harmful each looks to the classifier (SCANS, eq. 4)."""
+    plain: tuple[bool, ...]
+    away: tuple[bool, ...]
+    towards: tuple[bool, ...]
+
+    def at(self, threshold: float) -> list[bool]:
+        """Who is refused with this threshold: of the two pushes the one that it gives to each prompt."""
+        harmful = (self.score >= threshold).tolist()
+        return [self.towards[place] if yes else self.away[place] for place, yes in enumerate(harmful)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,12 +198,55 @@ class Study:
 
     @cached_property
     def judge(self) -> Judge:
-        return judge_for(self.model)
+        return judges.judge_for(self.model)
+
+    # ── What is answered ──
+
+    @cached_property
+    def verdict_tokens(self) -> int:
+        """New tokens after which a reply can be judged, if nothing else is wanted of it."""
+        return judges.SETTLED if self.judge is judges.bundled else VALIDATION_TOKENS
+
+    def replies(self, texts: Sequence[str], method: Method | None = None, tokens: int | None = None) -> Replies:
+        """What the model says; just enough to be judged, unless more is asked for."""
+        return replies(
+            self.model,
+            texts,
+            method=method,
+            max_new_tokens=tokens or self.verdict_tokens,
+            batch_size=self.batch_size,
+            progress=self.progress,
+        )
+
+    def refused(self, texts: Sequence[str], method: Method | None = None) -> list[bool]:
+        """Whether each of these prompts is refused."""
+        return judges.refused(self.judge, self.replies(texts, method))
+
+    @cached_property
+    def pushed(self) -> dict[str, Pushed]:
+        """The test prompts of each kind under either sign of SCANS' push, so that every threshold can be looked up."""
+        return {kind: self._pushed(texts) for kind, texts in self.test.items()}
+
+    def _pushed(self, texts: Sequence[str]) -> Pushed:
+        away, towards = (self.replies(texts, signed(self.scans, sign)) for sign in (-1, 1))
+        assert away.score is not None
+        sides = (judges.refused(self.judge, said) for said in (self.replies(texts), away, towards))
+        return Pushed(away.score, *map(tuple, sides))
+
+    @cached_property
+    def foretold(self) -> dict[tuple[tuple[int, ...], float | None], Perplexity]:
+        """Perplexities that were measured already, by the layers that were steered and the sign."""
+        return {}
 
     def generator(self, *purpose: str) -> torch.Generator:
         """For one purpose; the same draws whatever was drawn before."""
         digest = hashlib.sha256("|".join((str(self.seed), *purpose)).encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def signed(scans: SCANS, sign: int) -> SCANS:
+    """The same push for every prompt, away from refusal (-1) or towards it (+1)."""
+    return replace(scans, classifier=replace(scans.classifier, threshold=-sign * math.inf))
 
 
 def by_kind(contrast: Contrast) -> dict[str, tuple[str, ...]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -75,7 +76,7 @@ RC: dict[Any, Any] = {
 
 
 NOTEBOOK_SIZE, NOTEBOOK_COLOURS = 0.6, 64
-"""Share of a file's width and height, and colours: enough to read, and small enough for ten pictures in a notebook."""
+"""Share of a file's width and height, and colours: enough to read, and small enough for all pictures in a notebook."""
 
 
 class Picture(Figure):
@@ -146,6 +147,26 @@ def shade(ax: Axes, layers: list[int], label: str) -> None:
             runs.append([layer])
     for place, run in enumerate(runs):
         ax.axvspan(run[0] - 0.5, run[-1] + 0.5, color=BAND, lw=0, zorder=0, label="_" if place else label)
+
+
+def stretched(score: Any) -> Any:
+    """A score on an axis stretched towards 1, where scores crowd."""
+    return -np.log10(np.clip(1 - np.asarray(score, dtype=float), 1e-5, None))
+
+
+def scores_axis(ax: Axes, lowest: float, highest: float) -> None:
+    """Scores along a stretched x, with round ones marked where there is room."""
+    low, high = stretched(lowest), stretched(highest)
+    ticks = [
+        tick
+        for tick in (-0.9, -0.5, 0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
+        if low - 0.1 <= stretched(tick) <= high + 0.1
+    ]
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or stretched(tick) - stretched(kept[-1]) > (high - low) / 9:
+            kept.append(tick)
+    ax.set_xticks([float(stretched(tick)) for tick in kept], [f"{tick:g}" for tick in kept])
 
 
 def legible(token: str) -> str:

@@ -29,11 +29,12 @@ LETTERS = 4000
 """Of a reply that are shown to the judge."""
 
 
-def by_asking(ask: Callable[[list[str]], Sequence[str]]) -> Judge:
+def by_asking(ask: Callable[[list[str]], Sequence[str]], about: str = "") -> Judge:
     """A judge that puts each reply to another model; text before the end of a thinking block is not shown to it.
 
     Args:
         ask: from questions to the other model's answers.
+        about: who is asked, for the record.
 
     Its verdict is the one word of `Verdict` that the answer holds. The judge raises ValueError where an answer holds
     none or several, so that `evaluate` notes a missing verdict and no guess.
@@ -45,6 +46,7 @@ def by_asking(ask: Callable[[list[str]], Sequence[str]]) -> Judge:
             raise ValueError(f"The judge was asked about {len(replies)} replies and answered {len(answers)} times.")
         return [_word(answer) for answer in answers]
 
+    judge.about = about  # type: ignore[attr-defined]
     return judge
 
 
@@ -61,10 +63,12 @@ def _word(answer: str) -> Verdict:
 def model_here(model: Model, *, batch_size: int = 8) -> Judge:
     """A chat model that is loaded here, asked greedily."""
     from scans_lens.generation import replies
+    from scans_lens.model import identity
 
-    return by_asking(
-        lambda asked: replies(model, asked, max_new_tokens=12, batch_size=batch_size, progress=False).texts
-    )
+    def ask(asked: list[str]) -> Sequence[str]:
+        return replies(model, asked, max_new_tokens=12, batch_size=batch_size, progress=False).texts
+
+    return by_asking(ask, str(identity(model)))
 
 
 def address(url: str, model: str, *, key: str | None = None, timeout: float = 60.0) -> Judge:
@@ -84,7 +88,7 @@ def address(url: str, model: str, *, key: str | None = None, timeout: float = 60
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         return [_completion(requests, url, model, question, headers, timeout) for question in asked]
 
-    return by_asking(ask)
+    return by_asking(ask, f"{model} at {url}")
 
 
 def _completion(requests: Any, url: str, model: str, question: str, headers: dict[str, str], timeout: float) -> str:

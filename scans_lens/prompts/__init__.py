@@ -171,6 +171,8 @@ class PromptSet(Sequence[str]):
     citation: str
     items: tuple[str, ...] = ()
     """What each prompt is about, where several are about one thing: intervals resample them together."""
+    labelled: bool = True
+    """Whether somebody has said what kind each prompt is; a file of the caller's need not."""
 
     def __post_init__(self):
         assert len(self.prompts) == len(self.kinds) == len(self.types) == len(self.items or self.prompts)
@@ -374,12 +376,17 @@ def own(path: str | Path) -> PromptSet:
         label = str(row.get("label") or "borderline").strip().lower()
         kind = {"safe": "borderline", "unsafe": "harmful"}.get(label, label)
         if kind not in KINDS:
-            raise ValueError(f"{path} has the label {label!r} in row {number}; there are {', '.join(KINDS)}.")
+            raise ValueError(
+                f"{path} has the label {label!r} in row {number}; there are {', '.join(KINDS)}, safe and unsafe."
+            )
         items.append((row["prompt"].strip(), kind, str(row.get("type") or "")))
     if not items:
         raise ValueError(f"{path} holds no prompts.")
     texts, kinds, types = zip(*items, strict=True)
-    return PromptSet(path.stem, texts, kinds, types, source=path.name, licence="your own", citation="")
+    labelled = any(row.get("label") for row in found)
+    return PromptSet(
+        path.stem, texts, kinds, types, source=path.name, licence="your own", citation="", labelled=labelled
+    )
 
 
 def _table(name: str) -> list[dict[str, str]]:

@@ -96,30 +96,32 @@ def _what(table: pd.DataFrame, settings: Mapping[str, Any], judge: str) -> str:
     expected = len(settings["arms"]) * sum(one["left"] for one in settings.get("left out", []))
     unfinished = f" {len(table)} of {expected} replies are there so far." if len(table) < expected else ""
     ways = " and ".join(escape(str(name)) for name in table["method"].unique())
+    judged = sum(isinstance(verdict, str) for verdict in table[f"verdict_{judge}"])
+    some = f" It judged {judged} of {len(table)} replies." if judged < len(table) else ""
     return (
         f"{n} prompts of {sets} set{'s' if sets > 1 else ''}, answered by {escape(model)} in these ways: {ways}. "
-        f"A reply counts as refused where the judge <em>{escape(judge)}</em> says so.{unfinished}"
+        f"A reply counts as refused where the judge <em>{escape(judge)}</em> says so.{some}{unfinished}"
     )
 
 
 def _short(lines: Sequence[Line]) -> Iterable[str]:
-    """One sentence for every set, kind and way of steering."""
-    plain = {(line.set, line.kind): line for line in lines if line.method == PLAIN}
-    same: dict[str, list[str]] = {}
-    for line in lines:
-        before = plain.get((line.set, line.kind))
-        if line.method == PLAIN or not line.refused or not before or not before.refused or not line.against_plain:
-            continue
-        change, p = 100 * line.against_plain.difference, line.p or 0.0
-        if not change:
-            same.setdefault(_way(line), []).append(f"{line.kind} prompts of {line.set}")
-            continue
-        sure = "which chance alone does not explain" if p < 0.05 else "which may be chance"
-        moved = f"goes from {_share(before.refused)} to {_share(line.refused)}"
-        about = f"<b>{escape(_way(line))}</b>, {escape(line.kind)} prompts of {escape(line.set)}"
-        yield f"{about}: refusal {moved} ({change:+.1f} points, p {_p(p)}: {sure})."
-    for way, sides in same.items():
-        yield f"<b>{escape(way)}</b> changes as much one way as the other, or nothing, on {escape(', '.join(sides))}."
+    """One sentence for every way of steering: what it did to refusals on every set and kind."""
+    for way in dict.fromkeys(_way(line) for line in lines if line.method != PLAIN):
+        parts = []
+        for line in lines:
+            if _way(line) != way or not line.shared or not line.against_plain:
+                continue
+            before, after = (f"{100 * share:.1f}" for share in line.shared)
+            about = f"{escape(_asked(line))} {before} → {after} % (n {line.against_plain.total})"
+            parts.append(f"<b>{about}</b>" if line.p is not None and line.p < 0.05 else about)
+        if parts:
+            yield f"<em>{escape(way)}</em>, refused by the plain model → here: {'; '.join(parts)}."
+    yield "Bold: a change that chance alone does not explain (p < 0.05, corrected for all lines of the table below)."
+
+
+def _asked(line: Line) -> str:
+    """The set, and the kind where the set's name does not say it."""
+    return line.set if line.set in (line.kind, "plain", "quiz", "jailbreak") else f"{line.set}, {line.kind}"
 
 
 def _share(found: Clustered) -> str:
@@ -157,7 +159,7 @@ def _picture(lines: Sequence[Line]) -> str:
         side = (line.set, line.kind)
         if side != last:
             y += gap if last else 0
-            parts.append(f'<text class="head" x="8" y="{y}">{escape(line.set)}, {escape(line.kind)}</text>')
+            parts.append(f'<text class="head" x="8" y="{y}">{escape(_asked(line))}</text>')
             y, last = y + row, side
         low, high = line.refused.interval
         at = [left + inner * share for share in (low, line.refused.value, high)]
@@ -353,6 +355,12 @@ def _judges(table: Any) -> str:
         agreed = (both[one] == both[other]).mean()
         about = (escape(one.removeprefix("verdict_")), escape(other.removeprefix("verdict_")))
         rows.append([*about, f"{agreed:.1%}", f"{kappa(both[one].tolist(), both[other].tolist()):.2f}", str(len(both))])
+    silent = [
+        f"{escape(name)} gave no verdict on {missing} of {len(table)} replies"
+        for name, column in zip(names, columns, strict=True)
+        if (missing := sum(not isinstance(verdict, str) for verdict in table[column]))
+    ]
+    without = f"<p class=note>{'; '.join(silent)}.</p>" if silent else ""
     differ = table[table[columns].apply(lambda row: row.dropna().nunique() > 1, axis=1)]
     shown = [
         [
@@ -362,9 +370,9 @@ def _judges(table: Any) -> str:
         ]
         for _, row in differ.head(SHOWN).iterrows()
     ]
-    agreement = _table(("judge", "judge", "agree", "Cohen's kappa", "n"), rows, 3)
+    agreement = _table(("judge", "judge", "agree", "Cohen's kappa", "n"), rows, 3) + without if rows else without
     if not shown:
-        return agreement + "<p class=note>They agree on every reply.</p>"
+        return agreement + ("<p class=note>They agree on every reply that both judged.</p>" if rows else "")
     more = f" The first {SHOWN} are shown." if len(differ) > SHOWN else ""
     heading = f"<p>They differ on {len(differ)} of {len(table)} replies.{more}</p>"
     return f"{agreement}{heading}{_table(('prompt', 'reply', *map(escape, names)), shown, 0)}"

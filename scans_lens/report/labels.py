@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -15,13 +16,12 @@ if TYPE_CHECKING:
 FILE = "labels.csv"
 PEOPLE = "people"
 """The name under which labels stand beside the other judges' verdicts."""
-_COLUMNS = KEY
 
 
 def export(folder: str | Path, n: int = 100, seed: int = 0) -> Path:
-    """Write `n` replies, drawn evenly over sets, kinds and methods, to `labels.csv` in the run's folder.
+    """Write about `n` replies to `labels.csv` in the run's folder: every way's to prompts drawn evenly over kinds.
 
-    Which method a reply is from is in the last columns, so that it need not be looked at. Fill the column `label`
+    Which way a reply came about is not in the file, only a number that the report knows it by. Fill the column `label`
     with refused, answered, partial or degenerate; the report reads it from there.
 
     Raises:
@@ -37,11 +37,15 @@ def export(folder: str | Path, n: int = 100, seed: int = 0) -> Path:
     if file.is_file() and len(read(folder, table)):
         raise ValueError(f"{str(file)!r} holds labels already: move it away first.")
     rng = np.random.default_rng(seed)
-    mixed = table.iloc[rng.permutation(len(table))]
-    turn = mixed.groupby(["set", "kind", "method"]).cumcount()
-    chosen = mixed.assign(turn=turn).sort_values("turn", kind="stable").head(n)
+    prompts = table.drop_duplicates(["set", "prompt_id"])
+    mixed = prompts.iloc[rng.permutation(len(prompts))]
+    turn = mixed.groupby(["set", "kind"]).cumcount()
+    drawn = mixed.assign(turn=turn).sort_values("turn", kind="stable")[["set", "prompt_id"]]
+    ways = max(1, len(table) // len(prompts))
+    chosen = table.merge(drawn.head(max(1, round(n / ways))), on=["set", "prompt_id"])
     chosen = chosen.iloc[rng.permutation(len(chosen))].assign(label="")
-    chosen[["label", "prompt", "reply", *_COLUMNS]].to_csv(file, index=False)
+    chosen["reply_id"] = _ids(chosen)
+    chosen[["label", "prompt", "reply", "reply_id"]].to_csv(file, index=False)
     return file
 
 
@@ -56,11 +60,13 @@ def read(folder: str | Path, table: pd.DataFrame) -> dict[int, Verdict]:
     file = Path(folder) / FILE
     if not file.is_file():
         return {}
-    found = pd.read_csv(file, dtype=str, keep_default_na=False)
-    if missing := {"label", *_COLUMNS} - set(found.columns):
+    try:
+        found = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except ValueError as error:  # of pandas' parser, or of the encoding
+        raise ValueError(f"{str(file)!r} is empty, or no CSV file in UTF-8: export it again.") from error
+    if missing := {"label", "reply_id"} - set(found.columns):
         raise ValueError(f"{str(file)!r} lacks the column {sorted(missing)[0]!r}: export it again.")
-    keys = table[list(_COLUMNS)].astype(str).itertuples(index=False, name=None)
-    places = {key: place for place, key in enumerate(keys)}
+    places = {name: place for place, name in enumerate(_ids(table))}
     labels: dict[int, Verdict] = {}
     for number, row in enumerate(found.to_dict("records"), 2):
         label = row["label"].strip().lower()
@@ -68,8 +74,13 @@ def read(folder: str | Path, table: pd.DataFrame) -> dict[int, Verdict]:
             continue
         if label not in get_args(Verdict):
             raise ValueError(f"{str(file)!r}, line {number}: {label!r} is none of {', '.join(get_args(Verdict))}.")
-        key = tuple(row[name] for name in _COLUMNS)
-        if key not in places:
+        if row["reply_id"] not in places:
             raise ValueError(f"{str(file)!r}, line {number}: there is no such reply in this run.")
-        labels[places[key]] = label  # type: ignore[assignment]
+        labels[places[row["reply_id"]]] = label  # type: ignore[assignment]
     return labels
+
+
+def _ids(table: pd.DataFrame) -> list[str]:
+    """A number for every row, which says nothing of the way that it came about."""
+    keys = table[list(KEY)].astype(str).itertuples(index=False, name=None)
+    return [sha256("|".join(key).encode()).hexdigest()[:12] for key in keys]

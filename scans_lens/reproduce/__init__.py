@@ -41,7 +41,7 @@ ANCHORS = 64
 """A side, as in the paper."""
 DRAWS = 5
 """Of anchors; the paper averages as many trials."""
-PROMPTS = 200
+PROMPTS = 150
 """Of each set on the bundled model; on others all."""
 TABLES = {
     1: "what the directions say, by thirds of the layers",
@@ -55,7 +55,7 @@ TABLES = {
 PAPERS_SETS = ("xstest", "repe", "oktest", "truthfulqa", "advbench", "malicious_instruct")
 MISSED = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 """Shares of harmful validation prompts below the threshold, where no threshold was published."""
-VALIDATION = 192
+VALIDATION = 128
 """Validation prompts of a kind, at most."""
 TIMED = 64
 """Prompts whose replies are timed."""

@@ -1,0 +1,60 @@
+"""Captions: what a picture says of the numbers it was drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scans_lens.figures.style import KINDS
+
+Numbers = Mapping[str, Any]
+
+
+def model(settings: Numbers) -> str:
+    model = settings["model"]
+    name = "The bundled model" if model["name"] == "bundled" else model["name"]
+    return f"{name} ({model['n_layers']} layers, width {model['d_model']})."
+
+
+def caption(*sentences: str) -> str:
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def anchors(settings: Numbers) -> str:
+    about = settings["anchors"]
+    return f"Anchors: {about['harmful']} harmful and {about['plain']} plain prompts."
+
+
+def tested(settings: Numbers, n: Mapping[str, int]) -> str:
+    """How many test prompts of each kind, and which kinds there are none of."""
+    said = ", ".join(f"{n[kind]} {kind}" for kind in KINDS if kind in n)
+    missing = [kind for kind in ("plain", "borderline", "jailbreak") if kind not in n]
+    return f"n = {said} test prompts." + (
+        f" No {' or '.join(missing)} prompts were there for this model." if missing else ""
+    )
+
+
+def ranges(layers: Sequence[int]) -> str:
+    """6, 7, 8 as 6–8."""
+    if not layers:
+        return "none"
+    if list(layers) == list(range(layers[0], layers[-1] + 1)) and len(layers) > 1:
+        return f"{layers[0]}–{layers[-1]}"
+    return ", ".join(map(str, layers))
+
+
+def layers(layers: Sequence[int]) -> str:
+    """`layer 6` or `layers 6–8`."""
+    return f"layer{'s' if len(layers) > 1 else ''} {ranges(layers)}"
+
+
+def in_order(kinds: Mapping[str, Any]) -> list[str]:
+    return [kind for kind in KINDS if kind in kinds]
+
+
+def percent(rate: Numbers) -> str:
+    return f"{100 * rate['value']:.1f} % [{100 * rate['interval'][0]:.1f}, {100 * rate['interval'][1]:.1f}]"
+
+
+def with_interval(value: Numbers) -> str:
+    return f"{value['value']:.3f} [{value['interval'][0]:.3f}, {value['interval'][1]:.3f}]"
