@@ -13,7 +13,7 @@ import time
 import pandas as pd
 import pytest
 import torch
-from tqdm import tqdm
+import tqdm.auto
 
 import scans_lens
 from scans_lens import evaluation, judges, organism, runs
@@ -275,7 +275,12 @@ def test_the_shell_says_in_one_sentence_what_is_wrong(words, sentence, tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system on which a process can be forked and killed")
-def test_killed_at_twenty_moments_every_reply_is_there_once(ask, model, tmp_path):
+def test_killed_at_twenty_moments_every_reply_is_there_once(ask, model, tmp_path, monkeypatch):
+    for bar in (
+        tqdm.std.tqdm,
+        tqdm.auto.tqdm,
+    ):  # their usual lock is shared with children, and stays taken by a dead one
+        monkeypatch.setattr(bar, "_lock", threading.RLock(), raising=False)
     own, rng = a_set(n=40), random.Random(0)
     whole = ask(tmp_path / "whole", [own])
     folder, most = tmp_path / "killed", 0
@@ -283,7 +288,6 @@ def test_killed_at_twenty_moments_every_reply_is_there_once(ask, model, tmp_path
         child = os.fork()
         if not child:  # a process of its own from here on, which must not go back into pytest
             try:
-                tqdm.set_lock(threading.RLock())  # its own is shared with us, and would die locked
                 ask(folder, [own])
             finally:
                 os._exit(0)

@@ -467,7 +467,7 @@ def write(made: Reproduction, sheets: Sequence[Sheet]) -> Path:
     )
     text = (resources.files("scans_lens.reproduce") / "page.html").read_text(encoding="utf-8")
     for name, part in {
-        "model": escape(made.name),
+        "model": "the bundled model" if made.bundled else escape(made.name),
         "beside": "The paper's own numbers stand below ours." if made.of_the_paper else
         "This is none of the paper's models, so nothing of the paper's stands beside it.",
         "tables": tables,
