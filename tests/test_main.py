@@ -78,10 +78,11 @@ def test_explain_shows_every_token_the_vote_of_the_layers_and_both_replies(run, 
 
 def test_calibrate_prints_a_threshold_for_every_set_with_harmful_prompts_and_tries_it_on_all(run, fitted):
     said = run("calibrate", "--scans", fitted[0], "--sets", "harmful,plain", "--limit", 12).output
-    rows = [line.split() for line in said.splitlines() if " of " in line and "%" in line and "at most" not in line]
-    assert sum(row[0] == "validation" for row in rows) >= 1 and "of 12" in said
-    for name in ("harmful", "plain", "validation"):
-        assert sum(name in row[:5] for row in rows) >= 2
+    tried = [" ".join(line.split()) for line in said.splitlines() if "% [" in line]
+    assert len(tried) == 6, said  # two sets have harmful prompts, and three are tried
+    assert "validation, n 384" in said and "harmful, n 12" in said and "of 12" in said
+    assert sum("itself" in row for row in tried) == 2 and sum("plain" in row for row in tried) == 2
+    assert "Too few harmful prompts to say where 1.0% of them lie: harmful" in " ".join(said.split())
 
 
 def test_calibrate_knows_our_pairs_and_names_the_sets_there_are(run, fitted):
