@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from scans_lens.model import (
     template,
     text_of,
 )
+from scans_lens.organism import corpus, wordings
 from scans_lens.prompts import FOLDER_VARIABLE
 from scans_lens.rates import Rate
 from scans_lens.reading import BATCH, Flight, flights
@@ -263,19 +265,41 @@ def log_likelihoods(
 
 @torch.no_grad()
 def divergences(
-    model: Model, prompts: Sequence[str], method: Method, *, batch_size: int = BATCH
-) -> Float[Tensor, "prompt"]:
-    """How far a method moves the reply's first token: KL(plain || steered), in nats, for each prompt.
+    model: Model, prompts: Sequence[str], methods: Sequence[Method], *, batch_size: int = BATCH
+) -> Float[Tensor, "method prompt"]:
+    """How far each method moves the reply's first token: KL(plain || steered), in nats, for each prompt.
 
-    On harmless prompts it gives pushes of different models and units one axis.
+    On harmless prompts it gives pushes of different models and units one axis. All methods share one prefill.
     """
-    found = torch.empty(len(prompts), dtype=torch.float64)
-    for places, flight in flights(model, prompts, batch_size=batch_size):
-        plain = flight.logits.double().log_softmax(dim=-1)
-        hooks = method.hooks_for(method.decide(flight), flight)
-        steered = flight.again(hooks, whole_prompt=method.whole_prompt).double().log_softmax(dim=-1)
-        found[places] = (plain.exp() * (plain - steered)).sum(dim=-1).clamp(min=0.0).cpu()
+    found = torch.zeros(len(methods), len(prompts), dtype=torch.float64)
+    # What steers the whole prompt leaves keys and values of its own behind, so it comes last.
+    order = sorted(range(len(methods)), key=lambda place: methods[place].whole_prompt)
+    for rows, flight in flights(model, prompts, batch_size=batch_size):
+        decided = [method.decide(flight) for method in methods]  # before anything is steered
+        plain = flight.again([], whole_prompt=False).double().log_softmax(dim=-1)
+        for place in order:
+            hooks = methods[place].hooks_for(decided[place], flight)
+            steered = flight.again(hooks, whole_prompt=methods[place].whole_prompt).double().log_softmax(dim=-1)
+            found[place, rows] = (plain.exp() * (plain - steered)).sum(dim=-1).clamp(min=0.0).cpu()
     return found
+
+
+def corpus_perplexity(
+    model: Model, n: int, method: Method | None = None, *, sign: float | None = None, batch_size: int = BATCH
+) -> Perplexity:
+    """How well the bundled model foretells the answers of its own corpus to the first `n` plain test prompts."""
+    tokenizer: Any = model.tokenizer
+    pairs = []
+    for item, text in corpus.asked("plain", "test")[:n]:
+        turn = [{"role": "user", "content": text}]
+        asked = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        pairs.append((str(asked), wordings.answer(item, random.Random(text))))
+    found = log_likelihoods(model, pairs, method, sign=sign, batch_size=batch_size, progress=False)
+    return Perplexity(
+        tuple(-one.log_likelihood for one in found),
+        tuple(one.tokens for one in found),
+        tuple(len(answer.split()) for _, answer in pairs),
+    )
 
 
 @torch.no_grad()

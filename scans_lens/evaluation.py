@@ -100,7 +100,7 @@ def arms(
             "constant": lambda: Push(scans.directions, scans.layers, -scans.scale),
             "random": lambda: replace(scans, directions=scans.directions.random(seed)),
             "shuffled": lambda: _shuffled(scans, model, contrast, seed),
-            "wrong_layers": lambda: replace(scans, layers=_elsewhere(scans.layers, len(scans.directions))),
+            "wrong_layers": lambda: replace(scans, layers=elsewhere(scans.layers, len(scans.directions))),
         }
         drawn = name in ("random", "shuffled")
         found.append(Arm(name, ways[name](), setting=f"scale {scans.scale:g}", seed=seed if drawn else 0))
@@ -113,7 +113,7 @@ def _shuffled(scans: SCANS, model: Model | None, contrast: Contrast | None, seed
     return replace(scans, directions=scans.directions.shuffled(model, contrast, seed))
 
 
-def _elsewhere(layers: Sequence[int], n: int) -> tuple[int, ...]:
+def elsewhere(layers: Sequence[int], n: int) -> tuple[int, ...]:
     """As many layers next to each other, at that end of the model which is farther away."""
     first = 0 if min(layers) >= n - 1 - max(layers) else n - len(layers)
     return tuple(range(first, first + len(layers)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -81,6 +82,12 @@ class Third:
     """Share of the stacked vectors' squared length that lies along the component."""
 
 
+def layers_by_thirds(n: int) -> dict[str, range]:
+    """Of `n` layers the former, the middle and the latter third; 0-9, 10-20 and 21-31 of 32, as in the paper."""
+    edges = (0, n // 3, 2 * n // 3, n)
+    return {name: range(*ends) for name, ends in zip(("former", "middle", "latter"), pairwise(edges), strict=True)}
+
+
 def thirds(
     model: Model, directions: Directions, *, k: int = 10, centre: bool = False, unit: bool = True
 ) -> tuple[Third, Third, Third]:
@@ -101,16 +108,15 @@ def thirds(
             f"Each third needs {'two layers to be centred' if centre else 'a layer'}; {n} layers are too few."
         )
     chosen = directions.unit() if unit else directions
-    bounds = (0, n // 3, 2 * n // 3, n)
     result = []
-    for name, first, last in zip(("former", "middle", "latter"), bounds, bounds[1:], strict=False):
-        stacked = chosen.vectors[first:last].double()
+    for name, layers in layers_by_thirds(n).items():
+        stacked = chosen.vectors[layers.start : layers.stop].double()
         moved = stacked - stacked.mean(dim=0) if centre else stacked
         _, lengths, axes = torch.linalg.svd(moved, full_matrices=False)
         component = -axes[0] if (stacked @ axes[0]).mean() < 0 else axes[0]
         tokens = top_tokens(model, component[None].float(), k)[0]
         share = float(lengths[0] ** 2 / (lengths**2).sum())
-        result.append(Third(name, tuple(range(first, last)), tuple(tokens), share))
+        result.append(Third(name, tuple(layers), tuple(tokens), share))
     return tuple(result)  # type: ignore[return-value]
 
 

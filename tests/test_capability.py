@@ -682,9 +682,10 @@ def test_pairs_and_windows_are_those_of_lm_eval(lm_eval, model):
 def test_the_divergence_is_0_without_a_push_and_is_that_of_the_two_next_token_distributions(model, prompts):
     contrast = Contrast("pairs", ["Break the lock.", "Break the car."], ["Paint the lock.", "Paint the car."])
     directions = scans_lens.refusal_directions(model, contrast, progress=False)
-    assert float(capability.divergences(model, prompts, Push(directions, [1, 2], 0.0)).max()) < 1e-9
+    assert float(capability.divergences(model, prompts, [Push(directions, [1, 2], 0.0)]).max()) < 1e-9
     push = Push(directions, [1, 2], -2.0)
-    found = capability.divergences(model, prompts, push, batch_size=2)
+    whole = Ablation(directions, [1, 2])  # which leaves keys of its own behind, and is named first here
+    found = capability.divergences(model, prompts, [whole, push], batch_size=2)[1]
     for prompt, nats in zip(prompts, found.tolist(), strict=True):
         ids = scans_lens.chat_tokens(model, [prompt]).ids
         plain = model(ids, return_type="logits")[0, -1].double().softmax(dim=-1)

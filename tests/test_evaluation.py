@@ -221,7 +221,7 @@ def test_placebos_push_as_hard_as_scans_in_as_many_layers_but_elsewhere(fitted, 
 
 
 def test_the_band_farthest_from_a_band_is_at_the_other_end():
-    assert [evaluation._elsewhere(band, 12) for band in ((6, 7, 8), (1, 2), (9, 10, 11))] == [
+    assert [evaluation.elsewhere(band, 12) for band in ((6, 7, 8), (1, 2), (9, 10, 11))] == [
         (0, 1, 2), (10, 11), (0, 1, 2),
     ]  # fmt: skip
 

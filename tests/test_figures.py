@@ -12,13 +12,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from scans_lens import figures, judges, organism, prompts
+from scans_lens import capability, figures, judges, organism, prompts
 from scans_lens.figures import __main__ as command
 from scans_lens.figures import measuring, style, sweeps
 from scans_lens.figures.study import signed
 from scans_lens.methods import scans
 from scans_lens.methods.scans import SCANS
 from scans_lens.organism import corpus
+from scans_lens.steering import Push
 
 N = 8
 """Prompts of a kind: enough for every law, and quick."""
@@ -265,10 +266,15 @@ def test_scale_0_is_the_plain_model_and_the_chosen_scale_is_scans(study, folder)
 # ── How far a push moves the model ───────────────────────────────────────────────────────────────────────────
 
 
+def divergences(study, texts, scales):
+    pushes = [Push(study.scans.directions, study.scans.layers, scale) for scale in scales]
+    return capability.divergences(study.model, texts, pushes).numpy()
+
+
 @pytest.mark.parametrize("sign", (-1, 1))
 def test_a_divergence_is_0_without_a_push_and_grows_with_it(study, sign):
     scales = [sign * share * study.scans.scale for share in (0, 0.5, 1, 2)]
-    apart = sweeps.divergences(study, study.validation.harmless, scales)
+    apart = divergences(study, study.validation.harmless, scales)
     assert (apart >= 0).all()
     assert apart[0].max() < 1e-9
     assert (apart[1:].mean(1) > apart[:-1].mean(1)).all()
@@ -276,8 +282,8 @@ def test_a_divergence_is_0_without_a_push_and_grows_with_it(study, sign):
 
 def test_a_divergence_does_not_depend_on_what_was_pushed_before(study):
     texts, scale = study.validation.harmless[:3], -study.scans.scale
-    alone = sweeps.divergences(study, texts, [scale])
-    behind = sweeps.divergences(study, texts, [5 * scale, scale])
+    alone = divergences(study, texts, [scale])
+    behind = divergences(study, texts, [5 * scale, scale])
     assert alone[0] == pytest.approx(behind[1], abs=1e-6)
 
 

@@ -12,6 +12,7 @@ from test_scans import briskly, contrast_of, some  # noqa: F401
 import scans_lens
 from scans_lens import judges, reproduce
 from scans_lens.evaluation import Arm
+from scans_lens.lens import layers_by_thirds
 from scans_lens.prompts import Contrast, PromptSet
 from scans_lens.reproduce import Reproduction, published
 
@@ -86,9 +87,9 @@ def test_every_draw_has_anchors_of_its_own_and_is_fitted_once(made):
 
 def test_thirds_cover_every_layer_once():
     for n in (3, 4, 12, 32, 40):
-        bounds = list(reproduce._bounds(n).values())
-        assert [layer for first, end in bounds for layer in range(first, end)] == list(range(n))
-    assert reproduce._bounds(32) == {"former": (0, 10), "middle": (10, 21), "latter": (21, 32)}
+        bounds = layers_by_thirds(n).values()
+        assert [layer for band in bounds for layer in band] == list(range(n))
+    assert layers_by_thirds(32) == {"former": range(0, 10), "middle": range(10, 21), "latter": range(21, 32)}
 
 
 def test_the_papers_rows_stand_below_ours_where_it_is_the_papers_model(made, monkeypatch):

@@ -16,17 +16,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scans_lens import calibration, judges, organism, prompts
-from scans_lens.capability import Perplexity, log_likelihoods
+from scans_lens.capability import Perplexity, corpus_perplexity, divergences
 from scans_lens.classifier import ROUNDING, TransitionClassifier, threshold_at
 from scans_lens.directions import Directions, difference_of_means, shuffled_difference
-from scans_lens.evaluation import _elsewhere
+from scans_lens.evaluation import elsewhere
 from scans_lens.figures.study import Study, by_kind, signed
 from scans_lens.judges import Judge, Verdict
+from scans_lens.lens import layers_by_thirds
 from scans_lens.methods.scans import MISSED, SCANS
 from scans_lens.organism import corpus, wordings
 from scans_lens.rates import Clustered, Rate
-from scans_lens.reading import flights, residuals
-from scans_lens.reproduce import _said_in_the_corpus
+from scans_lens.reading import residuals
 from scans_lens.steering import Method, Push
 
 RESAMPLES = 500
@@ -73,7 +73,8 @@ def push_sweep(study: Study) -> dict[str, Any]:
         ]
         placebos[name] = {"draws": len(draws), "rates": rates, "cosine": _likeness(scans, draws)}
     asked = study.validation.harmless[: len(study.test["plain"])]
-    apart = divergences(study, asked, [-scale for scale in scales])
+    away = [Push(scans.directions, scans.layers, -scale) for scale in scales]
+    apart = divergences(study.model, asked, away, batch_size=study.batch_size).numpy()
     drawn = np.random.default_rng(study.seed).integers(len(asked), size=(RESAMPLES, len(asked)))
     kl = [
         {"value": row.mean(), "interval": np.quantile(row[drawn].mean(1), (0.025, 0.975)), "n": len(asked)}
@@ -92,7 +93,7 @@ def push_sweep(study: Study) -> dict[str, Any]:
         "placebos": placebos,
         "placebo_scales": [share * scans.scale for share in PLACEBO_SCALES],
         "placebo_kind": kind,
-        "placebo_layers": _elsewhere(scans.layers, len(scans.directions)),
+        "placebo_layers": elsewhere(scans.layers, len(scans.directions)),
         "placebo_n": len(tried),
         "resamples": RESAMPLES,
         **_judged(study),
@@ -124,7 +125,7 @@ def _placebos(study: Study) -> dict[str, list[SCANS]]:
             replace(scans, directions=scans.directions.random(study.seed + draw)) for draw in range(PLACEBO_DRAWS)
         ],
         "shuffled labels": [replace(scans, directions=shuffled(draw)) for draw in range(PLACEBO_DRAWS)],
-        "wrong layers": [replace(scans, layers=_elsewhere(scans.layers, len(scans.directions)))],
+        "wrong layers": [replace(scans, layers=elsewhere(scans.layers, len(scans.directions)))],
     }
 
 
@@ -135,24 +136,6 @@ def _likeness(scans: SCANS, draws: Sequence[SCANS]) -> float:
         for draw in draws
     ]
     return float(torch.stack([one[list(draw.layers)] for one, draw in zip(found, draws, strict=True)]).abs().mean())
-
-
-@torch.no_grad()
-def divergences(study: Study, texts: Sequence[str], scales: Sequence[float]) -> Float[np.ndarray, "scale prompt"]:
-    """KL(plain || pushed) of the first token of each reply, in nats, with the same push for every prompt.
-
-    Args:
-        scales: of the study's own directions in its own layers; below 0 away from refusal.
-    """
-    scans, found = study.scans, np.zeros((len(scales), len(texts)))
-    for rows, flight in flights(study.model, texts, batch_size=study.batch_size):
-        plain = flight.again([], whole_prompt=False).double().log_softmax(-1)
-        for place, scale in enumerate(scales):
-            push = Push(scans.directions, scans.layers, scale)
-            moved = flight.again(push.hooks_for(push.decide(flight), flight), whole_prompt=False)
-            apart = (plain.exp() * (plain - moved.double().log_softmax(-1))).sum(-1)
-            found[place, rows.numpy()] = apart.clamp(min=0).cpu().numpy()
-    return found
 
 
 def threshold_sweep(study: Study) -> dict[str, Any]:
@@ -221,9 +204,7 @@ def thirds(study: Study) -> dict[str, Any]:
 
 def _bands(n: int) -> dict[str, tuple[int, ...]]:
     """The layers by thirds (SCANS, table 5)."""
-    edges = (0, n // 3, 2 * n // 3, n)
-    names = ("former third", "middle third", "latter third")
-    return {name: tuple(range(*ends)) for name, *ends in zip(names, edges, edges[1:], strict=False)}
+    return {f"{name} third": tuple(layers) for name, layers in layers_by_thirds(n).items()}
 
 
 def _perplexity(study: Study, method: SCANS | None, sign: float | None) -> Perplexity | None:
@@ -233,12 +214,8 @@ def _perplexity(study: Study, method: SCANS | None, sign: float | None) -> Perpl
     key = (method.layers if method else (), sign)
     if key in study.foretold:
         return study.foretold[key]
-    pairs = _said_in_the_corpus(study.model)[: len(study.test["plain"])]
-    how: dict[str, Any] = {"sign": sign, "batch_size": study.batch_size, "progress": False}
-    found = log_likelihoods(study.model, pairs, method, **how)
-    words = tuple(len(answer.split()) for _, answer in pairs)
-    nats = tuple(-one.log_likelihood for one in found)
-    return study.foretold.setdefault(key, Perplexity(nats, tuple(one.tokens for one in found), words))
+    found = corpus_perplexity(study.model, len(study.test["plain"]), method, sign=sign, batch_size=study.batch_size)
+    return study.foretold.setdefault(key, found)
 
 
 def _as_json(found: Perplexity | None) -> dict[str, Any] | None:

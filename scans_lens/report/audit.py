@@ -84,14 +84,13 @@ def weigh(folder: str | Path, model: Model, arms: Sequence[Arm], harmless: Seque
     Args:
         harmless: prompts on which the move of the next token is measured, in nats (see `capability.divergences`).
     """
+    pushing = [arm for arm in arms if hasattr(arm.method, "directions") and hasattr(arm.method, "scale")]
+    methods: list[Any] = [arm.method for arm in pushing]
     found = []
-    for arm in arms:
-        directions, scale = getattr(arm.method, "directions", None), getattr(arm.method, "scale", None)
-        if arm.method is None or directions is None or scale is None:
-            continue
-        layers = list(arm.method.layers)  # type: ignore[attr-defined]
-        lengths = abs(scale) * directions.vectors[layers].norm(dim=1).cpu() / directions.residual_norms[layers].cpu()
-        nats = divergences(model, harmless, arm.method)
+    for arm, method, nats in zip(pushing, methods, divergences(model, harmless, methods), strict=True):
+        directions, layers = method.directions, list(method.layers)
+        norms = directions.residual_norms[layers].cpu()
+        lengths = abs(method.scale) * directions.vectors[layers].norm(dim=1).cpu() / norms
         draws = torch.randint(len(nats), (2000, len(nats)), generator=torch.Generator().manual_seed(0))
         interval = nats[draws].mean(dim=1).quantile(torch.tensor([0.025, 0.975], dtype=nats.dtype))
         found.append(

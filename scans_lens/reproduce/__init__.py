@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import platform
-import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,7 +25,7 @@ from scans_lens.calibration import calibrated
 from scans_lens.directions import refusal_directions
 from scans_lens.evaluation import PLAIN, SAFETY_PROMPT, Arm, evaluate
 from scans_lens.generation import NEW_TOKENS, replies
-from scans_lens.lens import refusal_tokens, thirds
+from scans_lens.lens import layers_by_thirds, refusal_tokens, thirds
 from scans_lens.methods.scans import PUBLISHED, SCANS
 from scans_lens.methods.self_cd import SelfCD
 from scans_lens.model import Model, device_of, identity, is_bundled, unembedding_of
@@ -228,16 +227,16 @@ class Reproduction:
     def by_thirds(self) -> Sheet:
         """Table 5: the same push in another third of the layers."""
         rows = []
-        bounds = _bounds(int(self.model.cfg.n_layers))
+        bounds = layers_by_thirds(int(self.model.cfg.n_layers))
         fitted = self._fitted()
         ways = [
-            [Arm(name, replace(scans, layers=tuple(range(*ends)))) for name, ends in bounds.items()] for scans in fitted
+            [Arm(name, replace(scans, layers=tuple(layers))) for name, layers in bounds.items()] for scans in fitted
         ]
         tables = [self.answered(5, draw, arms) for draw, arms in enumerate(ways)]
-        for place, (name, (first, end)) in enumerate(bounds.items()):
+        for place, (name, layers) in enumerate(bounds.items()):
             rates = [_rates(table[table["method"] == name]) for table in tables]
             lost = [self._perplexity(arms[place].method, -1.0) for arms in ways]
-            labelled = f"{name} ({first}-{end - 1})"
+            labelled = f"{name} ({layers[0]}-{layers[-1]})"
             for row in self._rows(name, rates, published.THIRDS):
                 extra = _spread(lost, 2) if row[1] == "here" else ""
                 rows.append((labelled, *row[1:], extra))
@@ -374,9 +373,7 @@ class Reproduction:
     def _perplexity(self, method: SCANS | Any, sign: float | None) -> float:
         if not self.bundled:
             return capability.perplexity(self.model, _wikitext(), method, sign=sign, progress=self.progress).value
-        how = {"sign": sign, "batch_size": self.batch_size, "progress": False}
-        found = capability.log_likelihoods(self.model, _said_in_the_corpus(self.model), method, **how)
-        return math.exp(-sum(one.log_likelihood for one in found) / sum(one.tokens for one in found))
+        return capability.corpus_perplexity(self.model, PROMPTS, method, sign=sign, batch_size=self.batch_size).value
 
     def _right(self, method: SCANS | None) -> Rate:
         if not self.bundled:
@@ -518,24 +515,7 @@ def _spread(values: Sequence[float], digits: int) -> str:
     return f"{fmean(values):.{max(digits, 1)}f} ± {stdev(values):.{max(digits, 1)}f}"
 
 
-def _bounds(n: int) -> dict[str, tuple[int, int]]:
-    edges = (0, n // 3, 2 * n // 3, n)
-    return {name: (edges[place], edges[place + 1]) for place, name in enumerate(("former", "middle", "latter"))}
-
-
 # ── Texts ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _said_in_the_corpus(model: Model) -> list[tuple[str, str]]:
-    """Plain test prompts in the chat template, with answers as the bundled model's corpus has them."""
-    tokenizer: Any = model.tokenizer
-    pairs = []
-    for item, text in corpus.asked("plain", "test")[:PROMPTS]:
-        asked = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-        )
-        pairs.append((str(asked), wordings.answer(item, random.Random(text))))
-    return pairs
 
 
 def _wikitext() -> list[str]:
