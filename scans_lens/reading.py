@@ -146,13 +146,46 @@ class _watching:
         self._hooks.__exit__(*reason)
 
     def stacked(self) -> Float[Tensor, "row layer d_model"]:
-        states = torch.stack([self._seen[layer] for layer in self._layers], dim=1)
-        if not torch.isfinite(states).all():
-            raise ValueError(
-                "The model's states are not finite (nan or infinite); this happens in float16, "
-                "so load it in bfloat16 or float32."
-            )
-        return states
+        return _finite(torch.stack([self._seen[layer] for layer in self._layers], dim=1))
+
+
+@torch.no_grad()
+def seen_at(
+    model: Model,
+    tokens: Tokens,
+    points: Sequence[str],
+    what: Callable[[Float[Tensor, "row pos d_model"], Int[Tensor, "row pos"]], Tensor],
+    *,
+    hooks: Sequence[Hook] = (),
+) -> Float[Tensor, "row point *rest"]:
+    """What `what` takes of the states at these hook points, in float32, in one pass of its own.
+
+    Args:
+        points: names such as `blocks.3.hook_resid_pre`, of which `what` is asked one after the other.
+        what: from the states of all columns, padded on the left, and the mask (1 where there is a token) to one
+            tensor a row: `lambda states, mask: states[:, -3:]`, or a mean over the tokens that are there.
+        hooks: to run under; on one point they act before it is read.
+    """
+    found: dict[str, Tensor] = {}
+
+    def watch(point: str) -> Hook:
+        def take(states: Float[Tensor, "row pos d_model"], hook: Any) -> None:
+            found[point] = what(states.detach().float(), tokens.mask).clone()
+
+        return point, take
+
+    with model.hooks(fwd_hooks=[*hooks, *map(watch, points)]):
+        runner(model).feed(tokens.ids, tokens.mask)
+    return _finite(torch.stack([found[point] for point in points], dim=1))
+
+
+def _finite(states: Tensor) -> Tensor:
+    if not torch.isfinite(states).all():
+        raise ValueError(
+            "The model's states are not finite (nan or infinite); this happens in float16, "
+            "so load it in bfloat16 or float32."
+        )
+    return states
 
 
 def _all_layers(model: Model) -> range:

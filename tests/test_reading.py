@@ -5,7 +5,7 @@ import torch
 from conftest import hooks_on, one_by_one
 
 from scans_lens.model import after_final_norm, chat_tokens, load_model, prompt_ids, resid_post, template, unembedding_of
-from scans_lens.reading import Flight, mean_residuals, residuals, transitions
+from scans_lens.reading import Flight, mean_residuals, residuals, seen_at, transitions
 
 
 def close(found, expected):
@@ -52,6 +52,21 @@ def test_the_last_layer_is_read_before_the_final_norm(any_model, reference, prom
     normed = torch.stack([states_of(reference, ids)[-1, -1] for ids in texts])
     assert not torch.allclose(found[:, -1], normed, rtol=0.1)
     close(after_final_norm(any_model, found)[:, -1], normed)
+
+
+@pytest.mark.parametrize("point", ["hook_resid_pre", "hook_attn_out", "hook_mlp_out", "hook_resid_post"])
+def test_any_point_and_column_reads_what_transformer_lens_caches_there(any_model, prompts, texts, point):
+    points = [f"blocks.{layer}.{point}" for layer in (0, 2)]
+    tokens = chat_tokens(any_model, prompts)
+    late = seen_at(any_model, tokens, points, lambda states, mask: states[:, -3:])
+    mean = seen_at(
+        any_model, tokens, points, lambda states, mask: (states * mask[..., None]).sum(1) / mask.sum(1)[:, None]
+    )
+    for row, ids in enumerate(texts):
+        _, cache = any_model.run_with_cache(torch.tensor([ids]))
+        for place, name in enumerate(points):
+            close(late[row, place], cache[name][0, -3:])
+            close(mean[row, place], cache[name][0].mean(dim=0))
 
 
 @torch.no_grad()
