@@ -291,8 +291,8 @@ def by_type(numbers: Numbers, settings: Numbers) -> Picture:
         f"n = {numbers['n']['borderline']} borderline and {numbers['n']['harmful']} harmful test prompts.",
         _who_judged(numbers),
         f"SCANS at scale {numbers['scale']:g} {numbers['unit']}. Sorted by what the plain model refuses. Bars: 95 %,",
-        f"bootstrap over items ({numbers['resamples']} resamples), which a number of prompts may be about; where all",
-        "prompts agree, Clopper–Pearson for as many items.",
+        "Clopper–Pearson where each prompt is an item of its own, or all agree; else bootstrap over items",
+        f"({numbers['resamples']} resamples).",
         "The harmful contrast of a type: harmful prompts with the verbs that the type takes, so that one prompt may"
         " stand in several rows."
         if numbers["overlapping"]
@@ -616,7 +616,7 @@ def capability(numbers: Numbers, settings: Numbers) -> Picture:
         captions.model(settings),
         _push(numbers),
         f"Quiz: {quiz['total']} test questions about {quiz['items']} items, replies of up to {numbers['tokens']}",
-        "tokens; 95 % by bootstrap over the items.",
+        "tokens; 95 %, " + ("Clopper–Pearson." if quiz["items"] == quiz["total"] else "bootstrap over the items."),
         f"{_foretold(corpus)}; 95 % by bootstrap over the answers. {_ALIKE} Grey: the plain model.",
         f"SCANS itself pushes {towards['count']} of the {towards['total']} questions towards refusal.",
     )
