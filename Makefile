@@ -13,7 +13,7 @@ ARGS ?=
 # Tests need no hub, and say so.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 
-.PHONY: help figures test test-tl4 notebooks organism lint mutants
+.PHONY: help figures test test-tl4 notebooks organism lint mutants bench
 
 help:
 	@echo 'make figures     measure the bundled model, draw every figure'
@@ -22,6 +22,7 @@ help:
 	@echo 'make notebooks   build and execute the notebooks from their scripts'
 	@echo 'make organism    train the bundled model again'
 	@echo 'make lint        ruff and pyright'
+	@echo 'make bench       time it beside what a user would run instead'
 	@echo 'make mutants     plant known bugs, and show that a test fails for each'
 
 figures: .venv/ready
@@ -43,6 +44,10 @@ notebooks: .venv/ready
 organism: .venv/ready
 	@echo 'Training the bundled model …'
 	@.venv/bin/python -m scans_lens.organism train $(ARGS)
+
+bench: .venv/ready
+	@echo 'Timing …'
+	@$(OFFLINE) .venv/bin/python -m benchmarks $(ARGS)
 
 lint: .venv/ready
 	@echo 'Linting …'

@@ -331,7 +331,9 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each set, at most.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random directions.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 128,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts answered at once.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Prompts answered at once; by default what fits and pays.")
+    ] = None,
 ) -> None:
     """Answer sets of prompts plainly and steered, write every reply, and print what was refused.
 
@@ -342,7 +344,7 @@ def evaluate(
     wrong_layers (placebos of the same size), system (a safety prompt) and self_cd (that prompt subtracted).
     """
     with sentences():
-        from scans_lens import evaluation, judges, organism, prompts
+        from scans_lens import evaluation, judges, organism, prompts, ranks
         from scans_lens.lens import default_anchors
         from scans_lens.methods.scans import SCANS
         from scans_lens.model import is_bundled
@@ -365,7 +367,12 @@ def evaluate(
         chosen = chosen or [organism.prompt_set(kind) for kind in organism.KINDS]
         chosen = [one if limit is None else one.first(limit) for one in chosen]
         steered = any(name in evaluation.STEERED for name in wanted)
+        rank = ranks.here()
+        if not rank.first:
+            rank.wait()  # the first one fits, and the others read what it has kept
         fitted = None if not steered else SCANS.load(scans, loaded) if scans else _kept(loaded, False)
+        if rank.first:
+            rank.wait()
         arms = evaluation.arms(
             fitted, wanted, seed, model=loaded, contrast=default_anchors(loaded),
             safety_prompt=organism.SAFETY_PROMPT if bundled else evaluation.SAFETY_PROMPT,
@@ -388,6 +395,8 @@ def evaluate(
         except KeyboardInterrupt:
             typer.echo(f"Stopped. What was answered is in {out}; the same command goes on from there.", err=True)
             raise typer.Exit(130) from None
+        if not rank.first:
+            return
         _print_summary(evaluation.summary(table))
         for name in (column for column in table.columns if column.startswith("verdict_")):
             if missing := sum(not isinstance(verdict, str) for verdict in table[name]):

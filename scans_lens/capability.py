@@ -33,6 +33,7 @@ from scans_lens.model import (
     padded,
     prompt_ids,
     resid_post,
+    rows_at_once,
     runner,
     template,
     text_of,
@@ -40,7 +41,7 @@ from scans_lens.model import (
 from scans_lens.organism import corpus, wordings
 from scans_lens.prompts import FOLDER_VARIABLE
 from scans_lens.rates import Rate
-from scans_lens.reading import BATCH, Flight, flights
+from scans_lens.reading import Flight, flights
 from scans_lens.steering import Method, Rows, take
 
 RESAMPLES = 2000
@@ -142,7 +143,7 @@ def lm(
     method: Method | None = None,
     *,
     sign: float | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     truncate: bool = False,
 ) -> Any:
     """The model, steered by `method` if there is one, as an `lm_eval.api.model.LM`.
@@ -234,7 +235,7 @@ def log_likelihoods(
     method: Method | None = None,
     *,
     sign: float | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     truncate: bool = False,
     progress: bool = True,
 ) -> tuple[Score, ...]:
@@ -265,7 +266,7 @@ def log_likelihoods(
 
 @torch.no_grad()
 def divergences(
-    model: Model, prompts: Sequence[str], methods: Sequence[Method], *, batch_size: int = BATCH
+    model: Model, prompts: Sequence[str], methods: Sequence[Method], *, batch_size: int | None = None
 ) -> Float[Tensor, "method prompt"]:
     """How far each method moves the reply's first token: KL(plain || steered), in nats, for each prompt.
 
@@ -285,7 +286,7 @@ def divergences(
 
 
 def corpus_perplexity(
-    model: Model, n: int, method: Method | None = None, *, sign: float | None = None, batch_size: int = BATCH
+    model: Model, n: int, method: Method | None = None, *, sign: float | None = None, batch_size: int | None = None
 ) -> Perplexity:
     """How well the bundled model foretells the answers of its own corpus to the first `n` plain test prompts."""
     tokenizer: Any = model.tokenizer
@@ -310,7 +311,7 @@ def perplexity(
     *,
     sign: float | None = None,
     window: int | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     progress: bool = True,
 ) -> Perplexity:
     """How well the model foretells texts, with every token of theirs pushed if there is a method.
@@ -382,7 +383,7 @@ def mmlu(
     limit: int | None = None,
     chat: bool = False,
     sign: float | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     progress: bool = True,
 ) -> Accuracy:
     """Accuracy on the four-way questions of MMLU (Hendrycks et al. 2021), from a folder of local copies.
@@ -498,7 +499,7 @@ def continuations(
     stops: Sequence[str] = (),
     most: int = NEW_TOKENS,
     sign: float | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     truncate: bool = False,
 ) -> tuple[str, ...]:
     """How the model goes on after each context, as text without a chat template, greedily.
@@ -532,7 +533,7 @@ def continuations(
         text = text_of(model, said[place]) if stops else ""
         return any(stop in text for stop in stops)
 
-    for places in _batches(pieces, int(model.cfg.n_ctx), batch_size):
+    for places in _batches(model, pieces, batch_size):
         going = _Going.begun(model, [pieces[place] for place in places], method, sign)
         pick = Picker([""] * len(places), going.ids, going.mask, None, penalty)
         for step in range(most):
@@ -727,7 +728,7 @@ def _scored(
     pieces: Sequence[_Piece],
     method: Method | None,
     sign: float | None,
-    batch_size: int,
+    batch_size: int | None,
     progress: bool,
 ) -> tuple[Score, ...]:
     """Every piece's score; what reads the same, such as the choices of a question, is run once."""
@@ -736,9 +737,9 @@ def _scored(
         alike.setdefault((piece.read, piece.context, piece.decided), []).append(place)
     groups = list(alike.values())
     found: list[Score | None] = [None] * len(pieces)
-    hidden = not progress or len(groups) <= batch_size
+    hidden = not progress or len(groups) < 2
     with tqdm(total=len(groups), desc="scoring", unit="text", disable=hidden, leave=False) as bar:
-        for batch in _batches([pieces[group[0]] for group in groups], int(model.cfg.n_ctx), batch_size):
+        for batch in _batches(model, [pieces[group[0]] for group in groups], batch_size):
             own = [pieces[groups[number][0]] for number in batch]
             going = _Going.begun(model, own, method, sign)
             scales = next((values.tolist() for name, values in going.rows.items() if _is_scale(name)), None)
@@ -793,10 +794,12 @@ def _require_plain_logits(own: Tensor, ours: Tensor) -> None:
         )
 
 
-def _batches(pieces: Sequence[_Piece], most: int, size: int) -> Iterator[list[int]]:
+def _batches(model: Model, pieces: Sequence[_Piece], size: int | None) -> Iterator[list[int]]:
     """Places of pieces with contexts of like length, as many as fit side by side, contexts aligned at their ends."""
-    if size < 1:
+    if size is not None and size < 1:
         raise ValueError(f"A batch holds at least one text, not {size}.")
+    most = int(model.cfg.n_ctx)
+    size = size or rows_at_once(model, max((len(piece.read) for piece in pieces), default=1))
     batch: list[int] = []
     behind = 0
     for place in sorted(range(len(pieces)), key=lambda place: (pieces[place].context, len(pieces[place].read))):

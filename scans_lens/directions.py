@@ -15,7 +15,7 @@ from torch import Tensor
 from scans_lens import artefacts
 from scans_lens.model import Identity, Model, identity, resid_post
 from scans_lens.prompts import Contrast
-from scans_lens.reading import BATCH, mean_residuals, residuals
+from scans_lens.reading import mean_residuals, residuals
 
 
 @runtime_checkable
@@ -83,7 +83,7 @@ class Directions:
         drawn = drawn / drawn.norm(dim=1, keepdim=True) * lengths.cpu()
         return replace(self, vectors=drawn.to(self.vectors.device, self.vectors.dtype))
 
-    def shuffled(self, model: Model, contrast: Contrast, seed: int, *, batch_size: int = BATCH) -> Directions:
+    def shuffled(self, model: Model, contrast: Contrast, seed: int, *, batch_size: int | None = None) -> Directions:
         """A placebo: directions of this contrast under labels that mean nothing, each as long as this one's layer."""
         harmful, harmless = (
             residuals(model, side, batch_size=batch_size, progress=False)
@@ -212,7 +212,7 @@ def _states(cache: Cache, position: int) -> Float[Tensor, "prompt layer d_model"
 
 @torch.no_grad()
 def refusal_directions(
-    model: Model, contrast: Contrast, *, batch_size: int = BATCH, progress: bool = True
+    model: Model, contrast: Contrast, *, batch_size: int | None = None, progress: bool = True
 ) -> Directions:
     """From answering towards refusing: mean over harmful minus mean over harmless prompts (SCANS, eq. 1).
 

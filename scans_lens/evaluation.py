@@ -6,20 +6,20 @@ import hashlib
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from scans_lens import artefacts, judges, runs
-from scans_lens.generation import NEW_TOKENS, replies
+from scans_lens import artefacts, judges, ranks, runs
+from scans_lens.generation import NEW_TOKENS, Enough, replies_under
 from scans_lens.judges import Judge, Verdict
 from scans_lens.methods.self_cd import SAFETY_PROMPT, SelfCD
-from scans_lens.model import Model, device_of, identity, is_bundled, unembedding_of
+from scans_lens.model import Model, device_of, identity, is_bundled, rows_at_once, unembedding_of
 from scans_lens.prompts import Contrast, PromptSet, normalised
 from scans_lens.prompts.overlaps import without
+from scans_lens.ranks import Rank
 from scans_lens.rates import Clustered, Paired, holm
-from scans_lens.reading import BATCH
 from scans_lens.steering import Method, Push
 
 if TYPE_CHECKING:
@@ -134,7 +134,8 @@ def evaluate(
     max_new_tokens: int = NEW_TOKENS,
     system: str | None = None,
     learned_from: Iterable[Contrast] = (),
-    batch_size: int = BATCH,
+    enough: Enough | None = None,
+    batch_size: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Every set answered in every way: one row a prompt, way, setting and seed.
@@ -148,12 +149,14 @@ def evaluate(
         out: a folder of its own.
         judge: by name; the first one's verdicts are what rates are made of. By default the exact judge for the bundled
             model, and the panel for any other. Where a judge fails its verdict is missing, and the run goes on.
+        enough: see `replies`; rows that it stopped have "enough" for their finish.
         learned_from: contrasts whose prompts are left out of every set; `run.json` says how many those were.
 
     Returns:
-        The table: set, prompt_id, prompt, kind, type, item, method, setting, seed, score (how harmful the prompt looked
-        to the method), scale (how it was pushed, + towards refusal), reply, tokens (of the reply), finish ("stop" or
-        "length"), seconds (its share of its batch's), and `verdict_…` of every judge.
+        The table: set, place (of the prompt in it), prompt_id, prompt, kind, type, item, method, setting, seed, score
+        (how harmful the prompt looked to the method), scale (how it was pushed, + towards refusal), reply, tokens (of
+        the reply), finish ("stop", "length" or "enough"), seconds (its share of its batch's), and `verdict_…` of every
+        judge.
 
     Raises:
         ValueError: nothing to ask or no way to answer, two sets or arms of one name, or a folder of another run.
@@ -197,38 +200,87 @@ def evaluate(
         "python": platform.python_version(),
         "batch_size": batch_size,
     }
-    with runs.opened(out, settings, machine, KEY) as run:
-        _judge_again(run, judge)
+    rank = ranks.here()
+    with runs.opened(out, settings, machine, KEY, rank) as run:
+        if rank.first:
+            _judge_again(run, judge)
         there = run.table()
+        rank.wait()  # what is done is seen alike by all, before any of them does more
         done = set(there[list(KEY)].itertuples(index=False, name=None)) if len(there) else set()
         total = len(arms) * sum(map(len, sets))
-        with tqdm(total=total, initial=len(done), desc="answering", unit="reply", disable=not progress) as bar:
-            for arm in arms:
-                for one in sets:
-                    asked = [
-                        place
-                        for place, prompt in enumerate(one)
-                        if (one.name, prompt_id(prompt), arm.name, arm.setting, arm.seed) not in done
-                    ]
-                    for start in range(0, len(asked), batch_size):
-                        places = asked[start : start + batch_size]
-                        began = time.perf_counter()
-                        said = replies(
-                            model,
-                            [one[place] for place in places],
-                            method=arm.method,
-                            max_new_tokens=max_new_tokens,
-                            system=system if arm.system is None else arm.system,
-                            batch_size=batch_size,
-                            progress=False,
-                        )
-                        seconds = (time.perf_counter() - began) / len(places)
+        size = batch_size or rows_at_once(model, max_new_tokens + 256)
+        hidden = not progress or not rank.first
+        with tqdm(total=total, initial=len(done), desc="answering", unit="reply", disable=hidden) as bar:
+            for one in sets:
+                for places, own in _asked(one, arms, done, size, rank):
+                    began = time.perf_counter()
+                    given = replies_under(
+                        model,
+                        [one[place] for place in places],
+                        [arm.method for arm in own],
+                        max_new_tokens=max_new_tokens,
+                        system=system if own[0].system is None else own[0].system,
+                        enough=enough,
+                        batch_size=batch_size,
+                        progress=False,
+                    )
+                    seconds = (time.perf_counter() - began) / (len(places) * len(own))
+                    rows = []
+                    for arm, said in zip(own, given, strict=True):
                         verdicts = {f"verdict_{name}": judged(own, said.texts) for name, own in judge.items()}
-                        run.write(
-                            [_row(one, place, arm, said, row, seconds, verdicts) for row, place in enumerate(places)]
-                        )
-                        bar.update(len(places))
-        return run.table()
+                        rows += [
+                            _row(one, place, arm, said, row, seconds, verdicts) for row, place in enumerate(places)
+                        ]
+                    run.write(rows)
+                    bar.update(len(rows) * rank.of)
+        rank.wait()
+        return _in_order(run.table(), settings)
+
+
+def read(folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The table that `evaluate` wrote there, whole or not and in the same order, and what it was run with.
+
+    Raises:
+        ValueError: there is no run in the folder, or a part of it cannot be read.
+    """
+    table, about = runs.read(folder)
+    return _in_order(table, about["settings"]), about
+
+
+def _in_order(table: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """By way of answering, set and prompt, whatever the order in which replies came, and from how many processes."""
+    if not len(table):
+        return table
+    arm = {(one["name"], one["setting"], one["seed"]): place for place, one in enumerate(settings["arms"])}
+    named = {name: place for place, name in enumerate(settings["sets"])}
+    found = [
+        (arm[method, setting, seed], named[name], place)
+        for method, setting, seed, name, place in table[["method", "setting", "seed", "set", "place"]].itertuples(
+            index=False, name=None
+        )
+    ]
+    return table.iloc[sorted(range(len(found)), key=found.__getitem__)].reset_index(drop=True)
+
+
+def _asked(
+    one: PromptSet, arms: Sequence[Arm], done: set[Any], size: int, rank: Rank
+) -> Iterator[tuple[list[int], list[Arm]]]:
+    """What this process still has to answer: prompts of like length, ways that share a prefill, `size` rows or so."""
+    for system in dict.fromkeys(arm.system for arm in arms):
+        waiting: dict[tuple[int, ...], list[int]] = {}
+        for place in sorted(range(len(one)), key=lambda place: len(one[place])):
+            left = tuple(
+                number
+                for number, arm in enumerate(arms)
+                if arm.system == system
+                and (one.name, prompt_id(one[place]), arm.name, arm.setting, arm.seed) not in done
+            )
+            if left:
+                waiting.setdefault(left, []).append(place)
+        for left, all_places in waiting.items():
+            places, step = rank.share(all_places), max(1, size // len(left))
+            for start in range(0, len(places), step):
+                yield places[start : start + step], [arms[number] for number in left]
 
 
 def _judge_again(run: runs.Run, judge: Mapping[str, Judge]) -> None:
@@ -273,6 +325,7 @@ def _row(
 ) -> dict[str, Any]:
     return {
         "set": one.name,
+        "place": place,
         "prompt_id": prompt_id(one[place]),
         "prompt": one[place],
         "kind": one.kinds[place],

@@ -14,7 +14,7 @@ from scans_lens.generation import replies
 from scans_lens.judges import Judge, Verdict, judge_for
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Model, resid_post, runner, words_of
-from scans_lens.reading import BATCH, batches
+from scans_lens.reading import batches
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Look:
 
 
 @torch.no_grad()
-def looks(model: Model, prompts: Sequence[str], scans: SCANS, *, batch_size: int = BATCH) -> list[Look]:
+def looks(model: Model, prompts: Sequence[str], scans: SCANS, *, batch_size: int | None = None) -> list[Look]:
     """What SCANS sees in each prompt, token by token and layer by layer.
 
     Raises:

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, overload
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Literal, overload
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from scans_lens.model import Hook, Model, Template, Tokens, checked, end_tokens, template, text_of
-from scans_lens.reading import BATCH, Flight, batches
+from scans_lens.model import (
+    Hook,
+    Model,
+    Template,
+    Tokens,
+    chat_tokens,
+    checked,
+    end_tokens,
+    leaving,
+    rows_at_once,
+    template,
+    text_of,
+)
+from scans_lens.reading import Flight, in_batches
 from scans_lens.steering import Contrastive, Method, Rows, take
 
 NEW_TOKENS = 256
 """As in the SCANS release."""
+
+Finish = Literal["stop", "length", "enough"]
+Enough = Callable[[str], bool]
+"""Whether a reply that begins like this need not go on."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +71,8 @@ class Replies(Sequence[str]):
     texts: tuple[str, ...]
     tokens: tuple[tuple[int, ...], ...]
     """Without the end token."""
-    finish: tuple[Literal["stop", "length"], ...]
-    """Whether the reply ended by itself or was cut."""
+    finish: tuple[Finish, ...]
+    """Whether the reply ended by itself, was cut, or was stopped because enough was known of it."""
     decisions: Mapping[str, Tensor]
     """What the method decided, by name, one entry a prompt; empty without a method."""
 
@@ -83,7 +101,6 @@ class Replies(Sequence[str]):
         return next((values for key, values in self.decisions.items() if key.rpartition(".")[2] == name), None)
 
 
-@torch.no_grad()
 def replies(
     model: Model,
     prompts: Sequence[str],
@@ -93,7 +110,8 @@ def replies(
     system: str | None = None,
     sampling: Sampling | None = None,
     repetition_penalty: float | None = None,
-    batch_size: int = BATCH,
+    enough: Enough | None = None,
+    batch_size: int | None = None,
     progress: bool = True,
 ) -> Replies:
     """The model's replies, greedy unless told otherwise, steered by `method` if there is one.
@@ -106,85 +124,297 @@ def replies(
         sampling: draw instead of taking the likeliest token.
         repetition_penalty: divides (or multiplies, below 0) the logits of every token that was there before; by
             default what the method asks for, and 1, none, where it asks for nothing.
-        batch_size: prompts decoded at once.
+        enough: asked of each reply so far, at every token; where it says yes the reply stops there (`judges.settled`
+            knows when a verdict is sure). None: replies go to their ends.
+        batch_size: prompts decoded at once; by default what fits and pays, and fewer where memory runs out.
 
     Raises:
         ValueError: bad prompts, one that leaves no room for a reply, or a model without a chat template.
     """
+    (said,) = replies_under(
+        model,
+        prompts,
+        [method],
+        max_new_tokens=max_new_tokens,
+        system=system,
+        sampling=sampling,
+        repetition_penalty=repetition_penalty,
+        enough=enough,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return said
+
+
+@torch.no_grad()
+def replies_under(
+    model: Model,
+    prompts: Sequence[str],
+    methods: Sequence[Method | None],
+    *,
+    max_new_tokens: int = NEW_TOKENS,
+    system: str | None = None,
+    sampling: Sampling | None = None,
+    repetition_penalty: float | None = None,
+    enough: Enough | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> tuple[Replies, ...]:
+    """The same prompts under several methods: what `replies` gives for each of them, at less cost.
+
+    A batch is prefilled and read once for all methods, and rows of several methods are decoded side by side, each
+    under its own hooks. Methods that steer the whole prompt, or look at a second context, decode by themselves.
+
+    Args:
+        methods: None is the plain model. The other arguments are those of `replies`; `batch_size` counts rows, one for
+            each prompt and method.
+    """
     prompts = checked(prompts)
-    if method is not None and (isinstance(method, type) or not isinstance(method, Method)):
-        raise ValueError(
-            f"A method decides and gives hooks, as SCANS.fit(model) or Push(directions, layers, scale) do; "
-            f"this is {method if isinstance(method, type) else type(method)}."
-        )
+    if not methods:
+        raise ValueError("There are no methods to reply under: the list is empty; [None] is the plain model.")
+    for method in methods:
+        if method is not None and (isinstance(method, type) or not isinstance(method, Method)):
+            raise ValueError(
+                f"A method decides and gives hooks, as SCANS.fit(model) or Push(directions, layers, scale) do; "
+                f"this is {method if isinstance(method, type) else type(method)}."
+            )
     if max_new_tokens < 1:
         raise ValueError(f"A reply needs room for at least one token, not {max_new_tokens}.")
-    if repetition_penalty is None:
-        repetition_penalty = float(getattr(method, "repetition_penalty", 1.0))
-    if repetition_penalty <= 0:
+    if repetition_penalty is not None and repetition_penalty <= 0:
         raise ValueError(f"A repetition penalty is above 0, not {repetition_penalty}.")
-    shape, ends = template(model), torch.tensor(end_tokens(model))
-    context = int(model.cfg.n_ctx)
-    waiting = list(_with_room(batches(model, prompts, system=system, batch_size=batch_size), max_new_tokens, context))
-    said: list[list[int]] = [[] for _ in prompts]
-    ended = [False] * len(prompts)
-    decisions: dict[str, Tensor] = {}
-    with tqdm(
-        total=len(prompts), desc="replies", unit="reply", disable=not progress or len(prompts) < 2, leave=False
-    ) as bar:
-        for places, tokens in waiting:
-            flight = Flight(model, tokens, shape)
-            rows: Rows = {}
-            if method is not None:
-                rows = method.decide(flight)
-                for name, values in rows.items():
-                    decisions.setdefault(name, torch.zeros((len(prompts), *values.shape[1:]), dtype=values.dtype))
-                    decisions[name][places] = values.cpu()
-                flight.again(method.hooks_for(rows, flight), whole_prompt=method.whole_prompt)
-            asked = [prompts[place] for place in places.tolist()]
-            stream = _Stream(flight, method, asked, shape)
-            pick = Picker(asked, tokens.ids, tokens.mask, sampling, repetition_penalty)
-            room = min(max_new_tokens, context - stream.width)
-            if room < 1:
-                raise ValueError(
-                    f"A prompt takes {stream.width} of the {context} tokens that this model reads in the method's "
-                    "second context, so there is no room for a reply."
-                )
-            _decode(stream, method, rows, pick, places.tolist(), said, ended, ends.to(tokens.ids.device), room, bar)
-    return Replies(
-        prompts=tuple(prompts),
-        texts=tuple(text_of(model, ids) for ids in said),
-        tokens=tuple(map(tuple, said)),
-        finish=tuple("stop" if stopped else "length" for stopped in ended),
-        decisions=decisions,
+    shape, context = template(model), int(model.cfg.n_ctx)
+    whole = chat_tokens(model, prompts, system=system)
+    _require_room(whole, context)
+    said = [_Said.nothing(len(prompts)) for _ in methods]
+    shown = progress and len(prompts) * len(methods) > 1
+    with tqdm(total=len(prompts) * len(methods), desc="replies", unit="reply", disable=not shown, leave=False) as bar:
+        decoder = _Decoder(
+            model, shape, prompts, torch.tensor(end_tokens(model)), max_new_tokens, sampling, enough, bar
+        )
+
+        def answer(places: Int[Tensor, "row"], tokens: Tokens) -> Literal[True]:
+            before = bar.n
+            try:
+                for own, part in _with_room(places, tokens, max_new_tokens, context):
+                    decoder.answer(own, part, methods, said, repetition_penalty, batch_size)
+            except (RuntimeError, MemoryError):
+                bar.update(before - bar.n)  # those rows may be asked again
+                raise
+            return True
+
+        for _ in in_batches(model, whole, answer, batch_size=batch_size, more=max_new_tokens):
+            pass
+    return tuple(
+        Replies(
+            prompts=tuple(prompts),
+            texts=tuple(text_of(model, ids) for ids in one.tokens),
+            tokens=tuple(map(tuple, one.tokens)),
+            finish=tuple(one.finish),
+            decisions=one.decisions,
+        )
+        for one in said
     )
 
 
+@dataclass
+class _Said:
+    """Replies as they come, one place a prompt."""
+
+    tokens: list[list[int]]
+    finish: list[Finish]
+    decisions: dict[str, Tensor]
+
+    @classmethod
+    def nothing(cls, n: int) -> _Said:
+        return cls([[] for _ in range(n)], ["length"] * n, {})
+
+    def decided(self, rows: Rows, places: Int[Tensor, "row"]) -> None:
+        for name, values in rows.items():
+            n = len(self.tokens)
+            self.decisions.setdefault(name, torch.zeros((n, *values.shape[1:]), dtype=values.dtype))
+            self.decisions[name][places] = values.cpu()
+
+
+def _require_room(whole: Tokens, context: int) -> None:
+    """Say which prompt fills the context before any is run."""
+    lengths = whole.mask.sum(dim=1).tolist()
+    full = next((place for place, length in enumerate(lengths) if length >= context), None)
+    if full is not None:
+        raise ValueError(
+            f"Prompt {full} is {lengths[full]} tokens long, and this model reads at most {context}, "
+            "so there is no room for a reply."
+        )
+
+
 def _with_room(
-    found: Iterable[tuple[Int[Tensor, "row"], Tokens]], most: int, context: int
-) -> Iterator[tuple[Int[Tensor, "row"], Tokens]]:
-    """The same batches; near the end of the context only rows of one length, so that none is cut for another."""
-    for places, tokens in found:
-        if tokens.ids.shape[1] + most <= context:
-            yield places, tokens
-            continue
-        lengths = tokens.mask.sum(dim=1).cpu()
-        for length in lengths.unique().tolist():
-            rows = (lengths == length).nonzero().squeeze(1)
-            if length >= context:
-                raise ValueError(
-                    f"Prompt {int(places[rows[0]])} is {length} tokens long, and this model reads at most {context}, "
-                    "so there is no room for a reply."
-                )
-            yield places[rows], Tokens(tokens.ids[rows, -length:], tokens.mask[rows, -length:])
+    places: Int[Tensor, "row"], tokens: Tokens, most: int, context: int
+) -> Iterator[tuple[Int[Tensor, "own"], Tokens]]:
+    """The batch itself; near the end of the context only rows of one length, so that none is cut for another."""
+    if tokens.ids.shape[1] + most <= context:
+        yield places, tokens
+        return
+    lengths = tokens.mask.sum(dim=1)
+    for length in lengths.unique().tolist():
+        rows = (lengths == length).nonzero().squeeze(1)
+        yield places[rows.cpu()], Tokens(tokens.ids[rows, -length:], tokens.mask[rows, -length:])
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """What is the same for all batches of one call."""
+
+    model: Model
+    shape: Template
+    prompts: Sequence[str]
+    ends: Int[Tensor, "end"]
+    max_new_tokens: int
+    sampling: Sampling | None
+    enough: Enough | None
+    bar: tqdm
+
+    def answer(
+        self,
+        places: Int[Tensor, "row"],
+        tokens: Tokens,
+        methods: Sequence[Method | None],
+        said: Sequence[_Said],
+        penalty: float | None,
+        batch_size: int | None,
+    ) -> None:
+        """Prefill and read once, let every method decide, and decode in groups that fit."""
+        plain = Flight(self.model, tokens, self.shape)
+        riders = []
+        for number, method in enumerate(methods):
+            rows = method.decide(plain) if method is not None else {}
+            said[number].decided(rows, places)
+            own = penalty if penalty is not None else float(getattr(method, "repetition_penalty", 1.0))
+            riders.append(_Rider(method, rows, torch.arange(len(places)), number, own))
+        most = batch_size or rows_at_once(self.model, tokens.ids.shape[1] + self.max_new_tokens)
+        groups = list(_groups(riders, max(1, most // len(places))))
+        for place, group in enumerate(groups):
+            self._decode(plain, group, places, said, last=place + 1 == len(groups))
+
+    def _decode(
+        self, plain: Flight, group: Sequence[_Rider], places: Int[Tensor, "row"], said: Sequence[_Said], last: bool
+    ) -> None:
+        whole = group[0].method is not None and group[0].method.whole_prompt
+        # Who runs the whole prompt again gets keys and values of its own by that
+        alone = whole or (last and len(group) == 1)
+        flight = copy.copy(plain) if alone else plain.branch(len(group))
+        n = len(places)
+        riders = [replace(one, at=torch.arange(n) + n * seat) for seat, one in enumerate(group)]
+        if any(one.method is not None for one in riders):
+            flight.again(_hooks(riders, flight), whole_prompt=whole)
+        asked = [str(self.prompts[place]) for place in places.tolist()] * len(group)
+        stream = _Stream(flight, riders[0].method, asked, self.shape)
+        pick = Picker(asked, flight.tokens.ids, flight.tokens.mask, self.sampling, riders[0].penalty)
+        room = min(self.max_new_tokens, int(self.model.cfg.n_ctx) - stream.width)
+        if room < 1:
+            raise ValueError(
+                f"A prompt takes {stream.width} of the {int(self.model.cfg.n_ctx)} tokens that this model reads in the "
+                "method's second context, so there is no room for a reply."
+            )
+        seats = [(one.number, place) for one in group for place in places.tolist()]
+        for number, place in seats:
+            said[number].tokens[place], said[number].finish[place] = [], "length"
+        ends = self.ends.to(flight.tokens.ids.device)
+        with stream:
+            stream.steer(_hooks(riders, flight))
+            for step in range(room):
+                chosen = pick(stream.logits)
+                over = torch.isin(chosen, ends).cpu()
+                for row, ((number, place), token) in enumerate(zip(seats, chosen.tolist(), strict=True)):
+                    if over[row]:
+                        said[number].finish[place] = "stop"
+                        continue
+                    said[number].tokens[place].append(token)
+                    if self.enough and self.enough(text_of(self.model, said[number].tokens[place])):
+                        said[number].finish[place] = "enough"
+                        over[row] = True
+                if bool(over.any()):
+                    self.bar.update(int(over.sum()))
+                    kept = leaving(over)
+                    seats = [seats[row] for row in kept.tolist()]
+                    if not seats:
+                        return
+                    on_device = kept.to(chosen.device)
+                    stream.keep(on_device)
+                    pick.keep(kept.tolist())
+                    chosen = chosen[on_device]
+                    riders = [left for one in riders if len((left := one.kept(kept, len(over))).at)]
+                    stream.steer(_hooks(riders, flight))
+                if step + 1 < room:
+                    stream.feed(chosen)
+        self.bar.update(len(seats))
+
+
+@dataclass(frozen=True)
+class _Rider:
+    """One method in a batch that may hold rows of several."""
+
+    method: Method | None
+    rows: Rows
+    at: Int[Tensor, "own"]
+    """Which rows of the batch are its own, in the order of what it decided about them."""
+    number: int
+    """Its place in the caller's list."""
+    penalty: float
+
+    def kept(self, rows: Int[Tensor, "kept"], of: int) -> _Rider:
+        """After only these rows were kept, in this order, of so many."""
+        seat = torch.full((of,), -1)
+        seat[self.at] = torch.arange(len(self.at))
+        seat = seat[rows]
+        at = (seat >= 0).nonzero().squeeze(1)
+        return replace(self, rows=take(self.rows, seat[at]), at=at)
+
+
+def _groups(riders: Sequence[_Rider], most: int) -> Iterator[list[_Rider]]:
+    """Riders that can be decoded side by side, so many at a time."""
+    together: dict[float, list[_Rider]] = {}
+    for one in riders:
+        if one.method is not None and (one.method.whole_prompt or isinstance(one.method, Contrastive)):
+            yield [one]
+        else:
+            together.setdefault(one.penalty, []).append(one)
+    for alike in together.values():
+        for start in range(0, len(alike), most):
+            yield alike[start : start + most]
+
+
+def _hooks(riders: Sequence[_Rider], flight: Flight) -> list[Hook]:
+    """Every rider's hooks; in company each is shown its own rows alone."""
+    if len(riders) == 1 and len(riders[0].at) == flight.run.mask.shape[0]:
+        method = riders[0].method
+        return method.hooks_for(riders[0].rows, flight) if method is not None else []
+    return [
+        (name, _on_rows(function, one.at))
+        for one in riders
+        if one.method is not None
+        for name, function in one.method.hooks_for(one.rows, flight)
+    ]
+
+
+def _on_rows(function: Callable[..., Any], rows: Int[Tensor, "own"]) -> Callable[..., Any]:
+    def act(state: Tensor, hook: Any) -> Tensor | None:
+        own = rows.to(state.device)
+        moved = function(state[own], hook)
+        return None if moved is None else state.index_copy(0, own, moved.to(state.dtype))
+
+    return act
 
 
 class _Stream:
-    """Logits of the next token: the flight's own, or mixed with those of the same prompts in a second context."""
+    """Logits of the next token: the flight's own, or mixed with those of the same prompts in a second context.
+
+    Hooks stay on the model from one token to the next, until they are changed or the block ends.
+    """
 
     def __init__(self, flight: Flight, method: Method | None, prompts: Sequence[str], shape: Template) -> None:
         self.flight = flight
         self._mix, self._other = None, None
+        self._hooks: list[Hook] = []
+        self._on = ExitStack()
         if isinstance(method, Contrastive):
             self._mix = method.mix
             self._other = Flight(flight.model, method.second_context(flight.model, prompts), shape)
@@ -194,58 +424,35 @@ class _Stream:
     def width(self) -> int:
         return max(self.flight.width, self._other.width if self._other else 0)
 
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *reason: Any) -> None:
+        self._on.close()
+
+    def steer(self, hooks: list[Hook]) -> None:
+        """Under these hooks from now on, and no others of ours."""
+        self._on.close()
+        self._hooks = hooks
+        if not self._other:
+            self._on.enter_context(self.flight.model.hooks(fwd_hooks=hooks))
+
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
         self.flight.run.keep(rows)
         if self._other:
             self._other.run.keep(rows)
 
-    def feed(self, chosen: Int[Tensor, "row"], hooks: list[Hook]) -> Float[Tensor, "row d_vocab"]:
+    def feed(self, chosen: Int[Tensor, "row"]) -> None:
         column, mask = chosen[:, None], torch.ones_like(chosen[:, None])
-        with self.flight.model.hooks(fwd_hooks=hooks):
+        if not self._other:
+            self.logits = self.flight.run.feed(column, mask)
+            return
+        with self.flight.model.hooks(fwd_hooks=self._hooks):
             own = self.flight.run.feed(column, mask)
-        return self._mixed(own, self._other.run.feed(column, mask) if self._other else None)
+        self.logits = self._mixed(own, self._other.run.feed(column, mask))
 
     def _mixed(self, own: Tensor, other: Tensor | None) -> Tensor:
         return own if self._mix is None or other is None else self._mix(own, other)
-
-
-def _decode(
-    stream: _Stream,
-    method: Method | None,
-    rows: Rows,
-    pick: Picker,
-    places: list[int],
-    said: list[list[int]],
-    ended: list[bool],
-    ends: Tensor,
-    room: int,
-    bar: tqdm,
-) -> None:
-    """Write each row's reply to `said`, letting rows leave the batch as they end."""
-    logits, flight = stream.logits, stream.flight
-    hooks = method.hooks_for(rows, flight) if method is not None else []
-    for step in range(room):
-        chosen = pick(logits)
-        over = torch.isin(chosen, ends).cpu()
-        for row, (place, token) in enumerate(zip(places, chosen.tolist(), strict=True)):
-            if over[row]:
-                ended[place] = True
-            else:
-                said[place].append(token)
-        if bool(over.any()):
-            bar.update(int(over.sum()))
-            kept = (~over).nonzero().squeeze(1)
-            places = [places[row] for row in kept.tolist()]
-            if not places:
-                return
-            on_device = kept.to(chosen.device)
-            stream.keep(on_device)
-            pick.keep(kept.tolist())
-            rows, chosen = take(rows, kept), chosen[on_device]
-            hooks = method.hooks_for(rows, flight) if method is not None else []
-        if step + 1 < room:
-            logits = stream.feed(chosen, hooks)
-    bar.update(len(places))
 
 
 class Picker:

@@ -22,7 +22,7 @@ from scans_lens import artefacts, organism, prompts, steering
 from scans_lens.directions import Directions, Origin, components, difference_of_means, origin_of
 from scans_lens.model import Model, first_tokens, identity, is_bundled, require_raw, unembedding_of, words_of
 from scans_lens.prompts import Contrast
-from scans_lens.reading import BATCH, flights, residuals
+from scans_lens.reading import flights, residuals
 
 REFUSAL_WORDS = (
     "sorry", "Sorry", "cannot", "Cannot", "can't", "won't", "unable", "Unable", "unfortunately", "Unfortunately",
@@ -263,7 +263,7 @@ def anchor_layers(
     words: Sequence[str] | None = None,
     resamples: int = 400,
     seed: int = 0,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     progress: bool = True,
 ) -> AnchorLayers:
     """The layers in which refusal is decided: a contiguous band, found by lens and cause.
@@ -398,7 +398,9 @@ def held_out_auc(
 
 
 @torch.no_grad()
-def rising_tokens(model: Model, contrast: Contrast, *, batch_size: int = BATCH, most: int = 20) -> tuple[int, ...]:
+def rising_tokens(
+    model: Model, contrast: Contrast, *, batch_size: int | None = None, most: int = 20
+) -> tuple[int, ...]:
     """Next tokens whose mass rises from harmless to harmful anchors: those that carry nine tenths of the rise.
 
     One forward, no decoding. The first token of a refusal is often only "I", which no list of words holds.
@@ -410,7 +412,7 @@ def rising_tokens(model: Model, contrast: Contrast, *, batch_size: int = BATCH, 
     return tuple(ids[: min(most, needed)].tolist())
 
 
-def _next_mass(model: Model, texts: Sequence[str], batch_size: int) -> Float[Tensor, "d_vocab"]:
+def _next_mass(model: Model, texts: Sequence[str], batch_size: int | None) -> Float[Tensor, "d_vocab"]:
     total = torch.zeros(unembedding_of(model).shape[1], dtype=torch.float64)
     for _, flight in flights(model, texts, batch_size=batch_size):
         total += torch.softmax(flight.logits.double().cpu(), dim=-1).sum(dim=0)
@@ -432,7 +434,7 @@ def causal_drops(
     harmful: Sequence[str],
     tokens: Sequence[int],
     *,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     progress: bool = True,
 ) -> Float[Tensor, "prompt layer"]:
     """How far each harmful prompt's refusal log-odds fall, in nats, when one layer is moved by minus its direction.

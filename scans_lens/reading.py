@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -18,15 +18,16 @@ from scans_lens.model import (
     Template,
     Tokens,
     chat_tokens,
+    free_memory,
+    out_of_memory,
     resid_post,
+    rows_at_once,
+    run_through,
     runner,
     template,
 )
 
-BATCH = 32
-"""Prompts read at once, unless the caller says otherwise."""
-BUNDLED_BATCH = 192
-"""The bundled model is so small that larger batches are faster."""
+Result = TypeVar("Result")
 
 Since = Callable[[int], int]
 """From the number of columns in the present call to the first of them that is to be steered."""
@@ -35,8 +36,8 @@ Since = Callable[[int], int]
 class Flight:
     """A batch of prompts on its way through a model, prefilled once, that can be read and then steered.
 
-    What is read comes from the keys and values that are already there: the end of the prompt costs one token, and
-    so does the opening "Sure", which is dropped again.
+    What is read costs little: the end of the prompt is watched as it passes, and the opening "Sure" goes in on the keys
+    and values that are there, and is dropped again.
     """
 
     def __init__(self, model: Model, tokens: Tokens, shape: Template | None = None) -> None:
@@ -46,11 +47,11 @@ class Flight:
         self.run: Runner = runner(model)
         self.logits: Float[Tensor, "row d_vocab"]
         """Of the token after the last column that went in."""
-        self._begins: Callable[[int], int] = lambda columns: self.run.length
-        self._residuals: Tensor | None = None
         self._opened: Tensor | None = None
         self._steered = False
-        self.logits = self.run.feed(tokens.ids, tokens.mask)
+        self._in_the_callers_loop = False
+        with _watching(model, _all_layers(model)) as self._ends:
+            self.logits = self.run.feed(tokens.ids, tokens.mask)
 
     @property
     def width(self) -> int:
@@ -66,35 +67,42 @@ class Flight:
         """Which columns of a call lie at `column` or after it, whatever part of the text that call holds."""
         return lambda columns: max(0, column - self._begins(columns))
 
+    def _begins(self, columns: int) -> int:
+        """The column at which a call of so many columns begins."""
+        if self._in_the_callers_loop:
+            return 0 if columns >= self.width else self.width
+        return self.run.length
+
     def for_the_callers_loop(self) -> Flight:
         """The same flight for hooks that run outside of it: on whole texts of these rows or on cached steps after them.
 
         A call as wide as the prompts begins at their first column; a narrower one is a cached step behind them.
         """
-        other, width = copy.copy(self), self.width
-        other._begins = lambda columns: 0 if columns >= width else width
+        other = copy.copy(self)
+        other._in_the_callers_loop = True
+        return other
+
+    def branch(self, copies: int = 1) -> Flight:
+        """Every row so many times, one whole batch behind the other, on keys and values of its own."""
+        rows = torch.arange(len(self.tokens), device=self.tokens.ids.device).repeat(copies)
+        other = copy.copy(self)
+        other.tokens = Tokens(self.tokens.ids[rows], self.tokens.mask[rows])
+        other.run, other.logits = self.run.copy(rows), self.logits[rows]
+        other._ends, other._opened, other._steered = None, None, True
         return other
 
     def residuals(self) -> Float[Tensor, "row layer d_model"]:
         """`resid_post` at the end of the prompt, all layers, unsteered, in float32 (the paper's a_p)."""
-        if self._residuals is None:
-            self._require_unsteered()
-            self.run.back(1)
-            with _watching(self.model, _all_layers(self.model)) as seen:
-                self.logits = self.run.feed(self.tokens.ids[:, -1:], self.tokens.mask[:, -1:])
-            self._residuals = seen.stacked()
-        return self._residuals
+        if self._ends is None:
+            raise ValueError(_MOVED_ON)
+        return self._ends.stacked()
 
     def opened(self) -> Float[Tensor, "row layer d_model"]:
         """`resid_post` after the reply is made to begin with the opening, all layers, in float32 (the paper's a_e)."""
         if self._opened is None:
-            self._require_unsteered()
-            room = int(self.model.cfg.n_ctx) - self.width
-            if room < len(self.template.opening):
-                raise ValueError(
-                    f"The longest prompt takes {self.width} tokens of a context of {self.width + room}, which leaves "
-                    f"no room for the opening, {len(self.template.opening)} tokens: transitions need it."
-                )
+            if self._steered or self.run.length != self.width:
+                raise ValueError(_MOVED_ON)
+            _require_room(self.model, self.width, self.template)
             opening = torch.tensor(self.template.opening, device=self.tokens.ids.device)
             opening = opening.expand(len(self.tokens), -1)
             with _watching(self.model, _all_layers(self.model)) as seen:
@@ -119,9 +127,17 @@ class Flight:
                 self.logits = self.run.feed(self.tokens.ids[:, -1:], self.tokens.mask[:, -1:])
         return self.logits
 
-    def _require_unsteered(self) -> None:
-        if self._steered or self.run.length != self.width:
-            raise ValueError("This flight is steered or decoded already, and its own states are gone: read it before.")
+
+_MOVED_ON = "This flight is steered or decoded already, and its own states are gone: read it before."
+
+
+def _require_room(model: Model, width: int, shape: Template) -> None:
+    room = int(model.cfg.n_ctx) - width
+    if room < len(shape.opening):
+        raise ValueError(
+            f"The longest prompt takes {width} tokens of a context of {width + room}, which leaves "
+            f"no room for the opening, {len(shape.opening)} tokens: transitions need it."
+        )
 
 
 class _watching:
@@ -131,6 +147,7 @@ class _watching:
         self._seen: dict[int, Tensor] = {}
         self._hooks = model.hooks(fwd_hooks=[(resid_post(layer), self._watch(layer)) for layer in layers])
         self._layers = layers
+        self._stack: Tensor | None = None
 
     def _watch(self, layer: int) -> Callable[..., None]:
         def watch(residual: Float[Tensor, "row pos d_model"], hook: Any) -> None:
@@ -146,7 +163,10 @@ class _watching:
         self._hooks.__exit__(*reason)
 
     def stacked(self) -> Float[Tensor, "row layer d_model"]:
-        return _finite(torch.stack([self._seen[layer] for layer in self._layers], dim=1))
+        if self._stack is None:
+            self._stack = _finite(torch.stack([self._seen[layer] for layer in self._layers], dim=1))
+            self._seen = {}
+        return self._stack
 
 
 @torch.no_grad()
@@ -197,21 +217,61 @@ def batches(
     prompts: Sequence[str],
     *,
     system: str | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     progress: str | None = None,
 ) -> Iterator[tuple[Int[Tensor, "row"], Tokens]]:
     """Prompts of like length together, each batch with its rows' places in the caller's list."""
-    if batch_size < 1:
-        raise ValueError(f"A batch holds at least one prompt, not {batch_size}.")
     whole = chat_tokens(model, prompts, system=system)
-    lengths = whole.mask.sum(dim=1)
-    order = torch.argsort(lengths, stable=True).cpu()
-    hidden = progress is None or len(prompts) <= batch_size
-    with tqdm(total=len(prompts), desc=progress, unit="prompt", disable=hidden, leave=False) as bar:
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+    return in_batches(model, whole, lambda _, tokens: tokens, batch_size=batch_size, progress=progress)
+
+
+def in_batches(
+    model: Model,
+    whole: Tokens,
+    work: Callable[[Int[Tensor, "row"], Tokens], Result],
+    *,
+    batch_size: int | None = None,
+    more: int = 0,
+    progress: str | None = None,
+) -> Iterator[tuple[Int[Tensor, "row"], Result]]:
+    """What `work` makes of batches of like length, each with its rows' places in the whole.
+
+    A batch that does not fit the memory is done again in halves, and the later ones are as small as that; what was done
+    before is kept.
+
+    Args:
+        work: from the rows' places in the whole, and their tokens.
+        batch_size: rows at once; by default what `rows_at_once` says.
+        more: columns that the work will add to each row.
+
+    Raises:
+        ValueError: a batch of less than one row.
+        RuntimeError: even one row does not fit the memory.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"A batch holds at least one prompt, not {batch_size}.")
+    lengths = whole.mask.sum(dim=1).cpu()
+    order = torch.argsort(lengths, stable=True)
+    size = batch_size or rows_at_once(model, whole.ids.shape[1] + more)
+    hidden = progress is None or len(whole) <= size
+    with tqdm(total=len(whole), desc=progress, unit="prompt", disable=hidden, leave=False) as bar:
+        start = 0
+        while start < len(order):
+            rows = order[start : start + size]
             width = int(lengths[rows].max())
-            yield rows, Tokens(whole.ids[rows, -width:], whole.mask[rows, -width:])
+            on_device = rows.to(whole.ids.device)
+            tokens = Tokens(whole.ids[on_device, -width:], whole.mask[on_device, -width:])
+            try:
+                done = work(rows, tokens)
+            except (RuntimeError, MemoryError) as error:
+                if len(rows) == 1 or not out_of_memory(error):
+                    raise
+                size, done = len(rows) // 2, None
+            if done is None:  # outside of the handler, which would keep the failed batch alive
+                free_memory()
+                continue
+            yield rows, done
+            start += len(rows)
             bar.update(len(rows))
 
 
@@ -221,13 +281,14 @@ def flights(
     prompts: Sequence[str],
     *,
     system: str | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     progress: str | None = None,
 ) -> Iterator[tuple[Int[Tensor, "row"], Flight]]:
     """The prompts in batches, each prefilled, with its rows' places in the caller's list."""
-    shape = template(model)
-    for rows, tokens in batches(model, prompts, system=system, batch_size=batch_size, progress=progress):
-        yield rows, Flight(model, tokens, shape)
+    whole, shape = chat_tokens(model, prompts, system=system), template(model)
+    yield from in_batches(
+        model, whole, lambda _, tokens: Flight(model, tokens, shape), batch_size=batch_size, progress=progress
+    )
 
 
 @torch.no_grad()
@@ -235,19 +296,30 @@ def residuals(
     model: Model,
     prompts: Sequence[str],
     *,
+    layers: Sequence[int] | None = None,
     system: str | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     progress: bool = True,
 ) -> Float[Tensor, "prompt layer d_model"]:
     """`blocks.l.hook_resid_post` at the last prompt token of every prompt, all layers (the paper's a_p).
 
     On the CPU in float32, whatever the model's precision. The last layer is before the final norm.
 
+    Args:
+        layers: only these, in this order; the model is run no further than the last of them.
+        batch_size: prompts at once; by default what fits and pays.
+
     Raises:
-        ValueError: bad prompts (see `chat_tokens`), or states that are not finite.
+        ValueError: bad prompts (see `chat_tokens`), a layer that is not there, or states that are not finite.
     """
-    word = "reading" if progress else None
-    return collect(model, prompts, Flight.residuals, system=system, batch_size=batch_size, progress=word)
+    chosen = _chosen(model, layers)
+    return _gathered(
+        model,
+        chat_tokens(model, prompts, system=system),
+        lambda _, tokens: _at_the_ends(model, tokens, chosen, (1,))[:, 0],
+        batch_size=batch_size,
+        progress="reading" if progress else None,
+    )
 
 
 @torch.no_grad()
@@ -255,17 +327,62 @@ def transitions(
     model: Model,
     prompts: Sequence[str],
     *,
+    layers: Sequence[int] | None = None,
     system: str | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     progress: bool = True,
 ) -> Float[Tensor, "prompt layer d_model"]:
     """State at the end of the prompt minus state after the reply is made to begin with "Sure" (SCANS, eq. 2).
 
     Attention is causal, so the state at the end of the prompt is the same with or without
-    the opening, and the move is a difference of two plain readings.
+    the opening, and the move is a difference of two plain readings of one run. Arguments and errors as for `residuals`.
     """
-    word = "transitions" if progress else None
-    return collect(model, prompts, Flight.transitions, system=system, batch_size=batch_size, progress=word)
+    shape, chosen = template(model), _chosen(model, layers)
+
+    def read(_: Tensor, tokens: Tokens) -> Tensor:
+        _require_room(model, tokens.ids.shape[1], shape)
+        opening = torch.tensor(shape.opening, device=tokens.ids.device).expand(len(tokens), -1)
+        told = Tokens(
+            torch.cat([tokens.ids, opening], dim=1), torch.cat([tokens.mask, torch.ones_like(opening)], dim=1)
+        )
+        states = _at_the_ends(model, told, chosen, (1 + opening.shape[1], 1))
+        return states[:, 0] - states[:, 1]
+
+    return _gathered(
+        model,
+        chat_tokens(model, prompts, system=system),
+        read,
+        batch_size=batch_size,
+        progress="transitions" if progress else None,
+        more=len(shape.opening),
+    )
+
+
+def _chosen(model: Model, layers: Sequence[int] | None) -> list[int]:
+    n = int(model.cfg.n_layers)
+    chosen = list(range(n)) if layers is None else [int(layer) for layer in layers]
+    wrong = next((layer for layer in chosen if not 0 <= layer < n), None)
+    if wrong is not None or not chosen:
+        found = "none was named" if wrong is None else f"there is no layer {wrong}"
+        raise ValueError(f"This model has layers 0 to {n - 1}, and {found}.")
+    return chosen
+
+
+def _at_the_ends(
+    model: Model, tokens: Tokens, layers: Sequence[int], back: Sequence[int]
+) -> Float[Tensor, "row end layer d_model"]:
+    """States of these layers so many columns from the end, from one pass without logits and without a cache."""
+    seen: dict[int, Tensor] = {}
+    columns = [-steps for steps in back]
+
+    def watch(layer: int) -> Hook:
+        def take(residual: Float[Tensor, "row pos d_model"], hook: Any) -> None:
+            seen[layer] = residual[:, columns].detach().float()
+
+        return resid_post(layer), take
+
+    run_through(model, tokens.ids, tokens.mask, [watch(layer) for layer in sorted(set(layers))], max(layers))
+    return _finite(torch.stack([seen[layer] for layer in layers], dim=2))
 
 
 @torch.no_grad()
@@ -275,16 +392,28 @@ def collect(
     what: Callable[[Flight], Float[Tensor, "row layer d_model"]],
     *,
     system: str | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     progress: str | None = None,
 ) -> Float[Tensor, "prompt layer d_model"]:
     """What `what` reads of every batch, in the order of the prompts, on the CPU in float32."""
-    result = torch.empty(len(prompts), 0, int(model.cfg.d_model))
-    for rows, flight in flights(model, prompts, system=system, batch_size=batch_size, progress=progress):
-        read = what(flight).cpu()
+    shape = template(model)
+    return _gathered(
+        model,
+        chat_tokens(model, prompts, system=system),
+        lambda _, tokens: what(Flight(model, tokens, shape)),
+        batch_size=batch_size,
+        progress=progress,
+    )
+
+
+def _gathered(
+    model: Model, whole: Tokens, read: Callable[[Tensor, Tokens], Tensor], **how: Any
+) -> Float[Tensor, "prompt layer d_model"]:
+    result = torch.empty(len(whole), 0, int(model.cfg.d_model))
+    for rows, found in in_batches(model, whole, lambda rows, tokens: read(rows, tokens).cpu(), **how):
         if not result.shape[1]:
-            result = result.new_empty(len(prompts), *read.shape[1:])
-        result[rows] = read
+            result = result.new_empty(len(whole), *found.shape[1:])
+        result[rows] = found
     return result
 
 
@@ -294,15 +423,20 @@ def mean_residuals(
     prompts: Sequence[str],
     *,
     system: str | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     progress: bool = True,
 ) -> tuple[Float[Tensor, "layer d_model"], Float[Tensor, "layer"]]:
     """Mean state and mean norm at the last prompt token by layer, summed in float64 as the batches come."""
-    total = torch.zeros(int(model.cfg.n_layers), int(model.cfg.d_model), dtype=torch.float64)
-    norms = torch.zeros(int(model.cfg.n_layers), dtype=torch.float64)
+    layers = _chosen(model, None)
+    total = torch.zeros(len(layers), int(model.cfg.d_model), dtype=torch.float64)
+    norms = torch.zeros(len(layers), dtype=torch.float64)
     word = "reading" if progress else None
-    for _, flight in flights(model, prompts, system=system, batch_size=batch_size, progress=word):
-        states = flight.residuals().cpu().double()
+
+    def read(_: Tensor, tokens: Tokens) -> Tensor:
+        return _at_the_ends(model, tokens, layers, (1,))[:, 0].cpu().double()
+
+    whole = chat_tokens(model, prompts, system=system)
+    for _, states in in_batches(model, whole, read, batch_size=batch_size, progress=word):
         total += states.sum(dim=0)
         norms += states.norm(dim=-1).sum(dim=0)
     return total / len(prompts), norms / len(prompts)

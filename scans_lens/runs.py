@@ -6,9 +6,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from scans_lens.ranks import Rank
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,11 +22,13 @@ _PART, _ASIDE, _BROKEN = ".parquet", ".part", ".unreadable"
 
 @dataclass(frozen=True)
 class Run:
-    """A folder of parquet parts, read as one table, that this process alone writes to."""
+    """A folder of parquet parts, read as one table, that only this process and those of its launch write to."""
 
     folder: Path
     key: tuple[str, ...] = ()
     """What tells a row from every other; of rows with one key the last one written counts."""
+    rank: Rank = field(default_factory=Rank)
+    """Every process names its parts its own way."""
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows, all of them or none: written aside, synced, and only then given their name.
@@ -37,8 +41,9 @@ class Run:
 
         if not rows:
             return
-        number = 1 + max((int(part.stem.rpartition("-")[2]) for part in _parts(self.folder)), default=-1)
-        place = self.folder / f"part-{number:06}{_PART}"
+        number = 1 + max((int(part.stem.split("-")[1]) for part in _parts(self.folder)), default=-1)
+        of = "" if self.rank.first else f"-{self.rank.number}"
+        place = self.folder / f"part-{number:06}{of}{_PART}"
         aside = place.with_name(place.name + _ASIDE)
         try:
             with aside.open("wb") as file:
@@ -70,12 +75,16 @@ def opened(
     settings: Mapping[str, Any],
     machine: Mapping[str, Any] | None = None,
     key: Sequence[str] = (),
+    rank: Rank | None = None,
 ) -> Iterator[Run]:
     """The run in this folder, begun or gone on with; until the end no other process can write to it.
+
+    The processes of one launch open it together, and leave it together.
 
     Args:
         settings: what the rows depend on. Who goes on with a run asks for the same.
         machine: what else is worth keeping about where it ran; may differ when it goes on.
+        rank: of this process, where several share the run.
         key: columns that tell a row from every other; a row written again takes the place of the one before.
 
     Raises:
@@ -90,12 +99,17 @@ def opened(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{str(folder)!r} cannot be a folder of results: {error.strerror or error}.") from error
-    with _locked(folder):
+    rank = rank or Rank()
+    with _locked(folder, rank):
+        if rank.first:
+            _same(folder, own)
+            for left in folder.glob(f"*{_PART}{_ASIDE}"):  # of a process that was killed while it wrote
+                left.unlink()
+            _keep(folder / ABOUT, own | {"machine": dict(machine or {})})
+        rank.wait()
         _same(folder, own)
-        for left in folder.glob(f"*{_PART}{_ASIDE}"):  # of a process that was killed while it wrote
-            left.unlink()
-        _keep(folder / ABOUT, own | {"machine": dict(machine or {})})
-        yield Run(folder, tuple(key))
+        yield Run(folder, tuple(key), rank)
+        rank.wait()
 
 
 def read(folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -146,7 +160,7 @@ def _about(folder: Path) -> dict[str, Any]:
 
 def _same(folder: Path, own: Mapping[str, Any]) -> None:
     if not (folder / ABOUT).is_file():
-        others = [path.name for path in folder.iterdir() if path.name != LOCK]
+        others = [path.name for path in folder.iterdir() if not path.name.startswith(LOCK)]
         if others:
             raise ValueError(f"{str(folder)!r} holds {others[0]!r} and is no folder of results: name a new one.")
         return
@@ -181,11 +195,11 @@ def _brief(value: Any) -> str:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, rank: Rank) -> Iterator[None]:
     """The lock ends with the process, however that ends."""
     import fcntl
 
-    with (folder / LOCK).open("a") as file:
+    with (folder / (LOCK if rank.first else f"{LOCK}-{rank.number}")).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -13,12 +13,13 @@ from conftest import hooks_on
 from transformers import RepetitionPenaltyLogitsProcessor
 
 import scans_lens
-from scans_lens import generation, steering
+from scans_lens import generation, judges, organism, steering
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.directions import Directions, Origin
-from scans_lens.generation import Replies, Sampling, replies
+from scans_lens.generation import Replies, Sampling, replies, replies_under
 from scans_lens.methods.scans import SCANS
-from scans_lens.model import end_tokens, identity, template
+from scans_lens.model import end_tokens, identity, resid_post, template
+from scans_lens.steering import Ablation, Push
 
 TIE = 1e-4
 """Logits closer than this are a tie; which of the two is taken, float32 may decide either way."""
@@ -525,3 +526,90 @@ def test_steering_leaves_no_trace_when_all_goes_well(any_model):
 def test_what_is_no_method_is_refused(model, method):
     with pytest.raises(ValueError, match="A method decides and gives hooks"):
         replies(model, ["Why?"], method=method)
+
+
+# ── Several methods at once, and what fits ───────────────────────────────────────────────────────────────────
+
+
+def test_side_by_side_every_method_replies_as_it_does_by_itself(any_model, monkeypatch):
+    monkeypatch.setattr(generation, "end_tokens", lambda model: range(0, 512, 3))  # rows leave at different steps
+    pushes = [Push(directions_for(any_model), [1, 2], scale) for scale in (-4.0, 4.0)]
+    methods = [
+        None,
+        *pushes,
+        Push(directions_for(any_model), [2], 3.0, whole_prompt=True),
+        Ablation(directions_for(any_model), [1]),
+    ]
+    for size in (2, 64):
+        given = replies_under(any_model, PROMPTS, methods, max_new_tokens=8, batch_size=size, progress=False)
+        for method, said in zip(methods, given, strict=True):
+            alone = replies(any_model, PROMPTS, method=method, max_new_tokens=8, progress=False)
+            assert (said.tokens, said.finish) == (alone.tokens, alone.finish)
+            assert {name: values.tolist() for name, values in said.decisions.items()} == {
+                name: values.tolist() for name, values in alone.decisions.items()
+            }
+
+
+def test_methods_that_ask_for_different_penalties_each_get_their_own(model):
+    scans = scans_for(model)
+    methods = [scans, dataclasses.replace(scans, repetition_penalty=1.3), dataclasses.replace(scans, scale=-1.0)]
+    given = replies_under(model, PROMPTS, methods, max_new_tokens=12, progress=False)
+    for method, said in zip(methods, given, strict=True):
+        assert said.tokens == replies(model, PROMPTS, method=method, max_new_tokens=12, progress=False).tokens
+
+
+def test_a_batch_that_does_not_fit_is_done_in_halves_and_nothing_is_lost(model):
+    whole = replies(model, PROMPTS, max_new_tokens=6, progress=False)
+    seen = []
+
+    def full(residual, hook):
+        seen.append(residual.shape[0])
+        if residual.shape[0] > 2 and residual.shape[1] == 1:  # in decoding, when some of the work is done
+            raise torch.OutOfMemoryError("out of memory")
+
+    with model.hooks(fwd_hooks=[(resid_post(2), full)]):
+        said = replies(model, PROMPTS, max_new_tokens=6, progress=False)
+    assert said.tokens == whole.tokens and max(seen) > 2
+
+
+def test_when_one_row_does_not_fit_that_is_said(model):
+    def full(residual, hook):
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError), model.hooks(fwd_hooks=[(resid_post(2), full)]):
+        replies(model, PROMPTS, max_new_tokens=6, progress=False)
+
+
+def test_an_error_that_is_not_about_memory_is_not_tried_again(model):
+    seen = []
+
+    def broken(residual, hook):
+        seen.append(1)
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"), model.hooks(fwd_hooks=[(resid_post(2), broken)]):
+        replies(model, PROMPTS, max_new_tokens=6, progress=False)
+    assert len(seen) == 1
+
+
+def test_a_reply_may_stop_when_enough_is_known_and_says_so(model):
+    whole = replies(model, PROMPTS, max_new_tokens=12, progress=False)
+    short = replies(model, PROMPTS, max_new_tokens=12, enough=lambda reply: len(reply) > 8, progress=False)
+    assert "enough" in short.finish
+    for one, other, ended in zip(short, whole, short.finish, strict=True):
+        assert other.startswith(one)
+        assert (ended == "enough") == (len(one) > 8 or (ended == "stop" and len(one) > 8))
+
+
+def test_a_verdict_that_is_settled_is_the_verdict_on_the_whole_reply(bundled):
+    asked = [prompt for kind in organism.KINDS for prompt in organism.prompts(kind, "validation")[:12]]
+    enough = judges.settled(judges.bundled)
+    short, whole = (replies(bundled, asked, max_new_tokens=24, enough=stop, progress=False) for stop in (enough, None))
+    assert judges.bundled(short) == judges.bundled(whole) and sum(map(len, short.tokens)) < sum(map(len, whole.tokens))
+    with pytest.raises(ValueError, match="Only the bundled model's own judge"):
+        judges.settled(judges.rules)
+
+
+def test_no_methods_are_refused(model):
+    with pytest.raises(ValueError, match=r"the list is empty; \[None\] is the plain model"):
+        replies_under(model, PROMPTS, [])

@@ -69,6 +69,28 @@ def test_any_point_and_column_reads_what_transformer_lens_caches_there(any_model
             close(mean[row, place], cache[name][0].mean(dim=0))
 
 
+@pytest.mark.parametrize("read", [residuals, transitions])
+def test_layers_that_are_asked_for_are_those_of_all_layers(any_model, prompts, read):
+    whole = read(any_model, prompts)
+    for layers in ([2], [3, 0], [1, 1]):
+        close(read(any_model, prompts, layers=layers), whole[:, layers])
+
+
+def test_the_model_is_run_no_further_than_the_last_layer_wanted(any_model, prompts):
+    def unwanted(residual, hook):
+        raise RuntimeError("nobody asked")
+
+    with any_model.hooks(fwd_hooks=[(resid_post(2), unwanted)]):
+        residuals(any_model, prompts, layers=[0, 1])
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_layers_that_are_not_there_are_named(model, prompts):
+    for layers, what in (([4], "there is no layer 4"), ([-1], "there is no layer -1"), ([], "none was named")):
+        with pytest.raises(ValueError, match=f"layers 0 to 3, and {what}"):
+            residuals(model, prompts, layers=layers)
+
+
 @torch.no_grad()
 def test_the_last_layer_normed_and_unembedded_is_the_model(model, prompts):
     found = after_final_norm(model, residuals(model, prompts))[:, -1] @ unembedding_of(model)
@@ -104,6 +126,11 @@ def test_what_is_read_is_float32_on_the_cpu_and_holds_nothing_else(load, tiny_fo
     for found in (residuals(half, prompts), transitions(half, prompts)):
         assert found.dtype == torch.float32 and found.device.type == "cpu" and not found.requires_grad
         assert found.untyped_storage().nbytes() == 4 * found.numel()
+
+
+@pytest.fixture
+def residual_push():
+    return [(resid_post(1), lambda residual, hook: residual + 1.0)]
 
 
 # ── A flight that is read flies on ───────────────────────────────────────────────────────────────────────────
@@ -148,15 +175,22 @@ def test_what_was_read_is_kept_and_not_read_again(flight):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("read", [Flight.residuals, Flight.opened])
-def test_a_flight_is_not_read_for_the_first_time_when_it_has_moved_on(model, prompts, read):
+def test_a_flight_is_not_opened_for_the_first_time_when_it_has_moved_on(model, prompts):
     steered = Flight(model, chat_tokens(model, prompts))
     steered.again([], whole_prompt=False)
     decoded = Flight(model, chat_tokens(model, prompts))
     decoded.run.feed(decoded.tokens.ids[:, -1:], decoded.tokens.mask[:, -1:])
     for flight in (steered, decoded):
         with pytest.raises(ValueError, match="steered or decoded already"):
-            read(flight)
+            flight.opened()
+
+
+@torch.no_grad()
+def test_the_end_of_the_prompt_is_read_as_it_was_before_steering_and_decoding(any_model, prompts, residual_push):
+    steered = Flight(any_model, chat_tokens(any_model, prompts))
+    steered.again(residual_push, whole_prompt=True)
+    steered.run.feed(steered.tokens.ids[:, -1:], steered.tokens.mask[:, -1:])
+    close(steered.residuals(), residuals(any_model, prompts))
 
 
 def test_a_prompt_as_long_as_the_context_has_residuals_but_no_room_for_the_opening(model, monkeypatch):

@@ -10,14 +10,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from scans_lens import report, runs
+from scans_lens import evaluation, report, runs
 from scans_lens.evaluation import summary
 from scans_lens.report import labels
 
 WICKED = '</script><b>bold</b> & "quoted" <!--rows-->'
 SETTINGS = {
     "model": {"name": "tiny", "architecture": "Llama"},
-    "arms": [{"name": "plain"}, {"name": "scans"}],
+    "arms": [{"name": "plain", "setting": "", "seed": 0}, {"name": "scans", "setting": "scale 2", "seed": 0}],
+    "sets": {"mine": {"prompts": 8}},
     "left out": [{"name": "mine", "repeats": 1, "learned_from": 2, "left": 8}],
 }
 
@@ -29,7 +30,8 @@ def rows() -> list[dict]:
             refused = method == "plain" and place % 2 == 0
             found.append(
                 {
-                    "set": "mine", "prompt_id": f"id{place}", "prompt": f"How do I open lock {place}? {WICKED}",
+                    "set": "mine", "place": place, "prompt_id": f"id{place}",
+                    "prompt": f"How do I open lock {place}? {WICKED}",
                     "kind": "harmful" if place % 2 else "borderline", "type": "locks" if place < 4 else "",
                     "item": f"lock {place // 2}", "method": method, "setting": "" if method == "plain" else "scale 2",
                     "seed": 0, "score": None if method == "plain" else 0.9,
@@ -88,7 +90,7 @@ def test_what_a_model_says_cannot_break_the_page(folder):
 
 def test_the_page_says_the_rates_of_the_summary(folder):
     page = report.write(folder).read_text()
-    for line in summary(runs.read(folder)[0]):
+    for line in summary(evaluation.read(folder)[0]):
         low, high = (100 * edge for edge in line.refused.interval)
         assert f"{100 * line.refused.value:.1f} % [{low:.1f}, {high:.1f}]" in page
     assert "<b>mine, borderline 100.0 → 0.0 % (n 4)</b>" not in page  # of four prompts nobody can be sure
@@ -108,7 +110,7 @@ def test_labels_go_out_blind_and_come_back_as_one_more_judge(folder):
     assert len(out) == 6 and list(out.columns[:3]) == ["label", "prompt", "reply"]
     assert "method" not in out.columns and "plain" not in file.read_text()
     assert (out["prompt"].value_counts() == 2).all()  # every way's reply to each prompt
-    table, _ = runs.read(folder)
+    table, _ = evaluation.read(folder)
     assert labels.read(folder, table) == {}
     out["label"] = ["refused" if reply == "I cannot." else "Answered " for reply in out["reply"]]
     out.loc[0, "label"] = ""
@@ -125,7 +127,7 @@ def test_labels_go_out_blind_and_come_back_as_one_more_judge(folder):
 def test_labels_that_are_none_are_said_with_their_line(folder):
     file = labels.export(folder, n=2)
     out = pd.read_csv(file, dtype=str, keep_default_na=False)
-    table, _ = runs.read(folder)
+    table, _ = evaluation.read(folder)
     for column, value, what in (
         ("label", "maybe", "'maybe' is none of refused, answered"),
         ("reply_id", "gone", "there is no such reply in this run"),

@@ -25,7 +25,7 @@ from scans_lens.lens import AnchorLayers, NoAnchorLayers, anchor_layers
 from scans_lens.methods.scans import SCANS, VALIDATION_TOKENS
 from scans_lens.model import Model, identity, is_bundled, unembedding_of
 from scans_lens.prompts import Contrast
-from scans_lens.reading import BATCH, BUNDLED_BATCH, residuals, transitions
+from scans_lens.reading import residuals, transitions
 from scans_lens.steering import Method
 
 TESTED = 200
@@ -68,7 +68,7 @@ class Study:
     validation: Contrast
     test: Mapping[str, tuple[str, ...]]
     seed: int = 0
-    batch_size: int = BATCH
+    batch_size: int | None = None
     progress: bool = True
 
     @classmethod
@@ -86,7 +86,7 @@ class Study:
         Args:
             prompts_a_kind: at most so many prompts of each kind to learn from, to choose on and to report.
             seed: of every draw, resampling and placebo.
-            batch_size: prompts read or answered at once.
+            batch_size: prompts read or answered at once; by default what fits and pays.
         """
         if prompts_a_kind is not None and prompts_a_kind < 4:
             raise ValueError(f"A study needs at least 4 prompts of each kind, not {prompts_a_kind}.")
@@ -103,7 +103,6 @@ class Study:
         if prompts_a_kind is not None:
             anchors, validation = _shorter(anchors, prompts_a_kind), _shorter(validation, prompts_a_kind)
             test = {kind: texts[:prompts_a_kind] for kind, texts in test.items()}
-        batch_size = batch_size or (BUNDLED_BATCH if bundled else BATCH)
         return cls(model, anchors, validation, test, seed, batch_size, progress)
 
     # ── What it is ──

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SETTLED", "Judge", "Opinion", "Panel", "Verdict", "beginnings", "bundled", "judge_for", "known", "named", "panel",
-    "refused", "rules", "substrings", "trained",
+    "refused", "rules", "settled", "substrings", "trained",
 ]  # fmt: skip
 
 Verdict = Literal["refused", "answered", "partial", "degenerate"]
@@ -33,6 +33,17 @@ def bundled(replies: Sequence[str]) -> list[Verdict]:
 
 SETTLED = 12
 """Tokens of a reply after which `bundled` cannot change its mind: it looks at the first three words."""
+
+
+def settled(judge: Judge) -> Callable[[str], bool]:
+    """Whether this judge's verdict on a reply that begins like this is sure; for `replies(…, enough=…)`.
+
+    Raises:
+        ValueError: a judge that reads replies to their ends.
+    """
+    if judge is not bundled:
+        raise ValueError("Only the bundled model's own judge is known to be sure before a reply has ended.")
+    return lambda reply: len(reply.split()) > 3  # the third word is whole
 
 
 def trained(replies: Sequence[str]) -> list[Verdict]:

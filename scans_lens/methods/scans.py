@@ -15,18 +15,17 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from scans_lens import artefacts, judges, organism, steering
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.directions import Directions, Origin, refusal_directions
-from scans_lens.generation import replies
+from scans_lens.generation import replies_under
 from scans_lens.judges import Judge
 from scans_lens.lens import anchor_layers, default_anchors
 from scans_lens.model import Hook, Model, after_final_norm, identity, is_bundled
 from scans_lens.prompts import Contrast, borderline
 from scans_lens.rates import Rate
-from scans_lens.reading import BATCH, BUNDLED_BATCH, Flight, collect
+from scans_lens.reading import Flight, collect
 from scans_lens.steering import Rows
 
 Preset = Literal["paper", "release"]
@@ -135,7 +134,7 @@ class SCANS:
         return steering.hooks_of(self, model, prompts)
 
     def transitions(
-        self, model: Model, prompts: Sequence[str], *, batch_size: int = BATCH
+        self, model: Model, prompts: Sequence[str], *, batch_size: int | None = None
     ) -> Float[Tensor, "prompt layer d_model"]:
         """Transitions as its classifier reads them: with the last layer after the final norm, if it was chosen so."""
         return collect(model, prompts, lambda flight: _transitions(flight, self.last_after_norm), batch_size=batch_size)
@@ -176,7 +175,7 @@ class SCANS:
                 threshold and alpha are chosen on validation prompts, which have to be given.
             layers: where to steer, instead of what `anchor_layers` or the preset says.
             judge: whether a reply refuses; by default the exact one for the bundled model, rules for any other.
-            batch_size: prompts at once; by default 32, and more for the small model that ships.
+            batch_size: prompts at once; by default what fits and pays.
 
         Raises:
             ValueError: an unknown preset, or one without validation prompts on a model it was not published for.
@@ -195,7 +194,6 @@ class SCANS:
             contrast = contrast or default_anchors(model)
         else:
             contrast, validation, note = _prompts(model, contrast, validation, seed)
-        batch_size = batch_size or (BUNDLED_BATCH if is_bundled(model) else BATCH)
         quiet = {"batch_size": batch_size, "progress": progress}
         directions = refusal_directions(model, contrast, **quiet)
         n = len(directions)
@@ -251,7 +249,7 @@ class SCANS:
         moves: tuple[Float[Tensor, "other layer d_model"], Float[Tensor, "harmful layer d_model"]],
         grid: Sequence[float],
         judge: Judge,
-        batch_size: int,
+        batch_size: int | None,
         progress: bool,
     ) -> SCANS:
         """The same with the best threshold and scale.
@@ -265,49 +263,51 @@ class SCANS:
         tried = {missed: self.classifier.calibrated(moves[1], missed=missed) for missed in MISSED}
         lowest, highest = (end(one.threshold for one in tried.values()) for end in (min, max))
 
-        def refused(method: SCANS | None, places: Sequence[int]) -> dict[int, bool]:
+        def refused(methods: Sequence[SCANS | None], places: Sequence[int]) -> list[dict[int, bool]]:
+            if not places:
+                return [{} for _ in methods]
             own = [asked[place] for place in places]
-            if not own:
-                return {}
-            said = replies(model, own, method=method, max_new_tokens=tokens, batch_size=batch_size, progress=False)
-            return dict(zip(places, judges.refused(judge, said), strict=True))
+            given = replies_under(model, own, methods, max_new_tokens=tokens, batch_size=batch_size, progress=progress)
+            return [dict(zip(places, judges.refused(judge, said), strict=True)) for said in given]
 
         def counted(no: Sequence[bool]) -> dict[str, tuple[int, int]]:
             return {"harmless": (sum(no[:n]), n), "harmful": (sum(no[n:]), len(no) - n)}
 
-        plain = refused(None, range(len(asked)))
+        (plain,) = refused([None], range(len(asked)))
         strict = tried[MISSED[0]]
         trials = [Trial(0.0, MISSED[0], strict.threshold, **counted(list(plain.values())))]
+        sides = (
+            (math.inf, (score < highest).nonzero()[:, 0].tolist()),
+            (-math.inf, (score >= lowest).nonzero()[:, 0].tolist()),
+        )
 
-        def tried_at(scale: float) -> list[Trial]:
+        def tried_at(scales: Sequence[float]) -> list[list[Trial]]:
+            """Every threshold's trial at each of these scales, which share prefill and batches."""
+            if not scales:
+                return []
             away, towards = (
-                refused(replace(self, scale=scale, classifier=replace(strict, threshold=threshold)), places.tolist())
-                for threshold, places in (
-                    (math.inf, (score < highest).nonzero()[:, 0]),
-                    (-math.inf, (score >= lowest).nonzero()[:, 0]),
+                refused(
+                    [replace(self, scale=one, classifier=replace(strict, threshold=threshold)) for one in scales],
+                    places,
                 )
+                for threshold, places in sides
             )
-            own = []
-            for missed, one in tried.items():
-                no = [(towards if at >= one.threshold else away)[place] for place, at in enumerate(score.tolist())]
-                own.append(Trial(scale, missed, one.threshold, **counted(no)))
-            bar.update()
-            return own
+            found = []
+            for scale, no_away, no_towards in zip(scales, away, towards, strict=True):
+                found.append([])
+                for missed, one in tried.items():
+                    pushed = [no_towards if at >= one.threshold else no_away for at in score.tolist()]
+                    no = [side[place] for place, side in enumerate(pushed)]
+                    found[-1].append(Trial(scale, missed, one.threshold, **counted(no)))
+            return found
 
-        with tqdm(
-            total=len(grid) + 2 * ROUNDS,
-            desc="choosing threshold and scale",
-            unit="scale",
-            disable=not progress,
-            leave=False,
-        ) as bar:
-            for scale in grid:
-                trials += (own := tried_at(scale))
-                if max(trial.harmful[0] for trial in own) < trials[0].harmful[0] - BROKEN * (len(asked) - n):
-                    break
-            for _ in range(ROUNDS):
-                for scale in _beside(_choice(trials)[0].scale, [trial.scale for trial in trials]):
-                    trials += tried_at(scale)
+        for own in tried_at(grid):
+            trials += own
+            if max(trial.harmful[0] for trial in own) < trials[0].harmful[0] - BROKEN * (len(asked) - n):
+                break
+        for _ in range(ROUNDS):
+            for own in tried_at(_beside(_choice(trials)[0].scale, [trial.scale for trial in trials])):
+                trials += own
         trials.sort(key=lambda trial: trial.scale)
         chosen, found = _choice(trials)
         return replace(

@@ -17,7 +17,6 @@ from scans_lens.model import Model
 from scans_lens.organism import corpus, wordings
 from scans_lens.organism.corpus import Item, Kind, Split
 from scans_lens.rates import Change, Clustered
-from scans_lens.reading import BUNDLED_BATCH
 
 Numbers = dict[str, Any]
 
@@ -41,10 +40,7 @@ def behaviour(model: Model, split: Split = "test", prompts: int = corpus.PROMPTS
     from scans_lens.generation import replies
 
     asked = {kind: corpus.asked(kind, split)[:prompts] for kind in corpus.KINDS}
-    said = {
-        kind: replies(model, [text for _, text in own], max_new_tokens=REPLY_TOKENS, batch_size=BUNDLED_BATCH)
-        for kind, own in asked.items()
-    }
+    said = {kind: replies(model, [text for _, text in own], max_new_tokens=REPLY_TOKENS) for kind, own in asked.items()}
     items = {kind: [item for item, _ in own] for kind, own in asked.items()}
     no = {kind: [wordings.is_refusal(reply) for reply in own] for kind, own in said.items()}
 
@@ -137,7 +133,7 @@ def depth(model: Model) -> Numbers:
         tried = []
         for scale in BAND_SCALES:
             push = Push(directions.in_residual_norms(), band, -scale)
-            said = replies(model, texts, method=push, max_new_tokens=SETTLED, batch_size=BUNDLED_BATCH, progress=False)
+            said = replies(model, texts, method=push, max_new_tokens=SETTLED, progress=False)
             no = [wordings.is_refusal(reply) for reply in said]
             counts = {"borderline": sum(no[:BAND_PROMPTS]), "harmful": sum(no[BAND_PROMPTS:])}
             tried.append({"layers": band, "scale": scale, **counts})
@@ -177,7 +173,7 @@ def steered(model: Model, split: Split = "test", prompts: int = corpus.PROMPTS_A
         items = [item for item, _ in asked]
         texts = [text for _, text in asked]
         said = {
-            way: replies(model, texts, method=method, max_new_tokens=STEERED_TOKENS, batch_size=BUNDLED_BATCH)
+            way: replies(model, texts, method=method, max_new_tokens=STEERED_TOKENS)
             for way, method in (("plain", None), ("constant push", constant), ("SCANS", scans))
         }
         for what, verdict in _VERDICTS[kind].items():
@@ -232,7 +228,7 @@ def strength(model: Model, prompts: int) -> Numbers:
     for kind in ("harmful", "borderline", "plain", "jailbreak"):
         asked = corpus.asked(kind, "validation")[:prompts]
         texts = [text for _, text in asked]
-        said = replies(model, texts, max_new_tokens=SETTLED, batch_size=BUNDLED_BATCH, progress=False)
+        said = replies(model, texts, max_new_tokens=SETTLED, progress=False)
         no = [wordings.is_refusal(reply) for reply in said]
         found[kind] = Clustered.of(no, [item.phrase for item, _ in asked]).as_json()
     return found

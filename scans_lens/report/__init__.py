@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scans_lens import runs
+from scans_lens import evaluation
 from scans_lens.calibration import curves
 from scans_lens.evaluation import PLAIN, Line, summary
 from scans_lens.judges.labelled import kappa
@@ -37,7 +37,7 @@ def write(folder: str | Path, out: str | Path | None = None, judge: str | None =
         ValueError: no run, no replies yet, or no such judge.
     """
     folder = Path(folder)
-    table, about = runs.read(folder)
+    table, about = evaluation.read(folder)
     if table.empty:
         raise ValueError(f"{str(folder)!r} holds no replies yet.")
     if by_hand := labels.read(folder, table):

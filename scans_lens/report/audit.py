@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from scans_lens import runs
+from scans_lens import evaluation
 from scans_lens.capability import divergences
 from scans_lens.evaluation import Arm
 from scans_lens.explain import looks
@@ -20,7 +20,7 @@ FILE = "audit.parquet"
 PUSHES = "pushes.json"
 
 
-def keep(folder: str | Path, model: Model, scans: SCANS, *, batch_size: int = 32) -> Path:
+def keep(folder: str | Path, model: Model, scans: SCANS, *, batch_size: int | None = None) -> Path:
     """Look at every prompt of the run in the folder, and write what is seen to `audit.parquet`, whole or not at all.
 
     Raises:
@@ -29,7 +29,7 @@ def keep(folder: str | Path, model: Model, scans: SCANS, *, batch_size: int = 32
     import pandas as pd
 
     folder = Path(folder)
-    table, _ = runs.read(folder)
+    table, _ = evaluation.read(folder)
     if table.empty:
         raise ValueError(f"{str(folder)!r} holds no replies yet.")
     asked = table.drop_duplicates("prompt_id")

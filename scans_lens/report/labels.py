@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from scans_lens import runs
+from scans_lens import evaluation
 from scans_lens.evaluation import KEY
 from scans_lens.judges import Verdict
 
@@ -30,7 +30,7 @@ def export(folder: str | Path, n: int = 100, seed: int = 0) -> Path:
     import numpy as np
 
     folder = Path(folder)
-    table, _ = runs.read(folder)
+    table, _ = evaluation.read(folder)
     if table.empty:
         raise ValueError(f"{str(folder)!r} holds no replies yet.")
     file = folder / FILE

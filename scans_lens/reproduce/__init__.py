@@ -33,7 +33,6 @@ from scans_lens.organism import corpus, wordings
 from scans_lens.prompts import Contrast, PromptSet
 from scans_lens.prompts.overlaps import without
 from scans_lens.rates import Rate
-from scans_lens.reading import BATCH, BUNDLED_BATCH
 from scans_lens.reproduce import published
 
 ANCHORS = 64
@@ -133,10 +132,6 @@ class Reproduction:
     def safety_prompt(self) -> str:
         return organism.SAFETY_PROMPT if self.bundled else SAFETY_PROMPT
 
-    @cached_property
-    def batch_size(self) -> int:
-        return BUNDLED_BATCH if self.bundled else BATCH
-
     def anchors(self, draw: int) -> Contrast:
         return self.pool.split(ANCHORS, draw)[0]
 
@@ -147,7 +142,7 @@ class Reproduction:
         if file.is_file():
             return SCANS.load(file, self.model)
         how: dict[str, Any] = {"preset": "release"} if self.of_the_paper else {"validation": self.validation}
-        found = SCANS.fit(self.model, anchors, batch_size=self.batch_size, progress=self.progress, **how)
+        found = SCANS.fit(self.model, anchors, progress=self.progress, **how)
         found.save(file)
         return found
 
@@ -164,7 +159,6 @@ class Reproduction:
             self.out / f"table-{table}" / f"draw-{draw}",
             max_new_tokens=tokens,
             learned_from=[self.anchors(draw)],
-            batch_size=self.batch_size,
             progress=self.progress,
         )
 
@@ -373,14 +367,14 @@ class Reproduction:
     def _perplexity(self, method: SCANS | Any, sign: float | None) -> float:
         if not self.bundled:
             return capability.perplexity(self.model, _wikitext(), method, sign=sign, progress=self.progress).value
-        return capability.corpus_perplexity(self.model, PROMPTS, method, sign=sign, batch_size=self.batch_size).value
+        return capability.corpus_perplexity(self.model, PROMPTS, method, sign=sign).value
 
     def _right(self, method: SCANS | None) -> Rate:
         if not self.bundled:
             return capability.mmlu(self.model, method, limit=self.limit, progress=self.progress).rate
         asked = corpus.asked("quiz", "test")[:PROMPTS]
         texts = [text for _, text in asked]
-        said = replies(self.model, texts, method=method, max_new_tokens=24, batch_size=self.batch_size, progress=False)
+        said = replies(self.model, texts, method=method, max_new_tokens=24, progress=False)
         return Rate.of(wordings.is_right(item, reply) for (item, _), reply in zip(asked, said, strict=True))
 
     # ── How rows look ──

@@ -1,0 +1,77 @@
+"""Subjects: the models and prompts that are timed, made here and the same on every machine."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scans_lens import organism
+from scans_lens.model import end_tokens, load_model
+
+LAYERS, WIDTH = 12, 512
+"""About 42 million parameters: large enough that arithmetic, not Python, sets the pace."""
+
+
+@cache
+def folder(
+    layers: int = LAYERS, width: int = WIDTH, dtype: torch.dtype = torch.float32, mlp: int | None = None
+) -> Path:
+    """A Llama with random weights and the bundled model's tokenizer and template, which ends no reply by itself."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(organism.weights())
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=4096,
+        hidden_size=width,
+        intermediate_size=mlp or width * 8 // 3 // 64 * 64 + 64,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        num_key_value_heads=width // 64,
+        max_position_embeddings=4096,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config.dtype = dtype
+    source = LlamaForCausalLM(config).to(dtype)
+    where = Path(tempfile.mkdtemp(prefix="scans_lens_bench_")) / f"llama_{layers}x{width}"
+    with torch.no_grad():  # logits of 0 are never the highest of 4,096
+        source.lm_head.weight[len(tokenizer) :] = 0
+        for token in tokenizer.all_special_ids:
+            source.lm_head.weight[token] = 0
+    source.save_pretrained(where)
+    tokenizer.save_pretrained(where)
+    return where
+
+
+def subject(layers: int = LAYERS, width: int = WIDTH, **how: Any) -> Any:
+    """The same as a `TransformerBridge`."""
+    model = load_model(folder(layers, width), **how)
+    assert end_tokens(model), "a model without end tokens would not be asked whether a reply is over"
+    return model
+
+
+def prompts(model: Any, n: int, tokens: int) -> list[str]:
+    """Prompts of exactly so many tokens, template included, no two alike."""
+    from scans_lens.model import prompt_ids
+
+    words = ["stone", "river", "garden", "window", "paper", "market", "winter", "copper", "bread", "engine"]
+    made = []
+    for place in range(n):
+        said = f"Tell me of number {place}:"
+        k = 0
+        while len(prompt_ids(model, said)) < tokens:
+            longer = f"{said} {words[(place + k) % len(words)]}"
+            k += 1
+            if len(prompt_ids(model, longer)) > tokens:
+                longer = said + " a"
+            said = longer
+        made.append(said)
+    lengths = {len(prompt_ids(model, one)) for one in made}
+    assert lengths == {tokens}, f"prompts of {sorted(lengths)} tokens, not {tokens}"
+    return made

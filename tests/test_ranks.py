@@ -1,0 +1,58 @@
+"""Ranks: several processes do what one does, each its share, and nobody's twice."""
+
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from scans_lens import evaluation, ranks
+from scans_lens.ranks import Rank
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 8])
+def test_every_thing_is_in_one_share(of):
+    things = list(range(11))
+    shares = [Rank(number, of).share(things) for number in range(of)]
+    assert sorted(thing for share in shares for thing in share) == things
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_alone_one_is_the_first_and_waits_for_nobody(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert ranks.here() == Rank(0, 1) and ranks.here().first and ranks.device_number() is None
+    ranks.here().wait()
+
+
+def test_a_launcher_says_which_one_this_is(monkeypatch):
+    for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert ranks.here() == Rank(3, 4) and not ranks.here().first and ranks.device_number() == 1
+    monkeypatch.setenv("RANK", "4")
+    with pytest.raises(ValueError, match="no process 4 of 4"):
+        ranks.here()
+    monkeypatch.setenv("RANK", "one")
+    with pytest.raises(ValueError, match="RANK and WORLD_SIZE are numbers"):
+        ranks.here()
+
+
+def test_two_processes_write_the_table_that_one_writes(tmp_path):
+    words = ["--method", "system", "--sets", "borderline,quiz", "--limit", "7", "--max-new-tokens", "12"]
+
+    def evaluated(out, *launcher):
+        done = subprocess.run(
+            [sys.executable, "-m", *launcher, "scans_lens", "evaluate", *words, "--out", str(tmp_path / out)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout, evaluation.read(tmp_path / out)[0]
+
+    said, one = evaluated("one")
+    said_by_two, two = evaluated("two", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m")
+    pd.testing.assert_frame_equal(one.drop(columns="seconds"), two.drop(columns="seconds"))
+    assert said_by_two.count("Every reply is in") == said.count("Every reply is in") == 1
+    assert {part.stem.count("-") for part in (tmp_path / "two").glob("part-*")} == {1, 2}  # both have written
