@@ -49,6 +49,7 @@ class Flight:
         self._begins: Callable[[int], int] = lambda columns: self.run.length
         self._residuals: Tensor | None = None
         self._opened: Tensor | None = None
+        self._instructed: Tensor | None = None
         self._steered = False
         self.logits = self.run.feed(tokens.ids, tokens.mask)
 
@@ -84,6 +85,22 @@ class Flight:
                 self.logits = self.run.feed(self.tokens.ids[:, -1:], self.tokens.mask[:, -1:])
             self._residuals = seen.stacked()
         return self._residuals
+
+    def instructed(self) -> Float[Tensor, "row layer d_model"]:
+        """`resid_post` at the last token of the user's own words, all layers, unsteered, in float32.
+
+        Zhao et al. (arXiv 2507.11878) call it t_inst. The template's tokens behind it are run again after it.
+        """
+        if self._instructed is None:
+            self._require_unsteered()
+            ids, mask = (t[:, self.template.end_of_instruction :] for t in (self.tokens.ids, self.tokens.mask))
+            self.run.back(ids.shape[1])
+            with _watching(self.model, _all_layers(self.model)) as seen:
+                self.logits = self.run.feed(ids[:, :1], mask[:, :1])
+            if ids.shape[1] > 1:
+                self.logits = self.run.feed(ids[:, 1:], mask[:, 1:])
+            self._instructed = seen.stacked()
+        return self._instructed
 
     def opened(self) -> Float[Tensor, "row layer d_model"]:
         """`resid_post` after the reply is made to begin with the opening, all layers, in float32 (the paper's a_e)."""
