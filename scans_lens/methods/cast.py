@@ -6,7 +6,8 @@ far a prompt's mean state lies along one vector; the push is along another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -146,6 +147,7 @@ class CAST:
         contrast: Contrast | None = None,
         *,
         validation: Contrast | None = None,
+        steers: Sequence[Side] = SIDES,
         layers: Sequence[int] | None = None,
         tanh: bool = False,
         whole_prompt: bool = True,
@@ -172,14 +174,17 @@ class CAST:
         Args:
             contrast: what to learn from; by default the bundled model's own anchors for it, ours for any other.
             validation: what to choose knobs on, never a test set; by default as in `SCANS.fit`.
+            steers: which of the two uses to try; `["harmful"]` is the published one alone.
             layers: where to push, instead of choosing.
             tanh: see `Condition`.
             whole_prompt: whether the prompt is steered before its end, too, as in the released code.
             judge: whether a reply refuses; by default the exact one for the bundled model, rules for any other.
 
         Raises:
-            ValueError: fewer than two pairs.
+            ValueError: fewer than two pairs, or no known use.
         """
+        if not steers or not set(steers) <= set(SIDES):
+            raise ValueError(f"CAST steers {' or '.join(SIDES)} prompts, not {list(steers)}.")
         contrast, validation, note = _prompts(model, contrast, validation, seed)
         assert validation is not None
         batch_size = batch_size or (BUNDLED_BATCH if is_bundled(model) else BATCH)
@@ -195,16 +200,16 @@ class CAST:
         others = (*validation.harmless, *validation.borderline)
         found = similarity(torch.cat([means(validation.harmful), means(others)]), vectors, tanh)
         truth = np.arange(len(found)) < len(validation.harmful)
-        searched = tuple(one for side in SIDES for one in _search(found.double().numpy(), truth, side))
+        searched = tuple(one for side in steers for one in _search(found.double().numpy(), truth, side))
         bench = choosing.Bench.of(model, validation, judge or judges.judge_for(model), batch_size)
         thirds = layers_by_thirds(len(everywhere))
         bands = [tuple(layers)] if layers is not None else [tuple(thirds[name]) for name in ("middle", "latter")]
         plain = bench.refused(None)
         trials = [Trial(0.0, (), None, **bench.counted(plain))]
-        settings = [(side, band) for side in SIDES for band in bands if band]
-        fitted: dict[str, CAST] = {}
+        fitted: dict[Side, CAST] = {}
+        met: dict[Side, list[int]] = {}
 
-        def tried_with(side: Side, band: tuple[int, ...]):
+        def tried_with(side: Side, band: tuple[int, ...]) -> Callable[[float], Trial]:
             def tried(scale: float) -> Trial:
                 bar.update()
                 method = replace(fitted[side], layers=band, scale=scale)
@@ -213,18 +218,16 @@ class CAST:
 
             return tried
 
-        met: dict[str, list[int]] = {}
-        for side in SIDES:
+        for side in steers:
             top = max((one for one in searched if one.finds == side), key=lambda one: one.f1)
             condition = Condition(vectors[top.layer], top.layer, top.threshold, top.above, tanh)
             one = cls(behaviour, tuple(everywhere), 1.0, condition, searched, note=note, whole_prompt=whole_prompt)
             reached = condition.met(condition.similarity(means(bench.asked)[:, top.layer]))
             fitted[side], met[side] = one, reached.nonzero()[:, 0].tolist()
         with tqdm(desc="choosing layers and scale", unit="setting", disable=not progress, leave=False) as bar:
-            for side, band in settings:
+            for side, band in itertools.product(steers, filter(None, bands)):
                 sign = 1.0 if side == "harmful" else -1.0
-                own = [trials[0], *choosing.outward([sign * one for one in SHARES], tried_with(side, band), trials[0])]
-                trials += own[1:]
+                trials += choosing.outward([sign * one for one in SHARES], tried_with(side, band), trials[0])
             top, _ = choosing.best(trials)
             assert top.steers is not None
             kin = [one for one in trials if (one.steers, one.layers) == (top.steers, top.layers)]
@@ -275,6 +278,7 @@ class CAST:
             ValueError: no such file, not safetensors, cut short, something else, or of another model.
         """
         tensors, header = artefacts.read(path, "CAST")
+        choosing.require_parts(path, tensors, ("condition", "residual_norms", "vectors"))
         origin = Origin.from_header(header["origin"])
         if model is not None:
             artefacts.require_same_model(origin.model, identity(model), "These CAST vectors")

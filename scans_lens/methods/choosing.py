@@ -7,9 +7,10 @@ harmful ones fall by at most one and a half points of share.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypedDict, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -36,6 +37,7 @@ class Counts(TypedDict):
     harmful: tuple[int, int]
 
 
+@runtime_checkable
 class Tried(Protocol):
     """What a trial must tell to be compared with others: its signed scale, + towards refusal, and its counts."""
 
@@ -185,6 +187,14 @@ def directions_along(
     n = len(harmful)
     origin: Origin = replace(origin_of(model, contrast), n_harmful=n, n_harmless=n)
     return Directions(vectors, norms, origin)
+
+
+def require_parts(path: str | Path, tensors: Mapping[str, Tensor], names: Collection[str]) -> None:
+    """Refuse a file that lacks tensors or has others."""
+    if set(tensors) != set(names):
+        raise ValueError(
+            f"{str(path)!r} should hold {', '.join(sorted(names))}, and holds {', '.join(sorted(tensors))}."
+        )
 
 
 def trial_from(kind: Callable[..., Any], header: dict[str, Any]) -> Any:

@@ -194,6 +194,7 @@ class JailbreakAntidote:
             ValueError: no such file, not safetensors, cut short, something else, or of another model.
         """
         tensors, header = artefacts.read(path, "Jailbreak Antidote")
+        choosing.require_parts(path, tensors, ("residual_norms", "vectors"))
         origin = Origin.from_header(header["origin"])
         if model is not None:
             artefacts.require_same_model(origin.model, identity(model), "These Jailbreak Antidote vectors")
