@@ -115,6 +115,10 @@ class SCANS:
     """A score this far from the threshold is pushed whole, a nearer one in proportion; 0 is the sign of eq. 5."""
     whole_prompt: bool = False
 
+    def __post_init__(self) -> None:
+        if self.width < 0:
+            raise ValueError(f"A width is 0 or more, not {self.width:g}.")
+
     # ── Acting ──
 
     @torch.no_grad()
