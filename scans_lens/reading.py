@@ -48,6 +48,7 @@ class Flight:
         self.logits: Float[Tensor, "row d_vocab"]
         """Of the token after the last column that went in."""
         self._opened: Tensor | None = None
+        self._instructed: Tensor | None = None
         self._steered = False
         self._in_the_callers_loop = False
         with _watching(model, _all_layers(model)) as self._ends:
@@ -96,6 +97,22 @@ class Flight:
         if self._ends is None:
             raise ValueError(_MOVED_ON)
         return self._ends.stacked()
+
+    def instructed(self) -> Float[Tensor, "row layer d_model"]:
+        """`resid_post` at the last token of the user's own words, all layers, unsteered, in float32.
+
+        Zhao et al. (arXiv 2507.11878) call it t_inst. The template's tokens behind it are run again after it.
+        """
+        if self._instructed is None:
+            self._require_unsteered()
+            ids, mask = (t[:, self.template.end_of_instruction :] for t in (self.tokens.ids, self.tokens.mask))
+            self.run.back(ids.shape[1])
+            with _watching(self.model, _all_layers(self.model)) as seen:
+                self.logits = self.run.feed(ids[:, :1], mask[:, :1])
+            if ids.shape[1] > 1:
+                self.logits = self.run.feed(ids[:, 1:], mask[:, 1:])
+            self._instructed = seen.stacked()
+        return self._instructed
 
     def opened(self) -> Float[Tensor, "row layer d_model"]:
         """`resid_post` after the reply is made to begin with the opening, all layers, in float32 (the paper's a_e)."""

@@ -293,6 +293,48 @@ BUGS = (
         "(plain.exp() * (plain - steered))",
         "(steered.exp() * (steered - plain))",
     ),
+    Bug(
+        "the first row's condition holds for the whole batch",
+        "test_cast.py::test_each_row_is_steered_by_its_own_condition_and_by_no_other_rows",
+        "methods/cast.py",
+        "self.scale * self.condition.met(found)}",
+        "self.scale * self.condition.met(found)[:1].expand_as(found)}",
+    ),
+    Bug(
+        "padding enters a prompt's mean",
+        "test_cast.py::test_the_similarity_is_the_papers_for_each_prompt_alone",
+        "methods/cast.py",
+        "torch.where(there > 0, states, 0.0).sum(dim=1) / there.sum(dim=1)",
+        "states.mean(dim=1)",
+    ),
+    Bug(
+        "what all pairs share is centred away",
+        "test_jailbreak_antidote.py::test_what_all_pairs_share_is_found_and_not_centred_away",
+        "methods/jailbreak_antidote.py",
+        "turned[1::2] = -1",
+        "pass",
+    ),
+    Bug(
+        "the mask keeps the highest coordinates, not the largest",
+        "test_jailbreak_antidote.py::test_the_mask_keeps_the_largest_coordinates_whatever_their_sign",
+        "methods/jailbreak_antidote.py",
+        "units.abs().topk(",
+        "units.topk(",
+    ),
+    Bug(
+        "the end of the instruction is read a token late",
+        "test_variants.py::test_the_end_of_the_instruction_reads_the_same_alone_and_in_company",
+        "reading.py",
+        "self.template.end_of_instruction :]",
+        "self.template.end_of_instruction + 1 :]",
+    ),
+    Bug(
+        "a push in proportion has no end",
+        "test_variants.py::test_within_the_width_a_prompt_is_pushed_in_proportion_and_beyond_it_whole",
+        "methods/scans.py",
+        "(over / self.width).clamp(-1, 1)",
+        "(over / self.width)",
+    ),
 )
 
 

@@ -108,7 +108,15 @@ class SCANS:
     """A prompt whose score lies nearer than this to the threshold is not pushed at all; ours, the paper has none."""
     last_after_norm: bool = False
     """Whether the classifier reads the last layer after the final norm, as the release does."""
+    at_instruction: bool = False
+    """Whether the classifier reads states at the last token of the user's own words, not transitions (`variants`)."""
+    width: float = 0.0
+    """A score this far from the threshold is pushed whole, a nearer one in proportion; 0 is the sign of eq. 5."""
     whole_prompt: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width < 0:
+            raise ValueError(f"A width is 0 or more, not {self.width:g}.")
 
     # ── Acting ──
 
@@ -120,9 +128,10 @@ class SCANS:
             ValueError: the batch is on its way through another model than SCANS was fitted on.
         """
         artefacts.require_same_model(self.directions.origin.model, identity(flight.model), "These SCANS vectors")
-        score = self.classifier.score(_transitions(flight, self.last_after_norm))
-        sign = torch.where(score >= self.classifier.threshold, 1.0, -1.0)
-        sure = (score - self.classifier.threshold).abs() >= self.abstain
+        score = self.classifier.score(self.read(flight))
+        over = score - self.classifier.threshold
+        sign = (over / self.width).clamp(-1, 1) if self.width else torch.where(over >= 0, 1.0, -1.0)
+        sure = over.abs() >= self.abstain
         return {"score": score, "scale": sign * self.scale * sure}
 
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
@@ -133,11 +142,18 @@ class SCANS:
         """For the caller's own loop over `chat_tokens(model, prompts)`; see `steering.hooks_of`."""
         return steering.hooks_of(self, model, prompts)
 
+    def read(self, flight: Flight) -> Float[Tensor, "row layer d_model"]:
+        """What its classifier reads: transitions (eq. 2) unless `at_instruction`, the last layer normed or not."""
+        if self.at_instruction:
+            states = flight.instructed()
+            return after_final_norm(flight.model, states) if self.last_after_norm else states
+        return _transitions(flight, self.last_after_norm)
+
     def transitions(
         self, model: Model, prompts: Sequence[str], *, batch_size: int | None = None
     ) -> Float[Tensor, "prompt layer d_model"]:
-        """Transitions as its classifier reads them: with the last layer after the final norm, if it was chosen so."""
-        return collect(model, prompts, lambda flight: _transitions(flight, self.last_after_norm), batch_size=batch_size)
+        """What its classifier reads of every prompt: transitions, unless it reads the end of the instruction."""
+        return collect(model, prompts, self.read, batch_size=batch_size)
 
     # ── Learning ──
 
@@ -333,6 +349,8 @@ class SCANS:
             "residual_norms": self.directions.residual_norms,
             "harmful_transition": self.classifier.harmful_transition,
         }
+        if self.classifier.centre is not None:
+            tensors["centre"] = self.classifier.centre
         header = {
             "origin": asdict(self.directions.origin),
             "layers": self.layers,
@@ -346,6 +364,8 @@ class SCANS:
             "repetition_penalty": self.repetition_penalty,
             "last_after_norm": self.last_after_norm,
             "abstain": self.abstain,
+            "at_instruction": self.at_instruction,
+            "width": self.width,
         }
         artefacts.write(path, "SCANS", tensors, header)
 
@@ -362,7 +382,11 @@ class SCANS:
             scale=header["scale"],
             unit=header["unit"],
             classifier=TransitionClassifier(
-                tensors["harmful_transition"], tuple(header["voting"]), header["threshold"], header["calibrated_on"]
+                tensors["harmful_transition"],
+                tuple(header["voting"]),
+                header["threshold"],
+                header["calibrated_on"],
+                tensors.get("centre"),
             ),
             trials=tuple(
                 Trial(**{**trial, "harmless": tuple(trial["harmless"]), "harmful": tuple(trial["harmful"])})
@@ -372,6 +396,8 @@ class SCANS:
             repetition_penalty=header["repetition_penalty"],
             last_after_norm=header["last_after_norm"],
             abstain=header.get("abstain", 0.0),
+            at_instruction=header.get("at_instruction", False),
+            width=header.get("width", 0.0),
         )
 
     def __str__(self) -> str:
@@ -384,6 +410,11 @@ class SCANS:
         ]
         if self.abstain:
             lines.append(f"  abstain    where the score is nearer than {self.abstain:g} to it")
+        if self.width:
+            lines.append(f"  width      {self.width:g}: a nearer score is pushed in proportion")
+        if self.at_instruction or self.classifier.centre is not None:
+            what = "states at the end of the instruction" if self.at_instruction else "transitions"
+            lines.append(f"  reads      {what}{', centred' * (self.classifier.centre is not None)}")
         return "\n".join([*lines, f"  {self.note}"] if self.note else lines)
 
     __repr__ = __str__
@@ -455,7 +486,9 @@ def _either(read: Sequence[Tensor], last_after_norm: bool) -> list[Tensor]:
     return [torch.cat([t[:, :-2], t[:, -1:]], dim=1) if last_after_norm else t[:, :-1] for t in read]
 
 
-def _voters(anchored: Sequence[Tensor], held: Sequence[Tensor]) -> tuple[TransitionClassifier, bool]:
+def _voters(
+    anchored: Sequence[Tensor], held: Sequence[Tensor], *, centred: bool = False
+) -> tuple[TransitionClassifier, bool]:
     """The classifier whose score tells the held-out sides apart best, and whether it reads the last layer normed.
 
     The last layers vote, from one in the last two thirds of the depth on. Ties: more layers, and before the norm.
@@ -472,7 +505,7 @@ def _voters(anchored: Sequence[Tensor], held: Sequence[Tensor]) -> tuple[Transit
     for last_after_norm in (False, True):
         learned, asked = _either(anchored, last_after_norm), torch.cat(_either(held, last_after_norm))
         for first in range(n // 3, n):
-            one = TransitionClassifier.fit(*learned, layers=range(first, n))
+            one = TransitionClassifier.fit(*learned, layers=range(first, n), centred=centred)
             found.append((roc_auc_score(truth, one.score(asked).double()), one, last_after_norm))
     _, best, normed = max(found, key=lambda entry: entry[0])
     return best, normed

@@ -1,0 +1,181 @@
+"""Variants: SCANS that reads harmfulness elsewhere or otherwise, or pushes in proportion to what it read.
+
+Ours, but for the place of the second: Zhao et al., LLMs Encode Harmfulness and Refusal Separately. NeurIPS 2025,
+arXiv 2507.11878. Each takes a fitted SCANS, keeps its directions and layers, and chooses the other knobs again, on the
+same validation prompts and by the same rule as `SCANS.fit`. What comes back is a `SCANS`: site, positions and phase
+are eq. 6's, and it is saved, loaded and explained like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from scans_lens import artefacts, judges
+from scans_lens.judges import Judge
+from scans_lens.methods import choosing
+from scans_lens.methods.scans import (
+    ROUNDS,
+    SCANS,
+    SHARES,
+    Trial,
+    _both,
+    _choice,
+    _either,
+    _prompts,
+    _voters,
+)
+from scans_lens.model import Model, after_final_norm, identity, is_bundled
+from scans_lens.prompts import Contrast
+from scans_lens.reading import BATCH, BUNDLED_BATCH, Flight, collect
+
+
+def centred(
+    scans: SCANS,
+    model: Model,
+    contrast: Contrast | None = None,
+    *,
+    validation: Contrast | None = None,
+    judge: Judge | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> SCANS:
+    """SCANS whose classifier takes the anchors' mean off every transition first.
+
+    s = mean over voting layers of cos(t - c, d_harm - c), where c is halfway between the mean transitions of the
+    harmful and of the harmless anchors. All transitions share most of their length, so that the cosines of eq. 4
+    crowd near 1; without what they share, d_harm - c is half the difference of means.
+
+    Args:
+        contrast, validation: as in `SCANS.fit`; give those that `scans` was fitted with.
+
+    Raises:
+        ValueError: another model than `scans` was fitted on.
+    """
+    return _reread(scans, model, contrast, validation, False, judge, seed, batch_size, progress)
+
+
+def at_instruction(
+    scans: SCANS,
+    model: Model,
+    contrast: Contrast | None = None,
+    *,
+    validation: Contrast | None = None,
+    judge: Judge | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> SCANS:
+    """SCANS whose classifier reads the state at the last token of the user's own words (Zhao et al.'s t_inst).
+
+    s = mean over voting layers of cos(x - c, mean of harmful x - c), where x is `resid_post` at that token, and c lies
+    halfway between the means of the harmful and of the harmless anchors: the cosine with the difference of means.
+    Harmfulness is said to be encoded there, and refusal only in the template's tokens behind it. No opening is needed.
+
+    Args:
+        contrast, validation: as in `SCANS.fit`; give those that `scans` was fitted with.
+
+    Raises:
+        ValueError: another model than `scans` was fitted on.
+    """
+    return _reread(scans, model, contrast, validation, True, judge, seed, batch_size, progress)
+
+
+def continuous(
+    scans: SCANS,
+    model: Model,
+    *,
+    validation: Contrast | None = None,
+    judge: Judge | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> SCANS:
+    """SCANS that pushes a prompt the less, the nearer its score is to the threshold.
+
+    Instead of eq. 5, sigma = clip((s - T) / w, -1, 1); the width w is the median of |s - T| over the harmful
+    validation prompts, so that half of them are pushed whole. The threshold is the fitted one; the scale is chosen
+    again, since a push in proportion has to be larger to do the same.
+
+    Args:
+        validation: as in `SCANS.fit`; give what `scans` was fitted with.
+
+    Raises:
+        ValueError: another model than `scans` was fitted on, or no validation prompts for a model that is not ours.
+    """
+    _require_own(scans, model)
+    if validation is None:
+        _, validation, _ = _prompts(model, None, None, 0)
+        assert validation is not None
+    batch_size = _batch(model, batch_size)
+    t_harmful = scans.transitions(model, validation.harmful, batch_size=batch_size)
+    threshold, scores = scans.classifier.threshold, scans.classifier.score(t_harmful)
+    ramped = replace(scans, width=float((scores - threshold).abs().double().median()), scale=0.0)
+    bench = choosing.Bench.of(model, validation, judge or judges.judge_for(model), batch_size)
+    missed = float((scores < threshold).double().mean())
+
+    def tried(scale: float) -> Trial:
+        return Trial(scale, missed, threshold, **bench.counts(replace(ramped, scale=scale) if scale else None))
+
+    plain = tried(0.0)
+    start = choosing.outward(SHARES if scans.unit == "residual norms" else (scans.scale / 2, scans.scale), tried, plain)
+    trials = choosing.refined([plain, *start], tried, ROUNDS, lambda known: _choice(known)[0])
+    chosen, found = _choice(trials)
+    note = f"Threshold as fitted; width and scale chosen on {validation.name!r}. {found}".strip()
+    return replace(ramped, scale=chosen.scale, trials=tuple(trials), note=note)
+
+
+def _reread(
+    scans: SCANS,
+    model: Model,
+    contrast: Contrast | None,
+    validation: Contrast | None,
+    at_instruction: bool,
+    judge: Judge | None,
+    seed: int,
+    batch_size: int | None,
+    progress: bool,
+) -> SCANS:
+    _require_own(scans, model)
+    contrast, validation, note = _prompts(model, contrast, validation, seed)
+    assert validation is not None
+    batch_size = _batch(model, batch_size)
+    others = validation.borderline or validation.harmless
+    what = _both_at_instruction if at_instruction else _both
+
+    def read(*sides: Sequence[str]) -> list[Tensor]:
+        return [collect(model, side, what, batch_size=batch_size) for side in sides]
+
+    held = read(validation.harmful, others)
+    classifier, normed = _voters(read(contrast.harmful, contrast.harmless), held, centred=True)
+    again = replace(
+        scans, classifier=classifier, last_after_norm=normed, at_instruction=at_instruction, scale=0.0, note=note
+    )
+    t_harmful, t_others = _either(held, normed)
+    return again._chosen(
+        model,
+        (others, validation.harmful),
+        (t_others, t_harmful),
+        SHARES if scans.unit == "residual norms" else (scans.scale / 2, scans.scale),
+        judge or judges.judge_for(model),
+        batch_size,
+        progress,
+    )
+
+
+def _both_at_instruction(flight: Flight) -> Float[Tensor, "row layer_and_one d_model"]:
+    """States at the end of the instruction, all layers, and the last layer's once more, after the final norm."""
+    states = flight.instructed()
+    return torch.cat([states, after_final_norm(flight.model, states)[:, -1:]], dim=1)
+
+
+def _require_own(scans: SCANS, model: Model) -> None:
+    artefacts.require_same_model(scans.directions.origin.model, identity(model), "These SCANS vectors")
+
+
+def _batch(model: Model, batch_size: int | None) -> int:
+    return batch_size or (BUNDLED_BATCH if is_bundled(model) else BATCH)
