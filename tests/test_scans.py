@@ -514,7 +514,7 @@ def test_on_the_bundled_model_harmless_questions_get_answers_and_harmful_ones_st
 
 
 def test_the_bundled_models_own_prompts_are_the_default(bundled):
-    contrast, validation, note = module._prompts(bundled, None, None, 0)
+    contrast, validation, note = module.learning_prompts(bundled, None, None, 0)
     assert contrast == organism.anchors() and validation == organism.validation()
     assert note == "Knobs chosen on 'organism validation'."
 
