@@ -520,7 +520,7 @@ def test_the_bundled_models_own_prompts_are_the_default(bundled):
 
 
 def test_another_models_default_are_our_anchors_and_our_borderline_prompts(model):
-    contrast, validation, note = module._prompts(model, None, None, 0)
+    contrast, validation, note = module.learning_prompts(model, None, None, 0)
     assert contrast == scans_lens.prompts.anchors()
     assert validation == scans_lens.prompts.borderline("validation") and validation.borderline
     assert note == "Knobs chosen on 'borderline validation'."
