@@ -403,12 +403,19 @@ def template(model: Model) -> Template:
     )
 
 
-def _opening(tokenizer: PreTrainedTokenizerBase, prompt: str, ids: list[int]) -> tuple[int, ...]:
-    told = _render(tokenizer, [_user(_PROBES[0])], reply=OPENING)
-    text = OPENING
-    if told.startswith(prompt) and OPENING in told[len(prompt) :]:
+def beginning(model: Model, reply: str) -> tuple[int, ...]:
+    """The tokens of a reply's beginning, as they stand behind a prompt's (see `prompt_ids`)."""
+    tokenizer = _tokenizer(model)
+    prompt = _render(tokenizer, [_user(_PROBES[0])])
+    return _opening(tokenizer, prompt, _bare(tokenizer, prompt), reply)
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase, prompt: str, ids: list[int], reply: str = OPENING) -> tuple[int, ...]:
+    told = _render(tokenizer, [_user(_PROBES[0])], reply=reply)
+    text = reply
+    if told.startswith(prompt) and reply in told[len(prompt) :]:
         rest = told[len(prompt) :]
-        text = rest[: rest.index(OPENING) + len(OPENING)]
+        text = rest[: rest.index(reply) + len(reply)]
     joined = _bare(tokenizer, prompt + text)
     if joined[: len(ids)] == ids and len(joined) > len(ids):
         return tuple(joined[len(ids) :])

@@ -52,6 +52,7 @@ def add(
     scale: float | Float[Tensor, "row"],
     *,
     since: Since | None = None,
+    at: str = "hook_resid_post",
 ) -> list[Hook]:
     """Hooks that add `scale` times the vectors as given, each layer its own (SCANS, eq. 6); + is towards refusal.
 
@@ -60,6 +61,7 @@ def add(
         layers: where to add.
         scale: one number, or one for each row of the batch.
         since: the first steered column of a call (see `Flight.since`); None steers every column.
+        at: which of a layer's hook points.
 
     Raises:
         ValueError: a layer that the directions do not have, or a scale that is no number or list of numbers.
@@ -72,7 +74,7 @@ def add(
         raise ValueError("A scale is not finite.")
     scales = scales.reshape(-1, 1, 1)
     return [
-        (_point(layer), _adding(scales * vectors[layer].float().to(scales.device), since))
+        (_point(layer, at), _adding(scales * vectors[layer].float().to(scales.device), since))
         for layer in _checked(vectors, layers)
     ]
 
@@ -82,8 +84,11 @@ def ablate(
     layers: Iterable[int],
     *,
     since: Since | None = None,
+    at: str = "hook_resid_post",
 ) -> list[Hook]:
     """Hooks that take out each state's component along its layer's direction: x - (x·r̂) r̂ (Arditi et al. 2024, eq. 4).
+
+    Args: as of `add`.
 
     Raises:
         ValueError: a layer that the directions do not have, or a direction of length 0.
@@ -94,7 +99,7 @@ def ablate(
         length = vectors[layer].norm()
         if length == 0:
             raise ValueError(f"The direction of layer {layer} has length 0, so there is nothing to take out.")
-        hooks.append((_point(layer), _ablating((vectors[layer] / length).float(), since)))
+        hooks.append((_point(layer, at), _ablating((vectors[layer] / length).float(), since)))
     return hooks
 
 
@@ -139,8 +144,8 @@ def _checked(vectors: Tensor, layers: Iterable[int]) -> list[int]:
     return chosen
 
 
-def _point(layer: int) -> str:
-    return f"blocks.{layer}.hook_resid_post"
+def _point(layer: int, at: str) -> str:
+    return f"blocks.{layer}.{at}"
 
 
 def take(rows: Rows, kept: Tensor) -> Rows:

@@ -36,11 +36,11 @@ class Bug:
 
 
 ADDING = """[
-        (_point(layer), _adding(scales * vectors[layer].float().to(scales.device), since))
+        (_point(layer, at), _adding(scales * vectors[layer].float().to(scales.device), since))
         for layer in _checked(vectors, layers)
     ]"""
 LATE = """[
-        (_point(layer), lambda residual, hook: _adding(scales * vectors[layer].float(), since)(residual, hook))
+        (_point(layer, at), lambda residual, hook: _adding(scales * vectors[layer].float(), since)(residual, hook))
         for layer in _checked(vectors, layers)
     ]"""
 ALONE = "test_reading.py::test_a_prompt_reads_the_same_alone_and_in_company"
@@ -334,6 +334,27 @@ BUGS = (
         "methods/scans.py",
         "(over / self.width).clamp(-1, 1)",
         "(over / self.width)",
+    ),
+    Bug(
+        "a direction stays in what attention writes",
+        "test_refusal_direction.py::test_ablation_is_the_model_with_weights_orthogonal_to_the_direction",
+        "methods/refusal_direction.py",
+        'SITES = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")',
+        'SITES = ("hook_resid_pre", "hook_resid_pre", "hook_mlp_out")',
+    ),
+    Bug(
+        "the token before the letter is read",
+        "test_caa.py::test_the_letter_is_the_one_token_in_which_the_replies_differ",
+        "methods/caa.py",
+        "list(reply[: apart[0] + 1])",
+        "list(reply[: apart[0]])",
+    ),
+    Bug(
+        "true refusal is not spared",
+        "test_false_refusal.py::test_the_direction_is_w_without_a_share_of_its_part_along_r",
+        "methods/false_refusal.py",
+        "square = (r * r).sum(dim=-1, keepdim=True)",
+        "square = (w * w).sum(dim=-1, keepdim=True)",
     ),
 )
 

@@ -514,13 +514,13 @@ def test_on_the_bundled_model_harmless_questions_get_answers_and_harmful_ones_st
 
 
 def test_the_bundled_models_own_prompts_are_the_default(bundled):
-    contrast, validation, note = module._prompts(bundled, None, None, 0)
+    contrast, validation, note = module.learning_prompts(bundled, None, None, 0)
     assert contrast == organism.anchors() and validation == organism.validation()
     assert note == "Knobs chosen on 'organism validation'."
 
 
 def test_another_models_default_are_our_anchors_and_our_borderline_prompts(model):
-    contrast, validation, note = module._prompts(model, None, None, 0)
+    contrast, validation, note = module.learning_prompts(model, None, None, 0)
     assert contrast == scans_lens.prompts.anchors()
     assert validation == scans_lens.prompts.borderline("validation") and validation.borderline
     assert note == "Knobs chosen on 'borderline validation'."

@@ -209,7 +209,7 @@ class SCANS:
         if preset and published:  # nothing is chosen, so nothing is held out
             contrast = contrast or default_anchors(model)
         else:
-            contrast, validation, note = _prompts(model, contrast, validation, seed)
+            contrast, validation, note = learning_prompts(model, contrast, validation, seed)
         quiet = {"batch_size": batch_size, "progress": progress}
         directions = refusal_directions(model, contrast, **quiet)
         n = len(directions)
@@ -454,7 +454,7 @@ def _vectors(
     return directions.in_residual_norms(), "residual norms", SHARES
 
 
-def _prompts(
+def learning_prompts(
     model: Model, contrast: Contrast | None, validation: Contrast | None, seed: int
 ) -> tuple[Contrast, Contrast | None, str]:
     """What to learn from, what to choose on, and a sentence about it."""

@@ -1,0 +1,409 @@
+"""CAA: what sets the letter of a refusing choice apart from that of an answering one, added to every reply.
+
+Rimsky et al.: Steering Llama 2 via Contrastive Activation Addition. ACL 2024, arXiv 2312.06681. The ancestor of SCANS:
+one vector, one layer, the same push for every prompt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import no_type_check
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from scans_lens import artefacts, judges, steering
+from scans_lens.directions import Directions, Origin
+from scans_lens.generation import replies
+from scans_lens.judges import Judge
+from scans_lens.methods.refusal_direction import checked_origin, require_own, spread
+from scans_lens.methods.scans import BROKEN, FALL, VALIDATION_TOKENS, learning_prompts
+from scans_lens.model import (
+    Hook,
+    Model,
+    beginning,
+    device_of,
+    identity,
+    is_bundled,
+    padded,
+    prompt_ids,
+    resid_post,
+)
+from scans_lens.prompts import Contrast
+from scans_lens.rates import Rate
+from scans_lens.reading import BATCH, BUNDLED_BATCH, Flight, seen_at
+from scans_lens.steering import Rows
+
+MULTIPLIERS = (-0.5, -1.0, -2.0, -4.0, -8.0)
+"""Multiples of the raw vector that are tried at every layer, away from refusal; the paper goes to 2 either way."""
+ROUNDS = 2
+"""How often the multipliers halfway to the best one's neighbours, in ratio, are tried at the best layer, too."""
+PAIRS = 256
+"""Pairs that are learned from."""
+TRIED = 96
+"""Validation prompts of each kind that every layer and multiplier is tried on."""
+FIRST, LAST = 0.25, 0.8
+"""Layers between these shares of the depth are tried; the paper's best ones lie a little before the middle."""
+
+QUESTION = """{prompt}
+
+Which of these is your reply?
+(A) {a}
+(B) {b}"""
+"""How a prompt becomes a question with two choices; the wording is ours."""
+REFUSING = "I cannot help with that."
+ANSWERING = "Sure, here is how."
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A question with two choices, and the two replies to it, which differ in one token: the letter."""
+
+    question: str
+    refusing: str
+    """The reply that chooses to refuse, up to its letter, such as `(A`."""
+    answering: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one layer and multiplier did on validation prompts."""
+
+    layer: int
+    """Of the plain model, with multiplier 0, it is -1."""
+    multiplier: float
+    harmless: tuple[int, int]
+    """Refused and all, of borderline prompts where there are some, else of harmless ones."""
+    harmful: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class CAA:
+    """Contrastive activation addition, fitted; the same push for every prompt.
+
+    v = mean over pairs of (state at the refusing letter - state at the answering letter) at `hook_resid_post` of one
+    layer; then x + multiplier x v at that layer, from the last prompt token on, through the whole reply.
+    """
+
+    directions: Directions
+    """v of every layer, from answering towards refusing; raw."""
+    layer: int
+    multiplier: float
+    """+ is towards refusal."""
+    trials: tuple[Trial, ...] = ()
+    """What every layer and multiplier did on validation prompts; the first is the plain model."""
+    note: str = ""
+    """How layer and multiplier were chosen."""
+    whole_prompt: bool = False
+
+    def decide(self, flight: Flight) -> Rows:
+        """The multiplier, for every prompt.
+
+        Raises:
+            ValueError: the batch is on its way through another model than CAA was fitted on.
+        """
+        require_own(self.directions.origin, flight.model, "These CAA vectors")
+        return {"scale": torch.full((len(flight.tokens),), float(self.multiplier), device=flight.tokens.ids.device)}
+
+    def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
+        start = 0 if self.whole_prompt else flight.end_of_prompt
+        return steering.add(self.directions, [self.layer], rows["scale"], since=flight.since(start))
+
+    def hooks(self, model: Model, prompts: Sequence[str]) -> list[Hook]:
+        """For the caller's own loop over `chat_tokens(model, prompts)`; see `steering.hooks_of`."""
+        return steering.hooks_of(self, model, prompts)
+
+    # ── Learning ──
+
+    @classmethod
+    def fit(
+        cls,
+        model: Model,
+        pairs: Sequence[Pair] | None = None,
+        *,
+        contrast: Contrast | None = None,
+        validation: Contrast | None = None,
+        layers: Sequence[int] | None = None,
+        multipliers: Sequence[float] = MULTIPLIERS,
+        tried: int = TRIED,
+        judge: Judge | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        progress: bool = True,
+    ) -> CAA:
+        """Learn the vectors from pairs, and choose layer and multiplier on validation prompts.
+
+        The choice is that of `SCANS.fit`: the fewest borderline prompts refused while refusals of harmful ones fall by
+        at most one and a half points. Ties go to the smaller push, and then to the earlier layer.
+
+        Args:
+            pairs: questions with two choices; by default `choices(contrast)`.
+            contrast: what to make pairs of; by default the bundled model's own anchors for it, ours for any other.
+            validation: what to choose on, never a test set; by default as in `SCANS.fit`.
+            layers: to try; by default those from a quarter of the depth on to four fifths of it.
+            multipliers: to try at every layer, the smallest push first; a layer's larger ones are left out once a
+                tenth of the harmful prompts are no longer refused. Near the best one finer ones are tried.
+            tried: validation prompts of each kind, spread evenly over those that there are.
+            judge: whether a reply refuses; by default the exact one for the bundled model, the panel for any other.
+            seed: of what is held out, where the caller gives a contrast and no validation prompts.
+            batch_size: prompts at once; by default 32, and more for the small model that ships.
+
+        Raises:
+            ValueError: no pairs, or one whose replies do not differ in exactly one token; no layers or multipliers.
+        """
+        batch_size = batch_size or (BUNDLED_BATCH if is_bundled(model) else BATCH)
+        contrast, validation, note = learning_prompts(model, contrast, validation, seed)
+        assert validation is not None
+        name = "the caller's pairs" if pairs is not None else f"pairs of {contrast.name!r}"
+        pairs = choices(contrast) if pairs is None else pairs
+        directions = letter_directions(model, pairs, name=name, batch_size=batch_size, progress=progress)
+        n = len(directions)
+        layers = range(int(FIRST * n), max(int(FIRST * n) + 1, int(LAST * n))) if layers is None else layers
+        multipliers = sorted(multipliers, key=abs)
+        if not multipliers or 0 in multipliers:
+            raise ValueError("CAA chooses among multipliers other than 0, and there are none, or 0 is one.")
+        steering.add(directions, layers, 1.0)  # says what is wrong with the layers
+        fitted = cls(directions, int(layers[0]), 0.0)
+        trials = fitted._tried(model, validation, layers, multipliers, tried, judge, batch_size, progress)
+        chosen, found = _choice(trials)
+        return replace(
+            fitted,
+            layer=chosen.layer,
+            multiplier=chosen.multiplier,
+            trials=trials,
+            note=f"{note} {found}".strip(),
+        )
+
+    def _tried(
+        self,
+        model: Model,
+        validation: Contrast,
+        layers: Sequence[int],
+        multipliers: Sequence[float],
+        tried: int,
+        judge: Judge | None,
+        batch_size: int,
+        progress: bool,
+    ) -> tuple[Trial, ...]:
+        sides = [spread(side, tried) for side in (validation.borderline or validation.harmless, validation.harmful)]
+        asked, n = (*sides[0], *sides[1]), len(sides[0])
+        judge = judge or judges.judge_for(model)
+        most = min(VALIDATION_TOKENS, judges.SETTLED) if judge is judges.bundled else VALIDATION_TOKENS
+
+        def trial(layer: int, multiplier: float) -> Trial:
+            method = replace(self, layer=layer, multiplier=multiplier) if multiplier else None
+            said = replies(model, asked, method=method, max_new_tokens=most, batch_size=batch_size, progress=False)
+            no = judges.refused(judge, said)
+            bar.update()
+            return Trial(layer, multiplier, (sum(no[:n]), n), (sum(no[n:]), len(no) - n))
+
+        with tqdm(
+            total=1 + len(layers) * len(multipliers) + 2 * ROUNDS,
+            desc="choosing layer and multiplier",
+            unit="setting",
+            disable=not progress,
+            leave=False,
+        ) as bar:
+            found = [trial(-1, 0.0)]
+            floor = found[0].harmful[0] - BROKEN * found[0].harmful[1]
+            for layer in layers:
+                for multiplier in multipliers:
+                    found.append(trial(int(layer), float(multiplier)))
+                    if found[-1].harmful[0] < floor:
+                        break
+            for _ in range(ROUNDS):
+                best = _choice(found)[0]
+                own = [one.multiplier for one in found if one.layer == best.layer]
+                found += [trial(best.layer, multiplier) for multiplier in _halfway(best.multiplier, own)]
+        return (found[0], *sorted(found[1:], key=lambda one: (one.layer, abs(one.multiplier), one.multiplier)))
+
+    @property
+    def chosen(self) -> Trial | None:
+        """The trial that was chosen, where layer and multiplier were chosen."""
+        own = (self.layer, self.multiplier)
+        return next((trial for trial in self.trials if (trial.layer, trial.multiplier) == own), None)
+
+    # ── Keeping ──
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with everything else in its header."""
+        tensors = {"vectors": self.directions.vectors, "residual_norms": self.directions.residual_norms}
+        header = {
+            "origin": asdict(self.directions.origin),
+            "layer": self.layer,
+            "multiplier": self.multiplier,
+            "trials": [asdict(trial) for trial in self.trials],
+            "note": self.note,
+            "whole_prompt": self.whole_prompt,
+        }
+        artefacts.write(path, "CAA", tensors, header)
+
+    @classmethod
+    def load(cls, path: str | Path, model: Model | None = None) -> CAA:
+        """Read a fitted method back; with `model`, only if it was fitted on it.
+
+        Raises:
+            ValueError: no such file, not safetensors, cut short, something else, or of another model.
+        """
+        tensors, header = artefacts.read(path, "CAA")
+        norms = tensors.pop("residual_norms", None)
+        origin = checked_origin(path, tensors, header, model, ("vectors",), "These CAA vectors")
+        if norms is None:
+            raise ValueError(f"{str(path)!r} should hold vectors and residual_norms, and holds vectors alone.")
+        return cls(
+            directions=Directions(tensors["vectors"], norms, origin),
+            layer=header["layer"],
+            multiplier=header["multiplier"],
+            trials=tuple(
+                Trial(**{**trial, "harmless": tuple(trial["harmless"]), "harmful": tuple(trial["harmful"])})
+                for trial in header["trials"]
+            ),
+            note=header["note"],
+            whole_prompt=header["whole_prompt"],
+        )
+
+    def __str__(self) -> str:
+        lines = [
+            f"CAA, learned from {self.directions.origin.contrast}",
+            f"  layer       {self.layer}",
+            f"  multiplier  {self.multiplier:g}",
+        ]
+        return "\n".join([*lines, f"  {self.note}"] if self.note else lines)
+
+    __repr__ = __str__
+
+
+# ── Pairs, and what they give ────────────────────────────────────────────────────────────────────────────────
+
+
+def choices(contrast: Contrast, most: int = PAIRS) -> tuple[Pair, ...]:
+    """Each harmful and harmless prompt as a question whether to refuse it, at most so many, half of either kind.
+
+    The refusing choice is (A) in every second pair of a kind, so that the letters' own difference cancels in the mean.
+
+    Raises:
+        ValueError: fewer than two prompts of a kind.
+    """
+    size = min(len(contrast.harmful), len(contrast.harmless), most // 2) // 2 * 2
+    if size < 2:
+        raise ValueError(
+            f"Letters are swapped in half of the pairs, so that two prompts of each kind are needed; "
+            f"{contrast.name!r} has {len(contrast.harmful)} harmful and {len(contrast.harmless)} harmless ones."
+        )
+    found = []
+    for prompts in (contrast.harmful, contrast.harmless):
+        for place, prompt in enumerate(spread(prompts, size)):
+            a, b = (REFUSING, ANSWERING) if place % 2 == 0 else (ANSWERING, REFUSING)
+            letters = ("(A", "(B") if place % 2 == 0 else ("(B", "(A")
+            found.append(Pair(QUESTION.format(prompt=prompt, a=a, b=b), *letters))
+    return tuple(found)
+
+
+@no_type_check  # whoever hands over what is no pair gets our own sentence, also where types are checked at run time
+def _checked(pairs: Sequence[Pair]) -> list[Pair]:
+    pairs = list(pairs)
+    if not pairs:
+        raise ValueError("CAA is learned from pairs, and there are none.")
+    for place, pair in enumerate(pairs):
+        if not isinstance(pair, Pair):
+            raise ValueError(f"Pair {place} is a {type(pair).__name__}, not a Pair(question, refusing, answering).")
+    return pairs
+
+
+def letter_tokens(model: Model, pair: Pair) -> tuple[list[int], list[int]]:
+    """The refusing and the answering conversation as tokens, each up to the letter, its last one.
+
+    The letter is the one token in which the two replies differ, wherever the tokenizer puts it.
+
+    Raises:
+        ValueError: the replies differ in no token, in several, or in their length.
+    """
+    both = [beginning(model, reply) for reply in (pair.refusing, pair.answering)]
+    apart = [place for place, (a, b) in enumerate(zip(*both, strict=False)) if a != b]
+    if len(both[0]) != len(both[1]) or len(apart) != 1:
+        raise ValueError(
+            f"The replies of a pair differ in one token, the letter; {pair.refusing!r} and {pair.answering!r} are "
+            f"{len(both[0])} and {len(both[1])} tokens long and differ in {len(apart)}."
+        )
+    asked = prompt_ids(model, pair.question)
+    refusing, answering = (asked + list(reply[: apart[0] + 1]) for reply in both)
+    return refusing, answering
+
+
+def letter_directions(
+    model: Model, pairs: Sequence[Pair], *, name: str = "pairs", batch_size: int = BATCH, progress: bool = True
+) -> Directions:
+    """Mean over pairs of the state at the refusing letter minus that at the answering one, every layer; raw.
+
+    Read at `hook_resid_post`, summed in float64.
+
+    Raises:
+        ValueError: no pairs, or one whose replies do not differ in exactly one token, or that is too long.
+    """
+    pairs = _checked(pairs)
+    context, device = int(model.cfg.n_ctx), device_of(model)
+    rows = [ids for pair in pairs for ids in letter_tokens(model, pair)]
+    long = max(map(len, rows))
+    if long > context:
+        raise ValueError(f"A pair is {long} tokens long, and this model reads at most {context}.")
+    points = [resid_post(layer) for layer in range(int(model.cfg.n_layers))]
+
+    def last(states: Float[Tensor, "row pos d_model"], mask: Int[Tensor, "row pos"]) -> Tensor:
+        return states[:, -1]
+
+    total, norms = torch.tensor(0.0, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64)
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    starts = range(0, len(rows), batch_size)
+    for start in tqdm(starts, desc="reading letters", unit="batch", disable=not progress, leave=False):
+        these = order[start : start + batch_size]
+        tokens = padded([rows[row] for row in these], 0, device)  # any id will do, since the mask hides it
+        states = seen_at(model, tokens, points, last).cpu().double()
+        signs = torch.tensor([1.0 if row % 2 == 0 else -1.0 for row in these], dtype=torch.float64)
+        total = total + (signs[:, None, None] * states).sum(dim=0)
+        norms = norms + states.norm(dim=-1).sum(dim=0)
+    digest = hashlib.sha256(json.dumps([list(asdict(pair).values()) for pair in pairs]).encode()).hexdigest()
+    return Directions(
+        vectors=(total / len(pairs)).float(),
+        residual_norms=(norms / len(rows)).float(),
+        origin=Origin(
+            model=identity(model),
+            contrast=name,
+            digest=digest,
+            n_harmful=len(pairs),
+            n_harmless=len(pairs),
+            versions=artefacts.versions(),
+            position="letter of the choice",
+        ),
+    )
+
+
+def _halfway(best: float, tried: Sequence[float]) -> list[float]:
+    """The multipliers halfway, in ratio, from the best one to those of its sign that were tried next to it."""
+    sizes = [abs(one) for one in tried if one * best > 0]
+    ends = (
+        max((one for one in sizes if one < abs(best)), default=0),
+        min((one for one in sizes if one > abs(best)), default=0),
+    )
+    finer = [float(f"{math.sqrt(abs(best) * end):.2g}") for end in ends if end]
+    return [math.copysign(one, best) for one in finer if one not in sizes]
+
+
+def _choice(trials: Sequence[Trial]) -> tuple[Trial, str]:
+    """The trial with the fewest refusals of borderline prompts among those that keep harmful ones refused."""
+    plain, tried = trials[0], trials[1:]
+    floor = Rate(*plain.harmful).value - FALL
+    kept = [trial for trial in tried if Rate(*trial.harmful).value >= floor - 1e-9]
+    if not kept:
+        best = max(tried, key=lambda one: (one.harmful[0], -one.harmless[0], -abs(one.multiplier), -one.layer))
+        return (
+            best,
+            "Everywhere harmful refusals fell by more than 1.5 points; layer and multiplier are where they fell least.",
+        )
+    return min(kept, key=lambda one: (one.harmless[0], abs(one.multiplier), one.layer)), ""
