@@ -18,6 +18,7 @@ from scans_lens.model import (
     Template,
     Tokens,
     chat_tokens,
+    end_tokens,
     resid_post,
     runner,
     template,
@@ -49,7 +50,9 @@ class Flight:
         self._begins: Callable[[int], int] = lambda columns: self.run.length
         self._residuals: Tensor | None = None
         self._opened: Tensor | None = None
+        self._ahead: list[Tensor] = []
         self._steered = False
+        self._calls_are_counted = False
         self.logits = self.run.feed(tokens.ids, tokens.mask)
 
     @property
@@ -73,7 +76,23 @@ class Flight:
         """
         other, width = copy.copy(self), self.width
         other._begins = lambda columns: 0 if columns >= width else width
+        other._calls_are_counted = True
         return other
+
+    def follow(self) -> tuple[Hook, Callable[[int], int]]:
+        """A hook that notes where the present call ends, and from that the column at which the last n of it begin.
+
+        For what acts behind the layers, where a call may be cut to its last columns. In the caller's own loop a narrow
+        call is taken to go on where the one before it ended.
+        """
+        ends = [self.width]
+
+        def note(residual: Float[Tensor, "row pos d_model"], hook: Any) -> None:
+            columns = residual.shape[1]
+            begins = self._begins(columns)
+            ends[0] = columns + (ends[0] if self._calls_are_counted and begins else begins)
+
+        return (resid_post(int(self.model.cfg.n_layers) - 1), note), lambda last: ends[0] - last
 
     def residuals(self) -> Float[Tensor, "row layer d_model"]:
         """`resid_post` at the end of the prompt, all layers, unsteered, in float32 (the paper's a_p)."""
@@ -102,6 +121,46 @@ class Flight:
             self.run.back(opening.shape[1])
             self._opened = seen.stacked()
         return self._opened
+
+    def ahead(self, k: int) -> Float[Tensor, "row layer d_model"]:
+        """`resid_post` of the k-th token that the unsteered model would reply, all layers, in float32.
+
+        The tokens are picked greedily, as generation picks them, and dropped again: this is a look ahead. A row whose
+        reply ends sooner keeps the state of its last token, and k = 0 is the end of the prompt.
+
+        Raises:
+            ValueError: fewer than 0 tokens, or more than there is room for.
+        """
+        if k < 0:
+            raise ValueError(f"There are {k} tokens to look ahead; it takes 0 or more.")
+        if k > len(self._ahead):
+            self._ahead = self._looked_ahead(k)
+        return self._ahead[k - 1] if k else self.residuals()
+
+    def _looked_ahead(self, k: int) -> list[Tensor]:
+        """States after 1 to k tokens."""
+        states = [self.residuals()]
+        self._require_unsteered()
+        room = int(self.model.cfg.n_ctx) - self.width
+        if room < k:
+            raise ValueError(
+                f"The longest prompt takes {self.width} tokens of a context of {self.width + room}, which leaves no "
+                f"room to look {k} tokens ahead."
+            )
+        ends = torch.tensor(end_tokens(self.model), device=self.tokens.ids.device)
+        logits, over = self.logits, torch.zeros(len(self.tokens), dtype=torch.bool, device=ends.device)
+        before = self.run.length
+        try:
+            for _ in range(k):
+                chosen = logits.argmax(dim=-1)
+                over = over | torch.isin(chosen, ends)
+                with _watching(self.model, _all_layers(self.model)) as seen:
+                    logits = self.run.feed(chosen[:, None], torch.ones_like(chosen[:, None]))
+                states.append(torch.where(over[:, None, None], states[-1], seen.stacked()))
+        finally:
+            if self.run.length > before:
+                self.run.back(self.run.length - before)
+        return states[1:]
 
     def transitions(self) -> Float[Tensor, "row layer d_model"]:
         """State at the end of the prompt minus state after the opening (SCANS, eq. 2), all layers, in float32."""

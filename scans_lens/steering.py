@@ -208,6 +208,9 @@ class Together:
             raise ValueError("There are no methods to put together: the list is empty.")
         flat = (each.methods if isinstance(each, Together) else (each,) for each in self.methods)
         object.__setattr__(self, "methods", tuple(itertools.chain.from_iterable(flat)))
+        heads = [type(each).__name__ for each in self.methods if getattr(each, "swaps_the_head", False)]
+        if len(heads) > 1:
+            raise ValueError(f"{' and '.join(heads)} each put a head of their own in the unembedding's place: take one.")
         mixing = next((each for each in self.methods if isinstance(each, Contrastive)), None)
         if mixing is not None:
             raise ValueError(f"{type(mixing).__name__} mixes logits of two contexts, and does that alone only.")
