@@ -8,6 +8,7 @@ are likely, the reply is written through another unembedding, which was trained 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,10 +39,10 @@ from scans_lens.model import (
     unembedded,
     unembedding_of,
 )
-from scans_lens.organism import corpus, wordings
+from scans_lens.organism import corpus, grammar, wordings
 from scans_lens.prober import HELD, HIDDEN, NEEDED, Prober, Quality
 from scans_lens.prompts import Contrast, borderline
-from scans_lens.reading import BATCH, BUNDLED_BATCH, Flight, flights, seen_at
+from scans_lens.reading import BATCH, BUNDLED_BATCH, Flight, seen_at
 from scans_lens.steering import Rows
 
 Rule = Literal["product", "both"]
@@ -329,8 +330,8 @@ class SafeSwitch:
         to stop and to calibrate the probers (see `Prober.fit`), so rates on them are a little too good.
 
         Args:
-            contrast: what to learn from, with jailbreaks among its harmful prompts; by default plain, borderline,
-                harmful and jailbreak training prompts for the bundled model, `default_anchors` for any other.
+            contrast: what to learn from, with jailbreaks among its harmful prompts; by default `with_jailbreaks` of the
+                training split for the bundled model, `default_anchors` for any other.
             validation: what to stop, calibrate and choose on, never a test set; by default the bundled model's own and
                 `prompts.borderline("validation")` for any other; beside a contrast of the caller's own a fifth
                 of that, which is then held out.
@@ -492,6 +493,22 @@ def _read(flight: Flight, layer: int | None, ahead: int | None) -> tuple[Tensor,
     return at(flight.residuals()), None if ahead is None else at(flight.ahead(ahead))
 
 
+@dataclass(frozen=True)
+class _Listener:
+    """A method that steers nothing and decides nothing but what it read, so that replies and states take one prefill."""
+
+    layer: int | None
+    ahead: int | None
+    whole_prompt: bool = False
+
+    def decide(self, flight: Flight) -> Rows:
+        first, second = _read(flight, self.layer, self.ahead)
+        return {"first": first} if second is None else {"first": first, "second": second}
+
+    def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
+        return []
+
+
 def complied(judge: Judge, said: Sequence[str]) -> list[bool]:
     """Whether each reply does what was asked, in whole or in part; a broken one does not."""
     does: tuple[Verdict, ...] = ("answered", "partial")
@@ -504,21 +521,13 @@ def _heard(
     named = {name: getattr(contrast, name) for name in ("harmless", "borderline", "harmful")}
     asked = [prompt for own in named.values() for prompt in own]
     tokens = min(VALIDATION_TOKENS, judges.SETTLED) if judge is judges.bundled else VALIDATION_TOKENS
-    said = replies(model, asked, max_new_tokens=tokens, batch_size=batch_size, progress=progress)
-    found: list[Tensor | None] = [None] * 2
-    word = "probing" if progress else None
-    for places, flight in flights(model, asked, batch_size=batch_size, progress=word):
-        with torch.no_grad():
-            for place, states in enumerate(_read(flight, layer, ahead)):
-                if states is None:
-                    continue
-                kept = found[place]
-                if kept is None:
-                    found[place] = kept = torch.empty(len(asked), states.shape[-1])
-                kept[places] = states.cpu()
-    assert found[0] is not None
+    listener = _Listener(layer, ahead)
+    said = replies(model, asked, method=listener, max_new_tokens=tokens, batch_size=batch_size, progress=progress)
+    states = said.decisions
     sides = tuple(name for name, own in named.items() for _ in own)
-    return Heard(found[0], found[1], sides, torch.tensor(complied(judge, said), dtype=torch.bool))
+    return Heard(
+        states["first"], states.get("second"), sides, torch.tensor(complied(judge, said), dtype=torch.bool)
+    )
 
 
 def _require_complied(heard: Heard, what_for: str, needed: int, stages: Stages) -> None:
@@ -594,11 +603,29 @@ def _prompts(
 
 
 def with_jailbreaks(split: organism.Split, size: int) -> Contrast:
-    """So many of the bundled model's own prompts of each kind, with jailbreaks among the harmful ones."""
+    """So many of the bundled model's own prompts of each kind, with jailbreaks among the harmful ones.
+
+    Half as many plain and borderline prompts stand in a jailbreak's wrapping on the harmless side: else a prober
+    learns that what is wrapped is harmful.
+    """
     harmful, jailbreak, plain, double = (
         organism.prompts(kind, split)[:size] for kind in ("harmful", "jailbreak", "plain", "borderline")
     )
-    return Contrast(f"organism {split} with jailbreaks", (*harmful, *jailbreak), plain, double)
+    around_plain, around_double = (
+        tuple(text for _, text in wrapped(kind, split)[: size // 2]) for kind in ("plain", "borderline")
+    )
+    name = f"organism {split} with jailbreaks"
+    return Contrast(name, (*harmful, *jailbreak), (*plain, *around_plain), (*double, *around_double))
+
+
+def wrapped(kind: Literal["plain", "borderline"], split: organism.Split) -> list[tuple[corpus.Item, str]]:
+    """Harmless items of the bundled model in the wrappings of that split's jailbreaks, with their prompts."""
+    around = [pattern for own, pattern in grammar.WRAPPERS if own == split]
+    found: dict[str, corpus.Item] = {}
+    for place, item in enumerate(dict.fromkeys(item for item, _ in corpus.asked(kind, split))):
+        own = replace(item, wrapper=around[place % len(around)])
+        found.setdefault(corpus.ask(own, random.Random(f"wrapped {kind} {split} {item.phrase}")), own)
+    return [(item, text) for text, item in found.items()]
 
 
 Pairs = list[tuple[str, str]]
