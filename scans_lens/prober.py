@@ -1,8 +1,8 @@
 """Prober: one yes or no read off one state of a model, by a small network or, to be compared with, by a straight line.
 
-The networks of SafeSwitch (Han et al., EMNLP Findings 2025, arXiv 2502.01042): d_model -> 64 -> 2. The authors' code puts
-the softmax into the network and then takes the cross-entropy of its output, which is a softmax too many: it cannot fall
-below log(1 + 1/e) and learns slowly. Here the cross-entropy is of the logits.
+The networks of SafeSwitch (Han et al., EMNLP Findings 2025, arXiv 2502.01042): d_model -> 64 -> 2. The authors' code
+ends the network in a softmax and takes the cross-entropy of that, which is a softmax too many: the loss cannot fall
+below log(1 + 1/e), and learning is slow. Here the cross-entropy is of the logits.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Prober:
     def __post_init__(self) -> None:
         width, shapes = self.mean.shape, []
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            shapes.append((weight.ndim == 2 and weight.shape[1:] == width and bias.shape == weight.shape[:1]))
+            shapes.append(weight.ndim == 2 and weight.shape[1:] == width and bias.shape == weight.shape[:1])
             width = weight.shape[:1]
         if not shapes or not all(shapes) or tuple(width) != (2,) or self.spread.shape != self.mean.shape:
             found = [tuple(weight.shape) for weight in self.weights]
@@ -116,7 +116,7 @@ class Prober:
         the cross-entropy of its logits until that of the held-out states has not fallen for `PATIENCE` epochs, and
         is taken as it was at its best. With `hidden=0` it is logistic regression. Either is calibrated by Platt's
         method on the held-out states, so that its probabilities fit their mix of the classes, unlike the mix that is
-        met later; AUC and order are untouched by it.
+        met later; order is untouched by it.
 
         Raises:
             ValueError: too few prompts of a class, or shapes that do not go together.
@@ -128,9 +128,7 @@ class Prober:
         mean, spread = states.double().mean(dim=0), states.double().std(dim=0)
         mean, spread = mean.float(), torch.where(spread > 0, spread, 1.0).float()
         x, x_held = (states - mean) / spread, (held - mean) / spread
-        weights, biases = (
-            _network(x, yes, x_held, held_yes, hidden, seed) if hidden else _line(x, yes)
-        )  # fmt: skip
+        weights, biases = _network(x, yes, x_held, held_yes, hidden, seed) if hidden else _line(x, yes)
         learned = cls(question, mean, spread, weights, biases)
         slope, offset = _platt(learned._raw(held), held_yes)
         return replace(learned, slope=slope, offset=offset)

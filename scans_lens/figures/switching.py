@@ -1,6 +1,6 @@
 """Switching: what SafeSwitch's probers can tell, from which layer and after how many tokens, and what its switch does.
 
-The probers, the head and the threshold come from training and validation prompts; what is measured here chooses nothing.
+Probers, head and threshold come from training and validation prompts; what is measured here chooses nothing.
 """
 
 from __future__ import annotations
@@ -211,7 +211,9 @@ def by_tokens(study: Switching) -> dict[str, Any]:
     rows = []
     for token in range(MOST_AHEAD + 1):
         second = fitted("complied", token, lambda seen: seen.complied)
-        rows.append({"two stages": _accuracy(instruction & second, truth), "compliance": _accuracy(second, tested.complied)})
+        rows.append(
+            {"two stages": _accuracy(instruction & second, truth), "compliance": _accuracy(second, tested.complied)}
+        )
     return {"n": len(truth), "positive": int(truth.sum()), "tokens": rows, "one stage": _accuracy(direct, truth)}
 
 

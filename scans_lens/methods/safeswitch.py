@@ -1,8 +1,8 @@
 """SafeSwitch: a model listens to itself for harm that it is about to do, and only then speaks with a head that refuses.
 
-Han, Qian, Chen, Zhang, Ji, Zhang: SafeSwitch: Steering Unsafe LLM Behavior via Internal Activation Signals. EMNLP Findings
-2025, arXiv 2502.01042. Two probers ask whether the instruction is harmful and whether the model will comply; where both
-are likely, the reply is written through another unembedding, which was trained to refuse and to say why.
+Han, Qian, Chen, Zhang, Ji, Zhang: SafeSwitch: Steering Unsafe LLM Behavior via Internal Activation Signals.
+EMNLP Findings 2025, arXiv 2502.01042. Two probers ask whether the instruction is harmful and whether the model will
+comply; where both are likely, the reply is written through another unembedding, trained to refuse and to say why.
 """
 
 from __future__ import annotations
@@ -384,7 +384,10 @@ class SafeSwitch:
         fitted = replace(fitted, threshold=float(tau))
         went = fitted.switches(rows).cpu()
         sides = [(name, held.side(name)) for name in ("harmless", "borderline")]
-        sides += [("harmful, refused", held.harmful & ~held.complied), ("harmful, complied", held.harmful & held.complied)]
+        sides += [
+            ("harmful, refused", held.harmful & ~held.complied),
+            ("harmful, complied", held.harmful & held.complied),
+        ]
         counts = tuple(Switched(name, int(went[one].sum()), int(one.sum())) for name, one in sides if bool(one.any()))
         return replace(fitted, switched=counts)
 
@@ -495,7 +498,7 @@ def _read(flight: Flight, layer: int | None, ahead: int | None) -> tuple[Tensor,
 
 @dataclass(frozen=True)
 class _Listener:
-    """A method that steers nothing and decides nothing but what it read, so that replies and states take one prefill."""
+    """A method that steers nothing and decides what it read, so that replies and states take one prefill."""
 
     layer: int | None
     ahead: int | None
@@ -516,7 +519,13 @@ def complied(judge: Judge, said: Sequence[str]) -> list[bool]:
 
 
 def _heard(
-    model: Model, contrast: Contrast, judge: Judge, ahead: int | None, layer: int | None, batch_size: int, progress: bool
+    model: Model,
+    contrast: Contrast,
+    judge: Judge,
+    ahead: int | None,
+    layer: int | None,
+    batch_size: int,
+    progress: bool,
 ) -> Heard:
     named = {name: getattr(contrast, name) for name in ("harmless", "borderline", "harmful")}
     asked = [prompt for own in named.values() for prompt in own]
@@ -525,9 +534,7 @@ def _heard(
     said = replies(model, asked, method=listener, max_new_tokens=tokens, batch_size=batch_size, progress=progress)
     states = said.decisions
     sides = tuple(name for name, own in named.items() for _ in own)
-    return Heard(
-        states["first"], states.get("second"), sides, torch.tensor(complied(judge, said), dtype=torch.bool)
-    )
+    return Heard(states["first"], states.get("second"), sides, torch.tensor(complied(judge, said), dtype=torch.bool))
 
 
 def _require_complied(heard: Heard, what_for: str, needed: int, stages: Stages) -> None:
@@ -647,22 +654,22 @@ def _pairs(
         fifth = max(HELD, math.ceil(len(given) / 5))
         return [given[place] for place in drawn[fifth:]], [given[place] for place in drawn[:fifth]]
     if in_its_words:
-        sizes = (("train", TRAINED), ("validation", organism.VALIDATION))
-        own, held = ([pair for kind in ("harmful", "jailbreak") for pair in _told(kind, *size)] for size in sizes)
-        return own, held
+        return _told("train", TRAINED), _told("validation", organism.VALIDATION)
     own, held = (
         _own_refusals(model, contrast.harmful, judge, batch_size, progress) for contrast in contrasts
     )  # fmt: skip
     if len(own) < NEEDED or len(held) < HELD:
         raise ValueError(
-            f"A refusal head needs at least {NEEDED} refusals to learn from and {HELD} to stop on, and asked to refuse, "
-            f"the model did so {len(own)} and {len(held)} times: give pairs=[(prompt, refusal), …]."
+            f"A refusal head needs at least {NEEDED} refusals to learn from and {HELD} to stop on, and asked to "
+            f"refuse, the model did so {len(own)} and {len(held)} times: give pairs=[(prompt, refusal), …]."
         )
     return own, held
 
 
-def _told(kind: organism.Kind, split: organism.Split, size: int) -> Pairs:
-    return [(text, wordings.explained(item)) for item, text in corpus.asked(kind, split)[:size]]
+def _told(split: organism.Split, size: int) -> Pairs:
+    """Harmful prompts and jailbreaks of the bundled model with its own explained refusals."""
+    both = (*corpus.asked("harmful", split)[:size], *corpus.asked("jailbreak", split)[:size])
+    return [(text, wordings.explained(item)) for item, text in both]
 
 
 def _own_refusals(model: Model, prompts: Sequence[str], judge: Judge, batch_size: int, progress: bool) -> Pairs:
