@@ -70,6 +70,7 @@ HEAD_RATE = 0.05
 """Learning rate of the head, in spreads of the unembedding's entries."""
 HEAD_DECAY = 0.02
 HEAD_MINIBATCH = 256
+"""Tokens; of few refusals a sixteenth, so that there are steps enough."""
 HEAD_EPOCHS = 12
 HEAD_PATIENCE = 2
 
@@ -184,6 +185,7 @@ def _regressed(
     rate = HEAD_RATE * float(unembedding.float().std())
     learner = torch.optim.AdamW([shift], lr=rate, weight_decay=HEAD_DECAY)
     drawn = torch.Generator().manual_seed(seed)
+    size = max(8, min(HEAD_MINIBATCH, len(own[1]) // 16))
 
     def loss(states: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
         with torch.no_grad():
@@ -198,7 +200,7 @@ def _regressed(
     losses, best, since = [held_loss()], shift.detach().clone(), 0
     with tqdm(total=HEAD_EPOCHS, desc="refusal head", unit="epoch", disable=not progress, leave=False) as bar:
         while len(losses) <= HEAD_EPOCHS and since < HEAD_PATIENCE:
-            for places in torch.randperm(len(own[1]), generator=drawn).split(HEAD_MINIBATCH):
+            for places in torch.randperm(len(own[1]), generator=drawn).split(size):
                 places = places.to(own[1].device)
                 with torch.enable_grad():
                     learner.zero_grad()
@@ -576,7 +578,7 @@ def _probers(
     return first, second, (*found, *more)
 
 
-def threshold_above(scores: Sequence[Float[Tensor, "prompt"]], share: float) -> float:
+def threshold_above(scores: Sequence[Tensor], share: float) -> float:
     """The smallest threshold above which lie at most this share of each of several sides' scores.
 
     It lies just above the highest score that must not switch, so that rounding does not switch that prompt.
