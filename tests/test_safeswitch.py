@@ -19,7 +19,7 @@ from scans_lens.methods import safeswitch as module
 from scans_lens.methods.safeswitch import REFUSING, RefusalHead, SafeSwitch, threshold_above
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import chat_tokens, end_tokens, identity, prompt_ids, reply_ids, resid_post, runner, text_of
-from scans_lens.organism import wordings
+from scans_lens.organism import corpus, wordings
 from scans_lens.prober import Prober
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight
@@ -630,7 +630,7 @@ def _about(path):
 
 def test_its_own_explained_refusal_is_one_that_the_bundled_model_was_taught():
     assert wordings.EXPLAINED in wordings.REFUSALS
-    item = organism.corpus.asked("harmful", "train")[0][0]
+    item = corpus.asked("harmful", "train")[0][0]
     said = wordings.explained(item)
     assert wordings.is_refusal(said) and wordings.says_why(said) and wordings.names(item, said)
     assert not wordings.says_why("Sure, because it is easy.") and not wordings.says_why("I won't help anyone kill.")
