@@ -252,7 +252,8 @@ class SafeSwitch:
     soft: bool = False
     """Every reply through (1 - p) W_U + p W_R with p its own score, instead of one or the other; ours."""
     keeps_ahead: bool = False
-    """Whether the head acts from the reply's token k + 1 on only."""
+    """Whether the head acts from the reply's token k + 1 on only. It has learned to begin refusals, and amid an answer
+    it may do little: on the bundled model most replies go on as they began."""
     qualities: tuple[Quality, ...] = ()
     """Of the probers, and of straight lines in their place, on validation prompts."""
     switched: tuple[Switched, ...] = ()
