@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         lens,
         model,
         organism,
+        prober,
         prompts,
         rates,
         reading,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from scans_lens.directions import Directions, refusal_directions
     from scans_lens.generation import Replies, Sampling, replies
     from scans_lens.lens import AnchorLayers, anchor_layers, thirds, top_tokens
+    from scans_lens.methods.safeswitch import SafeSwitch
     from scans_lens.methods.scans import SCANS
     from scans_lens.model import chat_tokens, load_model
     from scans_lens.prompts import Contrast
@@ -53,6 +55,7 @@ _HOME = {
     "Rate": "rates",
     "Replies": "generation",
     "SCANS": "methods.scans",
+    "SafeSwitch": "methods.safeswitch",
     "Sampling": "generation",
     "TransitionClassifier": "classifier",
     "anchor_layers": "lens",
@@ -67,8 +70,8 @@ _HOME = {
 }
 _MODULES = (
     "calibration", "capability", "check", "classifier", "directions", "evaluation", "explain", "figures", "generation",
-    "judges", "lens", "methods", "model", "organism", "prompts", "rates", "reading", "report", "reproduce", "runs",
-    "steering",
+    "judges", "lens", "methods", "model", "organism", "prober", "prompts", "rates", "reading", "report", "reproduce",
+    "runs", "steering",
 )  # fmt: skip
 
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

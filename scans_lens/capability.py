@@ -717,6 +717,10 @@ class _Going:
         with self.model.hooks(fwd_hooks=[*hooks, *also]):
             self.logits = self._run.feed(ids, torch.ones_like(ids))
 
+    @property
+    def swaps_the_head(self) -> bool:
+        return bool(getattr(self._method, "swaps_the_head", False))
+
     def keep(self, rows: Tensor) -> None:
         self._run.keep(rows)
         self.rows = take(self.rows, rows)
@@ -763,6 +767,11 @@ def _logits(model: Model, going: _Going, pieces: Sequence[_Piece]) -> Iterator[F
     rests = [piece.read[piece.context :] for piece in pieces]
     first, longest = going.logits, max(map(len, rests))
     states = None
+    if longest and going.swaps_the_head:
+        raise ValueError(
+            "This method puts a head of its own in place of the unembedding, and log-likelihoods behind the first "
+            "token are not read through it: score continuations of one token, or ask for replies."
+        )
     if longest:
         # Padding behind a text needs no mask: attention is causal, so that nothing feels it.
         ids = torch.tensor([[*rest, *[0] * (longest - len(rest))] for rest in rests], device=first.device)

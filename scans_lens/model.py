@@ -557,6 +557,18 @@ def end_tokens(model: Model) -> tuple[int, ...]:
     return tuple(sorted(ends))
 
 
+def reply_ids(model: Model, prompt: str, reply: str) -> list[int]:
+    """The tokens that this reply adds to `prompt_ids(model, prompt)`, the end of its turn among them."""
+    tokenizer, ends = _tokenizer(model), set(end_tokens(model))
+    before = prompt_ids(model, prompt)
+    told = _bare(tokenizer, _render(tokenizer, [_user(prompt)], reply=reply))
+    if told[: len(before)] != before:  # the template writes more between them, or they grew together
+        shown = _bare(tokenizer, _render(tokenizer, [_user(prompt)], reply="Yes"))
+        told = [*before, *_continued(tokenizer, reply, as_text=True), *[one for one in shown[-2:] if one in ends][:1]]
+    rest = told[len(before) :]
+    return rest[: next((place for place, token in enumerate(rest) if token in ends), len(rest)) + 1]
+
+
 def text_of(model: Model, ids: Sequence[int]) -> str:
     return str(_tokenizer(model).decode(list(ids), skip_special_tokens=True))
 
@@ -857,6 +869,16 @@ def run_through(
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     with model.hooks(fwd_hooks=[*hooks, (resid_post(last), stop)]), suppress(_Enough):
         source(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
+
+
+def unembedded(model: Model, states: Float[Tensor, "state d_model"]) -> Float[Tensor, "state d_vocab"]:
+    """States that are behind the final norm as logits, before any soft cap or scale that follows, in float32."""
+    return model.unembed(states.to(unembedding_of(model))).float()  # type: ignore[attr-defined]
+
+
+def parameters_of(model: Model) -> int:
+    """How many numbers were learned, a tied embedding counted once."""
+    return sum(weight.numel() for weight in model.parameters())  # type: ignore[attr-defined]
 
 
 def after_final_norm(model: Model, states: Float[Tensor, "row layer d_model"]) -> Float[Tensor, "row layer d_model"]:

@@ -18,6 +18,7 @@ from scans_lens.model import (
     Template,
     Tokens,
     chat_tokens,
+    end_tokens,
     free_memory,
     out_of_memory,
     resid_post,
@@ -48,10 +49,12 @@ class Flight:
         self.logits: Float[Tensor, "row d_vocab"]
         """Of the token after the last column that went in."""
         self._opened: Tensor | None = None
-        self._instructed: Tensor | None = None
+        self._ahead: list[Tensor] = []
         self._steered = False
         self._in_the_callers_loop = False
-        with _watching(model, _all_layers(model)) as self._ends:
+        # A text that is no chat may be shorter than the template's tail
+        ends = (self.template.end_of_prompt, max(self.template.end_of_instruction, -tokens.ids.shape[1]))
+        with _watching(model, _all_layers(model), ends) as self._ends:
             self.logits = self.run.feed(tokens.ids, tokens.mask)
 
     @property
@@ -89,36 +92,44 @@ class Flight:
         other = copy.copy(self)
         other.tokens = Tokens(self.tokens.ids[rows], self.tokens.mask[rows])
         other.run, other.logits = self.run.copy(rows), self.logits[rows]
-        other._ends, other._opened, other._steered = None, None, True
+        other._ends, other._opened, other._ahead, other._steered = None, None, [], True
         return other
+
+    def follow(self) -> tuple[Hook, Callable[[int], int]]:
+        """A hook that notes where the present call ends, and from that the column at which the last n of it begin.
+
+        For what acts behind the layers, where a call may be cut to its last columns. In the caller's own loop a narrow
+        call is taken to go on where the one before it ended.
+        """
+        ends = [self.width]
+
+        def note(residual: Float[Tensor, "row pos d_model"], hook: Any) -> None:
+            columns = residual.shape[1]
+            begins = self._begins(columns)
+            ends[0] = columns + (ends[0] if self._in_the_callers_loop and begins else begins)
+
+        return (resid_post(int(self.model.cfg.n_layers) - 1), note), lambda last: ends[0] - last
 
     def residuals(self) -> Float[Tensor, "row layer d_model"]:
         """`resid_post` at the end of the prompt, all layers, unsteered, in float32 (the paper's a_p)."""
-        if self._ends is None:
-            raise ValueError(_MOVED_ON)
-        return self._ends.stacked()
+        return self._at(0)
 
     def instructed(self) -> Float[Tensor, "row layer d_model"]:
         """`resid_post` at the last token of the user's own words, all layers, unsteered, in float32.
 
-        Zhao et al. (arXiv 2507.11878) call it t_inst. The template's tokens behind it are run again after it.
+        Zhao et al. (arXiv 2507.11878) call it t_inst.
         """
-        if self._instructed is None:
-            self._require_unsteered()
-            ids, mask = (t[:, self.template.end_of_instruction :] for t in (self.tokens.ids, self.tokens.mask))
-            self.run.back(ids.shape[1])
-            with _watching(self.model, _all_layers(self.model)) as seen:
-                self.logits = self.run.feed(ids[:, :1], mask[:, :1])
-            if ids.shape[1] > 1:
-                self.logits = self.run.feed(ids[:, 1:], mask[:, 1:])
-            self._instructed = seen.stacked()
-        return self._instructed
+        return self._at(1)
+
+    def _at(self, end: int) -> Float[Tensor, "row layer d_model"]:
+        if self._ends is None:
+            raise ValueError(_MOVED_ON)
+        return self._ends.stacked(end)
 
     def opened(self) -> Float[Tensor, "row layer d_model"]:
         """`resid_post` after the reply is made to begin with the opening, all layers, in float32 (the paper's a_e)."""
         if self._opened is None:
-            if self._steered or self.run.length != self.width:
-                raise ValueError(_MOVED_ON)
+            self._require_unsteered()
             _require_room(self.model, self.width, self.template)
             opening = torch.tensor(self.template.opening, device=self.tokens.ids.device)
             opening = opening.expand(len(self.tokens), -1)
@@ -127,6 +138,46 @@ class Flight:
             self.run.back(opening.shape[1])
             self._opened = seen.stacked()
         return self._opened
+
+    def ahead(self, k: int) -> Float[Tensor, "row layer d_model"]:
+        """`resid_post` of the k-th token that the unsteered model would reply, all layers, in float32.
+
+        The tokens are picked greedily, as generation picks them, and dropped again: this is a look ahead. A row whose
+        reply ends sooner keeps the state of its last token, and k = 0 is the end of the prompt.
+
+        Raises:
+            ValueError: fewer than 0 tokens, or more than there is room for.
+        """
+        if k < 0:
+            raise ValueError(f"There are {k} tokens to look ahead; it takes 0 or more.")
+        if k > len(self._ahead):
+            self._ahead = self._looked_ahead(k)
+        return self._ahead[k - 1] if k else self.residuals()
+
+    def _looked_ahead(self, k: int) -> list[Tensor]:
+        """States after 1 to k tokens."""
+        states = [self.residuals()]
+        self._require_unsteered()
+        room = int(self.model.cfg.n_ctx) - self.width
+        if room < k:
+            raise ValueError(
+                f"The longest prompt takes {self.width} tokens of a context of {self.width + room}, which leaves no "
+                f"room to look {k} tokens ahead."
+            )
+        ends = torch.tensor(end_tokens(self.model), device=self.tokens.ids.device)
+        logits, over = self.logits, torch.zeros(len(self.tokens), dtype=torch.bool, device=ends.device)
+        before = self.run.length
+        try:
+            for _ in range(k):
+                chosen = logits.argmax(dim=-1)
+                over = over | torch.isin(chosen, ends)
+                with _watching(self.model, _all_layers(self.model)) as seen:
+                    logits = self.run.feed(chosen[:, None], torch.ones_like(chosen[:, None]))
+                states.append(torch.where(over[:, None, None], states[-1], seen.stacked()))
+        finally:
+            if self.run.length > before:
+                self.run.back(self.run.length - before)
+        return states[1:]
 
     def transitions(self) -> Float[Tensor, "row layer d_model"]:
         """State at the end of the prompt minus state after the opening (SCANS, eq. 2), all layers, in float32."""
@@ -144,6 +195,10 @@ class Flight:
                 self.logits = self.run.feed(self.tokens.ids[:, -1:], self.tokens.mask[:, -1:])
         return self.logits
 
+    def _require_unsteered(self) -> None:
+        if self._steered or self.run.length != self.width:
+            raise ValueError(_MOVED_ON)
+
 
 _MOVED_ON = "This flight is steered or decoded already, and its own states are gone: read it before."
 
@@ -158,17 +213,17 @@ def _require_room(model: Model, width: int, shape: Template) -> None:
 
 
 class _watching:
-    """Copies of the last column at the end of each layer, while the block lasts."""
+    """Copies of some columns, the last one by default, at the end of each layer, while the block lasts."""
 
-    def __init__(self, model: Model, layers: Sequence[int]) -> None:
+    def __init__(self, model: Model, layers: Sequence[int], columns: Sequence[int] = (-1,)) -> None:
         self._seen: dict[int, Tensor] = {}
         self._hooks = model.hooks(fwd_hooks=[(resid_post(layer), self._watch(layer)) for layer in layers])
-        self._layers = layers
-        self._stack: Tensor | None = None
+        self._layers, self._columns = layers, list(columns)
+        self._stacks: dict[int, Tensor] = {}
 
     def _watch(self, layer: int) -> Callable[..., None]:
         def watch(residual: Float[Tensor, "row pos d_model"], hook: Any) -> None:
-            self._seen[layer] = residual[:, -1].detach().float().clone()
+            self._seen[layer] = residual[:, self._columns].detach().float()
 
         return watch
 
@@ -179,11 +234,11 @@ class _watching:
     def __exit__(self, *reason: Any) -> None:
         self._hooks.__exit__(*reason)
 
-    def stacked(self) -> Float[Tensor, "row layer d_model"]:
-        if self._stack is None:
-            self._stack = _finite(torch.stack([self._seen[layer] for layer in self._layers], dim=1))
-            self._seen = {}
-        return self._stack
+    def stacked(self, column: int = 0) -> Float[Tensor, "row layer d_model"]:
+        """All layers at one of the columns, by its place among those that were asked for."""
+        if column not in self._stacks:
+            self._stacks[column] = _finite(torch.stack([self._seen[layer][:, column] for layer in self._layers], dim=1))
+        return self._stacks[column]
 
 
 @torch.no_grad()

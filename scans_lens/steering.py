@@ -213,6 +213,11 @@ class Together:
             raise ValueError("There are no methods to put together: the list is empty.")
         flat = (each.methods if isinstance(each, Together) else (each,) for each in self.methods)
         object.__setattr__(self, "methods", tuple(itertools.chain.from_iterable(flat)))
+        heads = [type(each).__name__ for each in self.methods if getattr(each, "swaps_the_head", False)]
+        if len(heads) > 1:
+            raise ValueError(
+                f"{' and '.join(heads)} each put a head of their own in place of the unembedding: take one."
+            )
         mixing = next((each for each in self.methods if isinstance(each, Contrastive)), None)
         if mixing is not None:
             raise ValueError(f"{type(mixing).__name__} mixes logits of two contexts, and does that alone only.")
@@ -220,6 +225,11 @@ class Together:
     @property
     def whole_prompt(self) -> bool:
         return any(method.whole_prompt for method in self.methods)
+
+    @property
+    def swaps_the_head(self) -> bool:
+        """Whether one of them writes through an unembedding of its own."""
+        return any(getattr(method, "swaps_the_head", False) for method in self.methods)
 
     @property
     def repetition_penalty(self) -> float:

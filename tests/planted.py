@@ -356,6 +356,34 @@ BUGS = (
         "square = (r * r).sum(dim=-1, keepdim=True)",
         "square = (w * w).sum(dim=-1, keepdim=True)",
     ),
+    Bug(
+        "what was looked ahead stays in the cache",
+        "test_safeswitch.py::test_after_a_look_ahead_the_flight_is_where_it_was",
+        "reading.py",
+        "self.run.back(self.run.length - before)",
+        "pass",
+    ),
+    Bug(
+        "every row speaks through the head of row 0",
+        "test_safeswitch.py::test_each_row_speaks_through_its_own_mixture_of_the_two_unembeddings",
+        "methods/safeswitch.py",
+        "weight.reshape(-1, 1, 1)",
+        "weight.reshape(-1, 1, 1)[:1]",
+    ),
+    Bug(
+        "the head counts the columns that the unembedding sees, not those of the text",
+        "test_safeswitch.py::test_hooks_fit_run_with_hooks_of_transformer_lens_which_unembeds_every_column",
+        "methods/safeswitch.py",
+        "min(max(0, start - first_of(columns)), columns)",
+        "min(start, columns - 1)",
+    ),
+    Bug(
+        "a prober takes the softmax twice",
+        "test_prober.py::test_it_is_standardising_layers_with_a_kink_between_them_and_platts_line",
+        "prober.py",
+        "return x[:, 1] - x[:, 0]",
+        "x = torch.softmax(x, dim=1)\n        return x[:, 1] - x[:, 0]",
+    ),
 )
 
 

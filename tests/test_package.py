@@ -25,6 +25,7 @@ ORDER = (
     "directions",
     "steering",
     "classifier",
+    "prober",
     "lens",
     "generation",
     "rates",

@@ -31,14 +31,14 @@ from scans_lens.model import (
     beginning,
     device_of,
     identity,
-    is_bundled,
     padded,
     prompt_ids,
     resid_post,
+    rows_at_once,
 )
 from scans_lens.prompts import Contrast
 from scans_lens.rates import Rate
-from scans_lens.reading import BATCH, BUNDLED_BATCH, Flight, seen_at
+from scans_lens.reading import Flight, seen_at
 from scans_lens.steering import Rows
 
 MULTIPLIERS = (-0.5, -1.0, -2.0, -4.0, -8.0)
@@ -153,12 +153,11 @@ class CAA:
             tried: validation prompts of each kind, spread evenly over those that there are.
             judge: whether a reply refuses; by default the exact one for the bundled model, the panel for any other.
             seed: of what is held out, where the caller gives a contrast and no validation prompts.
-            batch_size: prompts at once; by default 32, and more for the small model that ships.
+            batch_size: prompts at once; by default what fits and pays.
 
         Raises:
             ValueError: no pairs, or one whose replies do not differ in exactly one token; no layers or multipliers.
         """
-        batch_size = batch_size or (BUNDLED_BATCH if is_bundled(model) else BATCH)
         contrast, validation, note = learning_prompts(model, contrast, validation, seed)
         assert validation is not None
         name = "the caller's pairs" if pairs is not None else f"pairs of {contrast.name!r}"
@@ -189,7 +188,7 @@ class CAA:
         multipliers: Sequence[float],
         tried: int,
         judge: Judge | None,
-        batch_size: int,
+        batch_size: int | None,
         progress: bool,
     ) -> tuple[Trial, ...]:
         sides = [spread(side, tried) for side in (validation.borderline or validation.harmless, validation.harmful)]
@@ -338,7 +337,7 @@ def letter_tokens(model: Model, pair: Pair) -> tuple[list[int], list[int]]:
 
 
 def letter_directions(
-    model: Model, pairs: Sequence[Pair], *, name: str = "pairs", batch_size: int = BATCH, progress: bool = True
+    model: Model, pairs: Sequence[Pair], *, name: str = "pairs", batch_size: int | None = None, progress: bool = True
 ) -> Directions:
     """Mean over pairs of the state at the refusing letter minus that at the answering one, every layer; raw.
 
@@ -360,6 +359,7 @@ def letter_directions(
 
     total, norms = torch.tensor(0.0, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64)
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    batch_size = batch_size or rows_at_once(model, long)
     starts = range(0, len(rows), batch_size)
     for start in tqdm(starts, desc="reading letters", unit="batch", disable=not progress, leave=False):
         these = order[start : start + batch_size]

@@ -23,10 +23,10 @@ from scans_lens.directions import Directions, Origin
 from scans_lens.judges import Judge
 from scans_lens.lens import layers_by_thirds
 from scans_lens.methods import choosing
-from scans_lens.methods.scans import SHARES, _prompts
-from scans_lens.model import Hook, Model, identity, is_bundled, resid_post
+from scans_lens.methods.scans import SHARES, learning_prompts
+from scans_lens.model import Hook, Model, identity, resid_post
 from scans_lens.prompts import Contrast
-from scans_lens.reading import BATCH, BUNDLED_BATCH, Flight, collect, seen_at
+from scans_lens.reading import Flight, collect, seen_at
 from scans_lens.steering import Rows
 
 Side = Literal["harmful", "harmless"]
@@ -185,9 +185,8 @@ class CAST:
         """
         if not steers or not set(steers) <= set(SIDES):
             raise ValueError(f"CAST steers {' or '.join(SIDES)} prompts, not {list(steers)}.")
-        contrast, validation, note = _prompts(model, contrast, validation, seed)
+        contrast, validation, note = learning_prompts(model, contrast, validation, seed)
         assert validation is not None
-        batch_size = batch_size or (BUNDLED_BATCH if is_bundled(model) else BATCH)
         pairs = choosing.pairs_of(contrast, "CAST")
         everywhere = range(int(model.cfg.n_layers))
 

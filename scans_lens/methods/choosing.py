@@ -62,10 +62,10 @@ class Bench:
     harmful: tuple[str, ...]
     judge: Judge
     tokens: int
-    batch_size: int
+    batch_size: int | None
 
     @classmethod
-    def of(cls, model: Model, validation: Contrast, judge: Judge, batch_size: int) -> Bench:
+    def of(cls, model: Model, validation: Contrast, judge: Judge, batch_size: int | None) -> Bench:
         tokens = min(VALIDATION_TOKENS, judges.SETTLED) if judge is judges.bundled else VALIDATION_TOKENS
         others = validation.borderline or validation.harmless
         return cls(model, others, validation.harmful, judge, tokens, batch_size)

@@ -38,7 +38,7 @@ from scans_lens.methods.refusal_direction import (
 from scans_lens.methods.scans import learning_prompts
 from scans_lens.model import Hook, Model, is_bundled
 from scans_lens.prompts import Contrast, normalised
-from scans_lens.reading import BATCH, BUNDLED_BATCH, Flight
+from scans_lens.reading import Flight
 from scans_lens.steering import Rows
 
 MOST_KL = 0.2
@@ -189,14 +189,13 @@ class FalseRefusal:
             filtered: whether prompts on the wrong side are left out; without that every borderline prompt counts.
             most_kl, last: the filters; `inf` and 0 let everything pass.
             seed: of what is held out.
-            batch_size: prompts at once; by default 32, and more for the small model that ships.
+            batch_size: prompts at once; by default what fits and pays.
 
         Raises:
             ValueError: the model refuses too few borderline prompts, prompts to learn from are among those to choose
                 on, or there are none of a kind.
             NoDirection: no candidate passes the filters.
         """
-        batch_size = batch_size or (BUNDLED_BATCH if is_bundled(model) else BATCH)
         contrast, borderline, validation = _prompts(model, contrast, borderline, validation, seed)
         sides = [spread(side, training) for side in (contrast.harmful, contrast.harmless)]
         asked = [spread(side, tried) for side in (validation.borderline, validation.harmful, validation.harmless)]

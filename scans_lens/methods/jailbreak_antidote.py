@@ -19,10 +19,10 @@ from scans_lens import artefacts, judges, steering
 from scans_lens.directions import Directions, Origin
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
-from scans_lens.methods.scans import SHARES, _prompts
-from scans_lens.model import Hook, Model, identity, is_bundled
+from scans_lens.methods.scans import SHARES, learning_prompts
+from scans_lens.model import Hook, Model, identity
 from scans_lens.prompts import Contrast
-from scans_lens.reading import BATCH, BUNDLED_BATCH, Flight, collect
+from scans_lens.reading import Flight, collect
 from scans_lens.steering import Rows
 
 SPARSITY = 0.05
@@ -132,9 +132,8 @@ class JailbreakAntidote:
         for name, share in (("sparsity", sparsity), ("layer_share", layer_share)):
             if not 0 < share <= 1:
                 raise ValueError(f"{name} is a share above 0 and at most 1, not {share}.")
-        contrast, validation, note = _prompts(model, contrast, validation, seed)
+        contrast, validation, note = learning_prompts(model, contrast, validation, seed)
         assert validation is not None
-        batch_size = batch_size or (BUNDLED_BATCH if is_bundled(model) else BATCH)
         learned, held = (
             [collect(model, side, Flight.residuals, batch_size=batch_size) for side in pairs]
             for pairs in (choosing.pairs_of(one, "Jailbreak Antidote") for one in (contrast, validation))

@@ -24,7 +24,7 @@ from scans_lens.lens import refusal_log_odds, rising_tokens
 from scans_lens.methods.scans import VALIDATION_TOKENS, learning_prompts
 from scans_lens.model import Hook, Model, Tokens, identity, is_bundled, runner, template
 from scans_lens.prompts import Contrast
-from scans_lens.reading import BATCH, BUNDLED_BATCH, Flight, batches, seen_at
+from scans_lens.reading import Flight, batches, seen_at
 from scans_lens.steering import Rows
 
 SITES = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
@@ -284,13 +284,12 @@ class RefusalDirection:
             filters: by default the paper's, and `BUNDLED` for the bundled model; `Filters(inf, -inf, 0)` let
                 everything pass.
             seed: of what is held out, where the caller gives a contrast and no validation prompts.
-            batch_size: prompts at once; by default 32, and more for the small model that ships.
+            batch_size: prompts at once; by default what fits and pays.
 
         Raises:
             ValueError: too few prompts are left, or the model refuses none.
             NoDirection: no candidate passes the filters.
         """
-        batch_size = batch_size or (BUNDLED_BATCH if is_bundled(model) else BATCH)
         contrast, validation, _ = learning_prompts(model, contrast, validation, seed)
         assert validation is not None
         filters = filters or (BUNDLED if is_bundled(model) else Filters())
@@ -415,7 +414,7 @@ def openings(
     sides: Sequence[Sequence[str]],
     tokens: Sequence[int] | None,
     judge: Judge | None,
-    batch_size: int,
+    batch_size: int | None,
     progress: bool,
 ) -> tuple[int, ...]:
     """The caller's tokens, the published ones, or those that the model's own replies give."""
@@ -438,7 +437,7 @@ def refusal_openings(
     harmless: Sequence[str],
     *,
     judge: Judge | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     progress: bool = True,
 ) -> tuple[int, ...]:
     """The tokens that this model's refusals begin with, the likeliest first.
@@ -472,7 +471,7 @@ def refusal_scores(
     tokens: Sequence[int],
     *,
     hooks: Sequence[Hook] = (),
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
 ) -> Float[Tensor, "prompt"]:
     """log P - log(1 - P) of the reply beginning with one of the tokens, in nats, for each prompt under these hooks.
 
@@ -485,7 +484,7 @@ def refusal_scores(
 
 
 def on_its_side(
-    model: Model, prompts: Sequence[str], tokens: Sequence[int], *, kind: str, split: str, batch_size: int
+    model: Model, prompts: Sequence[str], tokens: Sequence[int], *, kind: str, split: str, batch_size: int | None
 ) -> tuple[str, ...]:
     """The prompts that the model refuses, or of harmless ones those that it answers, by the refusal score.
 
@@ -505,7 +504,7 @@ def on_its_side(
 
 @torch.no_grad()
 def tail_means(
-    model: Model, prompts: Sequence[str], batch_size: int, progress: bool
+    model: Model, prompts: Sequence[str], batch_size: int | None, progress: bool
 ) -> tuple[Float[Tensor, "position layer d_model"], Float[Tensor, "position layer"]]:
     """Mean states at `hook_resid_pre` of the template's tail, and their mean norms, summed in float64."""
     points = [f"blocks.{layer}.{SITES[0]}" for layer in range(int(model.cfg.n_layers))]
@@ -553,7 +552,9 @@ def grid(trials: Sequence[Any], shape: Sequence[int], of: Callable[[Any], float]
 class Trying:
     """Sides of validation prompts, tokenised once, that are run under the hooks of one candidate after the other."""
 
-    def __init__(self, model: Model, tokens: Sequence[int], sides: Sequence[Sequence[str]], batch_size: int) -> None:
+    def __init__(
+        self, model: Model, tokens: Sequence[int], sides: Sequence[Sequence[str]], batch_size: int | None
+    ) -> None:
         self.model, self.tokens = model, tokens
         self._sides = [[batch for _, batch in batches(model, side, batch_size=batch_size)] for side in sides]
         self._plain: dict[int, list[Tensor]] = {}

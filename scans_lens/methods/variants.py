@@ -26,12 +26,12 @@ from scans_lens.methods.scans import (
     _both,
     _choice,
     _either,
-    _prompts,
     _voters,
+    learning_prompts,
 )
-from scans_lens.model import Model, after_final_norm, identity, is_bundled
+from scans_lens.model import Model, after_final_norm, identity
 from scans_lens.prompts import Contrast
-from scans_lens.reading import BATCH, BUNDLED_BATCH, Flight, collect
+from scans_lens.reading import Flight, collect
 
 
 def centred(
@@ -109,9 +109,8 @@ def continuous(
     """
     _require_own(scans, model)
     if validation is None:
-        _, validation, _ = _prompts(model, None, None, 0)
+        _, validation, _ = learning_prompts(model, None, None, 0)
         assert validation is not None
-    batch_size = _batch(model, batch_size)
     t_harmful = scans.transitions(model, validation.harmful, batch_size=batch_size)
     threshold, scores = scans.classifier.threshold, scans.classifier.score(t_harmful)
     ramped = replace(scans, width=float((scores - threshold).abs().double().median()), scale=0.0)
@@ -141,9 +140,8 @@ def _reread(
     progress: bool,
 ) -> SCANS:
     _require_own(scans, model)
-    contrast, validation, note = _prompts(model, contrast, validation, seed)
+    contrast, validation, note = learning_prompts(model, contrast, validation, seed)
     assert validation is not None
-    batch_size = _batch(model, batch_size)
     others = validation.borderline or validation.harmless
     what = _both_at_instruction if at_instruction else _both
 
@@ -175,7 +173,3 @@ def _both_at_instruction(flight: Flight) -> Float[Tensor, "row layer_and_one d_m
 
 def _require_own(scans: SCANS, model: Model) -> None:
     artefacts.require_same_model(scans.directions.origin.model, identity(model), "These SCANS vectors")
-
-
-def _batch(model: Model, batch_size: int | None) -> int:
-    return batch_size or (BUNDLED_BATCH if is_bundled(model) else BATCH)

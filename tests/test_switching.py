@@ -1,0 +1,70 @@
+"""Switching: what is looked up is what would be run, and every number knows its n."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from test_safeswitch import drawn_method
+
+import scans_lens
+from scans_lens.figures import switching
+from scans_lens.figures.switching import KINDS, Switching
+from scans_lens.methods.safeswitch import complied
+from scans_lens.prober import Prober
+
+N = 10
+
+
+def wide(prober: Prober, width: int) -> Prober:
+    drawn = torch.Generator().manual_seed(len(prober.question))
+    weights = (torch.randn(8, width, generator=drawn) / 4, prober.weights[1])
+    return dataclasses.replace(prober, mean=torch.zeros(width), spread=torch.ones(width), weights=weights)
+
+
+@pytest.fixture(scope="module")
+def study(bundled) -> Switching:
+    blank = drawn_method(bundled, k=2)
+    assert blank.second
+    method = dataclasses.replace(blank, first=wide(blank.first, 160), second=wide(blank.second, 160))
+    found = Switching.of(bundled, method, split="validation", first=500, prompts_a_kind=N)
+    scores = switching._decisions(found)["score"]
+    return dataclasses.replace(found, method=dataclasses.replace(method, threshold=float(scores.median())))
+
+
+def test_a_switch_that_is_looked_up_is_the_switch_that_is_run(study):
+    found = switching.before_and_after(study)["ways"]
+    for kind in KINDS:
+        said = scans_lens.replies(
+            study.model, study.texts(kind), method=study.method, max_new_tokens=switching.REPLY_TOKENS, progress=False
+        )
+        assert found["SafeSwitch"][kind]["switched"]["count"] == int(said.decisions["weight"].sum())
+        assert found["SafeSwitch"][kind]["complied"]["count"] == sum(complied(study.judge, said))
+        assert found["plain model"][kind]["complied"]["total"] == N
+    whole = found["oracle switch"]["complied harmful"]
+    assert whole["switched"]["count"] == found["plain model"]["complied harmful"]["complied"]["count"]
+
+
+def test_states_are_those_at_the_end_of_the_prompt_and_so_many_tokens_on(study):
+    seen = study.tested
+    last = scans_lens.residuals(study.model, study.texts("harmful"), progress=False)
+    own = torch.tensor([kind == "harmful" for kind in seen.kinds])
+    torch.testing.assert_close(seen.first[own][:, :-1], last, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(seen.ahead[:, 0], seen.first[:, -1])
+    torch.testing.assert_close(seen.ahead[:, study.method.k], seen.second[:, -1])
+
+
+def test_points_lie_in_the_unit_square_and_are_counted(study):
+    found = switching.plane(study)
+    assert [panel["layer"] for panel in found["panels"]] == [2, 5, 8, "after the final norm"]
+    for panel in found["panels"]:
+        assert {group: len(own) for group, own in panel["points"].items()} == found["n"]
+        points = torch.tensor([point for own in panel["points"].values() for point in own])
+        assert points.min() >= 0 and points.max() <= 1
+    assert found["n"]["refused harmful"] >= N
+
+
+def test_types_share_out_all_prompts(study):
+    rows = switching.by_type(study)
+    assert sum(row["right"]["total"] for row in rows) == N * len(KINDS)
+    json.dumps(rows), json.dumps(switching.manners(study))
