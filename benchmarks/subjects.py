@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -57,21 +58,20 @@ def subject(layers: int = LAYERS, width: int = WIDTH, **how: Any) -> Any:
 
 
 def prompts(model: Any, n: int, tokens: int) -> list[str]:
-    """Prompts of exactly so many tokens, template included, no two alike."""
+    """Prompts of exactly so many tokens, template included: the same words in as many orders."""
     from scans_lens.model import prompt_ids
 
     words = ["stone", "river", "garden", "window", "paper", "market", "winter", "copper", "bread", "engine"]
-    made = []
-    for place in range(n):
-        said = f"Tell me of number {place}:"
-        k = 0
-        while len(prompt_ids(model, said)) < tokens:
-            longer = f"{said} {words[(place + k) % len(words)]}"
-            k += 1
-            if len(prompt_ids(model, longer)) > tokens:
-                longer = said + " a"
-            said = longer
-        made.append(said)
-    lengths = {len(prompt_ids(model, one)) for one in made}
+
+    def length(said: list[str]) -> int:
+        return len(prompt_ids(model, " ".join(["Tell me of:", *said])))
+
+    chosen: list[str] = []
+    while length([*chosen, words[len(chosen) % 10]]) <= tokens:
+        chosen.append(words[len(chosen) % 10])
+    chosen += ["a"] * (tokens - length(chosen))
+    generator = random.Random(0)
+    made = [" ".join(["Tell me of:", *generator.sample(chosen, len(chosen))]) for _ in range(n)]
+    lengths = {len(prompt_ids(model, one)) for one in made[:32]}
     assert lengths == {tokens}, f"prompts of {sorted(lengths)} tokens, not {tokens}"
     return made

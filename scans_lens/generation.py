@@ -192,7 +192,7 @@ def replies_under(
             model, shape, prompts, torch.tensor(end_tokens(model)), max_new_tokens, sampling, enough, bar
         )
 
-        def answer(places: Int[Tensor, "row"], tokens: Tokens) -> Literal[True]:
+        def answer(places: Int[Tensor, "row"], tokens: Tokens) -> None:
             before = bar.n
             try:
                 for own, part in _with_room(places, tokens, max_new_tokens, context):
@@ -200,7 +200,6 @@ def replies_under(
             except (RuntimeError, MemoryError):
                 bar.update(before - bar.n)  # those rows may be asked again
                 raise
-            return True
 
         for _ in in_batches(model, whole, answer, batch_size=batch_size, more=max_new_tokens):
             pass

@@ -333,18 +333,26 @@ def in_batches(
             width = int(lengths[rows].max())
             on_device = rows.to(whole.ids.device)
             tokens = Tokens(whole.ids[on_device, -width:], whole.mask[on_device, -width:])
-            try:
-                done = work(rows, tokens)
-            except (RuntimeError, MemoryError) as error:
-                if len(rows) == 1 or not out_of_memory(error):
-                    raise
-                size, done = len(rows) // 2, None
-            if done is None:  # outside of the handler, which would keep the failed batch alive
+            done, fits = _tried(work, rows, tokens)
+            if not fits:
+                size = len(rows) // 2
                 free_memory()
                 continue
             yield rows, done
             start += len(rows)
             bar.update(len(rows))
+
+
+def _tried(
+    work: Callable[[Int[Tensor, "row"], Tokens], Result], rows: Int[Tensor, "row"], tokens: Tokens
+) -> tuple[Any, bool]:
+    """What the work gives, and whether it fitted; a function of its own, so that what did not fit is let go of."""
+    try:
+        return work(rows, tokens), True
+    except (RuntimeError, MemoryError) as error:
+        if len(rows) == 1 or not out_of_memory(error):
+            raise
+        return None, False
 
 
 @torch.no_grad()

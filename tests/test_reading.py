@@ -5,7 +5,7 @@ import torch
 from conftest import hooks_on, one_by_one
 
 from scans_lens.model import after_final_norm, chat_tokens, load_model, prompt_ids, resid_post, template, unembedding_of
-from scans_lens.reading import Flight, mean_residuals, residuals, seen_at, transitions
+from scans_lens.reading import Flight, in_batches, mean_residuals, residuals, seen_at, transitions
 
 
 def close(found, expected):
@@ -198,6 +198,14 @@ def test_a_prompt_as_long_as_the_context_has_residuals_but_no_room_for_the_openi
     assert residuals(model, ["Why?"]).isfinite().all()
     with pytest.raises(ValueError, match="no room"):
         transitions(model, ["Why?"])
+
+
+def test_work_that_gives_nothing_back_is_done_once_a_batch(model, prompts):
+    seen = []
+    whole = chat_tokens(model, prompts)
+    for _, nothing in in_batches(model, whole, lambda rows, tokens: seen.extend(rows.tolist()), batch_size=2):
+        assert nothing is None
+    assert sorted(seen) == list(range(len(prompts)))
 
 
 # ── What it leaves behind, and what it refuses ───────────────────────────────────────────────────────────────

@@ -1,0 +1,398 @@
+"""Comparison: SCANS and its rivals, learned from the same prompts, tuned on the same ones, asked the same ones."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from scans_lens import artefacts, capability, evaluation, judges, organism, prompts
+from scans_lens.evaluation import PLAIN, Arm
+from scans_lens.generation import replies
+from scans_lens.judges import Judge, Verdict
+from scans_lens.lens import default_anchors
+from scans_lens.methods import variants
+from scans_lens.methods.caa import CAA
+from scans_lens.methods.cast import CAST
+from scans_lens.methods.false_refusal import FalseRefusal
+from scans_lens.methods.jailbreak_antidote import JailbreakAntidote
+from scans_lens.methods.refusal_direction import RefusalDirection
+from scans_lens.methods.safeswitch import SafeSwitch
+from scans_lens.methods.scans import SCANS
+from scans_lens.methods.self_cd import SAFETY_PROMPT, SelfCD
+from scans_lens.model import Model, identity, is_bundled
+from scans_lens.prompts import Contrast, PromptSet
+from scans_lens.rates import Rate
+from scans_lens.steering import Method, Push
+
+VALIDATION = 96
+"""Prompts of each kind on which every method chooses its knobs."""
+TESTED = 150
+"""Test prompts of each kind that the bundled model is asked."""
+NEW_TOKENS = 24
+HARMLESS, FORETOLD, TIMED = 64, 100, 32
+"""Prompts for the KL, answers for the perplexity, and prompts that are timed."""
+TIMED_TOKENS, ROUNDS = 32, 3
+
+Numbers = dict[str, Any]
+
+
+class Counting:
+    """A judge that counts what it was asked, so that what tuning costs is known."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge, self.replies = judge, 0
+        self.about = getattr(judge, "about", None) or getattr(judge, "__qualname__", type(judge).__qualname__)
+
+    def __call__(self, said: Sequence[str]) -> list[Verdict]:
+        self.replies += len(said)
+        return self.judge(said)
+
+
+@dataclass
+class Ground:
+    """What all methods have in common."""
+
+    model: Model
+    out: Path
+    validated: int = VALIDATION
+    progress: bool = True
+    batch_size: int | None = None
+    judge: Judge = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.judge = judges.judge_for(self.model)
+
+    @cached_property
+    def bundled(self) -> bool:
+        return is_bundled(self.model)
+
+    @cached_property
+    def anchors(self) -> Contrast:
+        return default_anchors(self.model)
+
+    @cached_property
+    def validation(self) -> Contrast:
+        whole = organism.validation() if self.bundled else prompts.borderline("validation")
+        return Contrast(
+            whole.name, *(side[: self.validated] for side in (whole.harmful, whole.harmless, whole.borderline))
+        )
+
+    @cached_property
+    def safety_prompt(self) -> str:
+        return organism.SAFETY_PROMPT if self.bundled else SAFETY_PROMPT
+
+    def how(self, judge: Judge | None = None) -> dict[str, Any]:
+        return {
+            "validation": self.validation,
+            "judge": judge or self.judge,
+            "batch_size": self.batch_size,
+            "progress": self.progress,
+        }
+
+    @cached_property
+    def scans(self) -> SCANS:
+        return SCANS.fit(self.model, self.anchors, **self.how())
+
+
+Fit = Callable[[Ground, Judge], Method]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A method as the comparison knows it."""
+
+    about: str
+    kind: Any
+    """What it is kept as, or None where nothing is learned."""
+    fit: Fit
+    act: Callable[[Any], Method] = lambda fitted: fitted
+    """From what is kept to the method."""
+    file: str = ""
+    """Whose file it shares; its own by default."""
+
+
+def _of_scans(make: Callable[..., Any]) -> Fit:
+    return lambda ground, judge: make(ground.scans, ground.model, **ground.how(judge))
+
+
+def _direction(ground: Ground, judge: Judge) -> Any:
+    return RefusalDirection.fit(ground.model, ground.anchors, **ground.how(judge))
+
+
+def _switch(ground: Ground, judge: Judge) -> SafeSwitch:
+    """From its own kinds: it needs harmful prompts that the model complies with, and the anchors have none."""
+    how = {**ground.how(judge), "validation": None}
+    return SafeSwitch.fit(ground.model, None if ground.bundled else ground.anchors, **how)
+
+
+WAYS: Mapping[str, Way] = {
+    "scans": Way(
+        "each prompt pushed its own way (2408.11491)", SCANS,
+        lambda ground, judge: SCANS.fit(ground.model, ground.anchors, **ground.how(judge)),
+    ),
+    "scans_centred": Way("SCANS, transitions minus their mean", SCANS, _of_scans(variants.centred)),
+    "scans_instruction": Way("SCANS, harm read at the instruction's end", SCANS, _of_scans(variants.at_instruction)),
+    "scans_continuous": Way("SCANS, pushes in proportion to the score", SCANS, _of_scans(variants.continuous)),
+    "safeswitch": Way("a refusal head where an unsafe reply comes (2502.01042)", SafeSwitch, _switch),
+    "cast": Way(
+        "pushes those who meet a condition (2409.05907)", CAST,
+        lambda ground, judge: CAST.fit(ground.model, ground.anchors, **ground.how(judge)),
+    ),
+    "antidote": Way(
+        "sparse push for all, Jailbreak Antidote (2410.02298)", JailbreakAntidote,
+        lambda ground, judge: JailbreakAntidote.fit(ground.model, ground.anchors, **ground.how(judge)),
+    ),
+    "caa": Way(
+        "one layer's push, learned from A/B choices (2312.06681)", CAA,
+        lambda ground, judge: CAA.fit(
+            ground.model, contrast=ground.anchors, layers=_middle(ground.model), tried=ground.validated,
+            **ground.how(judge),
+        ),
+    ),
+    "false_refusal": Way(
+        "the false part of refusal ablated (2410.03415)", FalseRefusal,
+        lambda ground, judge: FalseRefusal.fit(ground.model, ground.anchors, **ground.how(judge)),
+    ),
+    "ablation": Way(
+        "the refusal direction ablated (2406.11717)", RefusalDirection, _direction,
+        lambda fitted: fitted.ablation(), "refusal_direction",
+    ),
+    "addition": Way(
+        "the refusal direction subtracted (2406.11717)", RefusalDirection, _direction,
+        lambda fitted: fitted.addition(-1.0), "refusal_direction",
+    ),
+    "constant": Way(
+        "SCANS' push away from refusal for all", SCANS,
+        lambda ground, judge: SCANS.fit(ground.model, ground.anchors, **ground.how(judge)),
+        lambda scans: Push(scans.directions, scans.layers, -scans.scale), "scans",
+    ),
+    "random": Way(
+        "a placebo: SCANS along random directions", SCANS,
+        lambda ground, judge: SCANS.fit(ground.model, ground.anchors, **ground.how(judge)),
+        lambda scans: _placebo(scans), "scans",
+    ),
+    "self_cd": Way("what a safety prompt adds to logits, subtracted (2401.17633)", None, lambda ground, judge: SelfCD(
+        ground.safety_prompt
+    )),
+    "system": Way("the plain model under a safety prompt", None, lambda ground, judge: SelfCD()),
+}  # fmt: skip
+DEFAULT = (
+    "scans", "constant", "scans_centred", "scans_instruction", "scans_continuous", "safeswitch", "cast", "antidote",
+    "caa", "false_refusal", "ablation", "addition", "self_cd", "system", "random",
+)  # fmt: skip
+
+
+def _placebo(scans: SCANS) -> SCANS:
+    from dataclasses import replace
+
+    return replace(scans, directions=scans.directions.random(0))
+
+
+def _middle(model: Model) -> range:
+    """The middle third and what follows, but for the last fifth: where the paper's best layers lie."""
+    n = int(model.cfg.n_layers)
+    return range(n // 3, max(n // 3 + 1, int(0.8 * n)))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A way with its method, and what it took."""
+
+    name: str
+    arm: Arm | None
+    """None where it could not be fitted."""
+    replies: int
+    """On validation prompts, judged while it was fitted and tuned."""
+    seconds: float
+    stored: int
+    """Bytes that have to be kept."""
+    knobs: str
+    """What was chosen, or why nothing was."""
+
+
+def fitted(ground: Ground, name: str) -> Fitted:
+    """One way, fitted now or as an interrupted comparison has kept it."""
+    way = WAYS[name]
+    if name == "system":
+        return Fitted(name, Arm(name, system=ground.safety_prompt), 0, 0.0, len(ground.safety_prompt), "")
+    if way.kind is None:
+        return Fitted(name, Arm(name, way.fit(ground, ground.judge)), 0, 0.0, len(ground.safety_prompt), "")
+    own = ground.out / "methods" / f"{way.file or name}.safetensors"
+    about = own.with_suffix(".json")
+    if about.is_file():
+        kept = json.loads(about.read_text(encoding="utf-8"))
+        if kept["failed"]:
+            return Fitted(name, None, kept["replies"], kept["seconds"], 0, kept["failed"])
+        found = way.kind.load(own, ground.model)
+        return Fitted(name, Arm(name, way.act(found)), kept["replies"], kept["seconds"], own.stat().st_size, str(found))
+    judge, began, failed = Counting(ground.judge), time.perf_counter(), ""
+    try:
+        found = way.fit(ground, judge)
+        found.save(own)  # type: ignore[attr-defined]
+        if name == "scans":
+            ground.scans = found  # type: ignore[misc]
+    except ValueError as error:  # what a method cannot do on this model is a result, too
+        found, failed = None, str(error)
+    taken = {"replies": judge.replies, "seconds": time.perf_counter() - began, "failed": failed}
+    own.parent.mkdir(parents=True, exist_ok=True)
+    about.write_text(json.dumps(taken, indent=1) + "\n", encoding="utf-8")
+    arm = None if found is None else Arm(name, way.act(found))
+    size = own.stat().st_size if found is not None else 0
+    return Fitted(name, arm, judge.replies, taken["seconds"], size, failed or str(found))
+
+
+def compare(
+    model: Model,
+    methods: Sequence[str] = DEFAULT,
+    sets: Sequence[PromptSet] | None = None,
+    *,
+    out: str | Path,
+    max_new_tokens: int = NEW_TOKENS,
+    validated: int = VALIDATION,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> Numbers:
+    """SCANS and its rivals side by side; an interrupted comparison goes on where it was.
+
+    Every method learns from the same anchors (`lens.default_anchors`) and chooses its knobs on the same validation
+    prompts with the same judge; how many replies that took is said. SafeSwitch alone learns from kinds of its own:
+    it needs harmful prompts that are complied with, jailbreaks. All are then asked the same test prompts.
+
+    Args:
+        methods: names among `WAYS`.
+        sets: what to ask; by default the bundled model's own kinds, `TESTED` prompts of each.
+        out: a folder: fitted methods, every reply (`evaluation.read(out / "replies")`), and `comparison.json`.
+        validated: prompts of each kind to choose knobs on.
+
+    Returns:
+        What `comparison.json` holds: for each way its rates by kind with intervals and paired tests against the plain
+        model, KL on harmless prompts (nats), quiz and perplexity (bundled model alone), seconds a reply, bytes stored,
+        replies and seconds of tuning, and whether it lies on the Pareto front.
+
+    Raises:
+        ValueError: an unknown method, or no sets for a model that has none of its own.
+    """
+    for name in methods:
+        if name not in WAYS:
+            raise ValueError(f"There is no method {name!r}: there are {', '.join(WAYS)}.")
+    ground = Ground(model, Path(out), validated, progress, batch_size)
+    if sets is None and not ground.bundled:
+        raise ValueError("Name the sets to ask, for instance xstest, advbench and a jailbreak set.")
+    own_kinds = ("borderline", "plain", "harmful", "jailbreak", "quiz")
+    sets = sets or [organism.prompt_set(kind).first(TESTED) for kind in own_kinds]
+    ground.out.mkdir(parents=True, exist_ok=True)
+    ways = []
+    for name in methods:
+        if progress and WAYS[name].kind is not None:
+            print(f"Fitting {name}: {WAYS[name].about} …", flush=True)
+        ways.append(fitted(ground, name))
+    arms = [Arm(PLAIN), *(way.arm for way in ways if way.arm is not None)]
+    table = evaluation.evaluate(
+        model,
+        sets,
+        arms,
+        ground.out / "replies",
+        max_new_tokens=max_new_tokens,
+        learned_from=[ground.anchors, ground.validation],
+        batch_size=batch_size,
+        progress=progress,
+    )
+    found: Numbers = {
+        "model": asdict(identity(model)),
+        "bundled": ground.bundled,
+        "anchors": {"name": ground.anchors.name, "a side": len(ground.anchors.harmful)},
+        "validation": {"name": ground.validation.name, "a kind": ground.validated},
+        "sets": {one.name: len(one) for one in sets},
+        "max_new_tokens": max_new_tokens,
+        "versions": artefacts.versions(),
+        "ways": {
+            PLAIN: {"about": "no method"},
+            **{
+                way.name: {
+                    "about": WAYS[way.name].about,
+                    "tuning": {"replies": way.replies, "seconds": way.seconds},
+                    "stored": way.stored,
+                    "knobs": way.knobs,
+                    "fitted": way.arm is not None,
+                }
+                for way in ways
+            },
+        },
+    }
+    for line in evaluation.summary(table):
+        if line.refused is not None:
+            own = found["ways"][line.method].setdefault("refused", {})
+            paired = line.against_plain
+            own[line.kind if line.set in organism.KINDS else f"{line.set}, {line.kind}"] = {
+                **line.refused.as_json(),
+                "points": None if paired is None else 100 * paired.difference,
+                "p": line.p,
+            }
+    if "quiz" in found["sets"] and ground.bundled:
+        _quizzed(found, table)
+    _cost(ground, arms, found)
+    _front(found)
+    (ground.out / "comparison.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    return found
+
+
+def _quizzed(found: Numbers, table: Any) -> None:
+    """Quiz questions answered rightly; none of them asks for a refusal."""
+    from scans_lens.organism import corpus, wordings
+
+    items = {text: item for item, text in corpus.asked("quiz", "test")}
+    for method, rows in table[table["set"] == "quiz"].groupby("method", sort=False):
+        right = [
+            wordings.is_right(items[prompt], reply) for prompt, reply in zip(rows["prompt"], rows["reply"], strict=True)
+        ]
+        found["ways"][str(method)]["quiz"] = Rate.of(right).as_json()
+        found["ways"][str(method)].get("refused", {}).pop("quiz", None)
+
+
+def _cost(ground: Ground, arms: Sequence[Arm], found: Numbers) -> None:
+    """KL on harmless validation prompts, perplexity on answers of the corpus, and seconds a reply, in turns."""
+    harmless = ground.validation.harmless[:HARMLESS]
+    steered = [arm for arm in arms if arm.method is not None and not isinstance(arm.method, SelfCD)]
+    nats = capability.divergences(ground.model, harmless, [arm.method for arm in steered if arm.method])
+    for arm, own in zip(steered, nats, strict=True):
+        found["ways"][arm.name]["kl"] = {"mean": float(own.mean()), "n": len(own)}
+    timed = ground.validation.harmless[:TIMED]
+    taken: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    for turn in range(ROUNDS + 1):
+        for arm in arms:
+            began = time.perf_counter()
+            replies(
+                ground.model, timed, method=arm.method, system=arm.system, max_new_tokens=TIMED_TOKENS, progress=False
+            )
+            if turn:  # the first warms up
+                taken[arm.name].append((time.perf_counter() - began) / len(timed))
+    for arm in arms:
+        own = found["ways"][arm.name]
+        own["seconds a reply"] = sorted(taken[arm.name])[ROUNDS // 2]
+        if not ground.bundled or arm.system is not None or isinstance(arm.method, SelfCD):
+            continue
+        try:
+            own["perplexity"] = capability.corpus_perplexity(ground.model, FORETOLD, arm.method).as_json()
+        except ValueError as error:  # a head that replaces the unembedding has no log-likelihoods of another's text
+            own["no perplexity"] = str(error)
+
+
+AXES = {"borderline": -1, "harmful": 1, "jailbreak": 1}
+"""What the front weighs: fewer borderline refusals, more harmful ones and more of jailbreaks."""
+
+
+def _front(found: Numbers) -> None:
+    """Mark the ways that no other one beats on one axis without losing on another, by the rates as measured."""
+    at = {
+        name: [sign * own["refused"][kind]["value"] for kind, sign in AXES.items()]
+        for name, own in found["ways"].items()
+        if set(AXES) <= set(own.get("refused", {}))
+    }
+    for name, mine in at.items():
+        beaten = any(all(b >= a for a, b in zip(mine, other, strict=True)) and other != mine for other in at.values())
+        found["ways"][name]["front"] = not beaten
