@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         calibration,
         capability,
         classifier,
+        comparison,
         directions,
         evaluation,
         explain,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         organism,
         prober,
         prompts,
+        ranks,
         rates,
         reading,
         report,
@@ -69,9 +71,9 @@ _HOME = {
     "transitions": "reading",
 }
 _MODULES = (
-    "calibration", "capability", "check", "classifier", "directions", "evaluation", "explain", "figures", "generation",
-    "judges", "lens", "methods", "model", "organism", "prober", "prompts", "rates", "reading", "report", "reproduce",
-    "runs", "steering",
+    "calibration", "capability", "check", "classifier", "comparison", "directions", "evaluation", "explain", "figures",
+    "generation", "judges", "lens", "methods", "model", "organism", "prober", "prompts", "ranks", "rates", "reading",
+    "report", "reproduce", "runs", "steering",
 )  # fmt: skip
 
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -415,6 +415,96 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    out: Annotated[Path, typer.Option(help="Folder for fitted methods, replies and numbers; goes on there.")],
+    model: Name = None,
+    backend: Backend = "bridge",
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    methods: Annotated[str | None, typer.Option(help="Names, commas between them; by default all.")] = None,
+    sets: Annotated[str | None, typer.Option(help="Names, or files with a column prompt; commas between them.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each set, at most.")] = None,
+    validated: Annotated[int, typer.Option(min=8, help="Validation prompts of each kind to choose knobs on.")] = 96,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 24,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at once; by default what fits and pays.")] = None,
+) -> None:
+    """SCANS beside its rivals: same anchors, same validation prompts for every knob, same questions, same judge.
+
+    Methods: scans, scans_centred, scans_instruction, scans_continuous, constant, random, safeswitch, cast, antidote,
+    caa, false_refusal, ablation, addition, self_cd, system.
+    """
+    with sentences():
+        from scans_lens import comparison, organism
+        from scans_lens.figures import drawing_comparison
+        from scans_lens.model import is_bundled
+
+        names = [name for name in methods.split(",") if name] if methods else comparison.DEFAULT
+        unknown = [name for name in names if name not in comparison.WAYS]
+        if unknown:
+            raise ValueError(f"There is no method {unknown[0]!r}: there are {', '.join(comparison.WAYS)}.")
+        chosen = [_set(name) for name in sets.split(",")] if sets else None
+        loaded = _loaded(model, backend, device, dtype, revision)
+        if chosen is None and limit is not None and is_bundled(loaded):
+            chosen = [organism.prompt_set(kind) for kind in organism.KINDS]
+        if chosen is not None and limit is not None:
+            chosen = [one.first(limit) for one in chosen]
+        try:
+            found = comparison.compare(
+                loaded, names, chosen, out=out, max_new_tokens=max_new_tokens, validated=validated,
+                batch_size=batch_size,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            typer.echo(f"Stopped. What was done is in {out}; the same command goes on from there.", err=True)
+            raise typer.Exit(130) from None
+        _print_comparison(found)
+        drawn = drawing_comparison.write(found, out)
+        typer.echo(f"Numbers: {out / 'comparison.json'}; figure: {drawn[0]}; replies: {out / 'replies'}.")
+
+
+def _print_comparison(found: Any) -> None:
+    from rich import box
+    from rich.table import Table
+
+    kinds = list(found["ways"]["plain"].get("refused", {}))
+    title = "Refused (%), 95 % intervals; * differs from plain (McNemar, exact, Holm, p < .05); front: not beaten"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("way", overflow="fold")
+    for column in (*kinds, "quiz", "ppl", "KL", "ms", "kB", "tuned on", "front"):
+        table.add_column(column, justify="right", overflow="fold")
+
+    def cell(rate: Any) -> str:
+        low, high = (100 * edge for edge in rate["interval"])
+        star = "*" if rate.get("p") is not None and rate["p"] < 0.05 else ""
+        return f"{100 * rate['value']:.1f}{star} [{low:.0f}, {high:.0f}]"
+
+    for name, own in found["ways"].items():
+        if own.get("fitted") is False:
+            table.add_row(name, *[""] * (len(kinds) + 7))
+            continue
+        tuning = own.get("tuning", {})
+        table.add_row(
+            name,
+            *(cell(own["refused"][kind]) if kind in own.get("refused", {}) else "" for kind in kinds),
+            cell(own["quiz"]) if "quiz" in own else "",
+            f"{own['perplexity']['value']:.3f}" if "perplexity" in own else "",
+            f"{own['kl']['mean']:.3f}" if "kl" in own else "",
+            f"{1000 * own['seconds a reply']:.1f}" if "seconds a reply" in own else "",
+            f"{own['stored'] / 1000:.1f}" if "stored" in own else "",
+            f"{tuning['replies']:,}" if tuning.get("replies") else "",
+            "yes" if own.get("front") else "",
+        )
+    _console().print(table)
+    for name, own in found["ways"].items():
+        if own.get("fitted") is False:
+            typer.echo(f"{name} could not be fitted: {own['knobs']}")
+    typer.echo(
+        "ppl: perplexity of the corpus' answers; KL: nats at the first token, harmless prompts; ms: wall time a reply "
+        "in a batch; kB: to be stored; tuned on: replies judged in fitting and choosing."
+    )
+
+
+@app.command()
 def calibrate(
     sets: Annotated[str | None, typer.Option(help="Names, or files with a column prompt; commas between them.")] = None,
     model: Name = None,

@@ -19,6 +19,7 @@ CLONE = ROOT.parent
 ORDER = (
     "prompts",
     "organism",
+    "ranks",
     "model",
     "artefacts",
     "reading",
@@ -36,6 +37,7 @@ ORDER = (
     "check",
     "runs",
     "evaluation",
+    "comparison",
     "explain",
     "report",
     "reproduce",

@@ -1,0 +1,114 @@
+"""Comparison: every way on the same ground, counted as `evaluate` counts, and what fails is said and left out."""
+
+import json
+
+import pytest
+
+from scans_lens import comparison, evaluation, organism
+from scans_lens.__main__ import app
+from scans_lens.comparison import Counting, Way, _front, compare
+from scans_lens.evaluation import summary
+from scans_lens.figures import drawing_comparison
+from scans_lens.judges import bundled as own_judge
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return [organism.prompt_set(kind).first(8) for kind in organism.KINDS]
+
+
+@pytest.fixture(scope="module")
+def found(bundled, sets, tmp_path_factory):
+    """Two ways that need no fitting, and one that cannot be fitted."""
+    out = tmp_path_factory.mktemp("compared")
+
+    def fails(ground, judge):
+        judge(["I cannot.", "Sure."])
+        raise ValueError("there is nothing to learn here")
+
+    with pytest.MonkeyPatch.context() as patch:
+        ways = {**comparison.WAYS, "hopeless": Way("a way that fails", object, fails)}
+        patch.setattr(comparison, "WAYS", ways)
+        how = {"max_new_tokens": 12, "progress": False}
+        first = compare(bundled, ["system", "self_cd", "hopeless"], sets, out=out, **how)
+        again = compare(bundled, ["system", "self_cd", "hopeless"], sets, out=out, **how)
+    return out, first, again
+
+
+def test_rates_are_those_of_the_table_on_disk(found):
+    out, numbers, _ = found
+    table, _ = evaluation.read(out / "replies")
+    assert set(table["method"]) == {"plain", "system", "self_cd"}
+    for line in summary(table):
+        if line.kind != "quiz" and line.set != "quiz":
+            assert numbers["ways"][line.method]["refused"][line.kind]["count"] == line.refused.rate.count
+
+
+def test_the_plain_model_is_compared_with_nothing_and_the_others_with_it(found):
+    _, numbers, _ = found
+    assert {own["p"] for own in numbers["ways"]["plain"]["refused"].values()} == {None}
+    assert all(0 <= own["p"] <= 1 for own in numbers["ways"]["system"]["refused"].values())
+
+
+def test_what_cannot_be_fitted_is_said_and_the_others_go_on(found):
+    _, numbers, _ = found
+    hopeless = numbers["ways"]["hopeless"]
+    assert not hopeless["fitted"] and hopeless["knobs"] == "there is nothing to learn here"
+    assert hopeless["tuning"]["replies"] == 2 and "refused" not in hopeless
+    assert numbers["ways"]["system"]["fitted"]
+
+
+def test_a_comparison_that_is_done_again_gives_what_it_has(found):
+    out, numbers, again = found
+    assert json.loads((out / "comparison.json").read_text()) == again
+    for name, own in numbers["ways"].items():
+        same = {key: value for key, value in own.items() if key != "seconds a reply"}
+        assert {key: value for key, value in again["ways"][name].items() if key != "seconds a reply"} == same
+
+
+def test_quiz_answers_count_as_right_and_not_as_refused(found):
+    _, numbers, _ = found
+    assert numbers["ways"]["plain"]["quiz"]["total"] == 8 and "quiz" not in numbers["ways"]["plain"]["refused"]
+
+
+def test_the_figure_is_drawn_from_the_numbers_alone(found, tmp_path):
+    _, numbers, _ = found
+    one, other = (drawing_comparison.write(numbers, tmp_path / name) for name in ("one", "other"))
+    assert [file.read_bytes() for file in one] == [file.read_bytes() for file in other]
+
+
+def rates(borderline, harmful, jailbreak):
+    at = {"borderline": borderline, "harmful": harmful, "jailbreak": jailbreak}
+    return {"refused": {kind: {"value": value} for kind, value in at.items()}}
+
+
+def test_on_the_front_is_who_nobody_beats():
+    ways = {
+        "plain": rates(0.5, 1.0, 0.4),
+        "better": rates(0.1, 1.0, 0.4),
+        "other": rates(0.05, 0.9, 0.0),
+        "worse": rates(0.06, 0.9, 0.0),
+        "twin": rates(0.1, 1.0, 0.4),
+        "unknown": {},
+    }
+    _front({"ways": ways})
+    assert {name for name, own in ways.items() if own.get("front")} == {"better", "other", "twin"}
+    assert "front" not in ways["unknown"]
+
+
+def test_a_counting_judge_judges_as_the_judge_and_counts():
+    judge, said = Counting(own_judge), ["I'm sorry, but I cannot help you with that.", "Sure.", ""]
+    assert judge(said) == own_judge(said) and judge(said[:1]) == own_judge(said[:1])
+    assert judge.replies == 4
+
+
+def test_every_way_is_named_in_the_help_and_an_unknown_one_is_refused(bundled, tmp_path):
+    from typer.testing import CliRunner
+
+    shown = CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "200"}).stdout
+    assert all(name in shown for name in comparison.DEFAULT)
+    assert set(comparison.DEFAULT) == set(comparison.WAYS)
+    with pytest.raises(ValueError, match="There is no method 'scan': there are scans, scans_centred"):
+        compare(bundled, ["scan"], out=tmp_path)
+    done = CliRunner().invoke(app, ["compare", "--out", str(tmp_path / "run"), "--methods", "scan"])
+    assert done.exit_code == 2 and "There is no method 'scan'" in done.stderr
