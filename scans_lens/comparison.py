@@ -96,7 +96,9 @@ class Ground:
 
     @cached_property
     def scans(self) -> SCANS:
-        return SCANS.fit(self.model, self.anchors, **self.how())
+        """What the variants start from: as it was kept, where it was."""
+        kept = self.out / "methods" / "scans.safetensors"
+        return SCANS.load(kept, self.model) if kept.is_file() else SCANS.fit(self.model, self.anchors, **self.how())
 
 
 Fit = Callable[[Ground, Judge], Method]
@@ -234,8 +236,6 @@ def fitted(ground: Ground, name: str) -> Fitted:
     try:
         found = way.fit(ground, judge)
         found.save(own)  # type: ignore[attr-defined]
-        if name == "scans":
-            ground.scans = found  # type: ignore[misc]
     except ValueError as error:  # what a method cannot do on this model is a result, too
         found, failed = None, str(error)
     taken = {"replies": judge.replies, "seconds": time.perf_counter() - began, "failed": failed}
