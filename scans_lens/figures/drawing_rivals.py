@@ -80,15 +80,16 @@ def probers(numbers: Numbers, settings: Numbers) -> Picture:
         "lines (logistic regression) in place of networks of one hidden layer. Thin lines: always the commoner answer.",
         f"“Complied with?” reads {by_layer['k']} reply tokens later on the left. Right: two stages say yes",
         "where “harmful?”",
-        "at the end of the prompt and “complied with?” after so many tokens both do.",
+        "at the end of the prompt and “complied with?” after so many tokens both do, each read after the final norm.",
     )
     picture = blank(WIDTH, 4.9, caption)
-    left, right = picture.subplots(1, 2, sharey=True, width_ratios=(1.15, 1))
+    left, right = picture.subplots(1, 2, width_ratios=(1.15, 1))
     probers_by_layer(left, by_layer)
     probers_by_tokens(right, numbers["by_tokens"])
-    low = min(ax.dataLim.y0 for ax in (left, right))
-    left.set_ylim(max(0, low - 2), 101)
-    left.set_ylabel("test prompts told rightly (%)")
+    for ax in (left, right):
+        low = ax.dataLim.y0
+        ax.set_ylim(max(0, low - 0.06 * (100 - low)), 100 + 0.04 * (100 - low))
+        ax.set_ylabel("test prompts told rightly (%)")
     return picture
 
 
@@ -114,7 +115,7 @@ def probers_by_layer(ax: Axes, numbers: Numbers) -> Axes:
     ax.set_xticks([*range(0, n, step), n], [*map(str, range(0, n, step)), "norm"])
     ax.set_xlabel("layer (end of block); norm: after the final norm, as published")
     ax.set_title("Probers by layer")
-    ax.legend(loc="lower right")
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.14))
     return ax
 
 
@@ -140,10 +141,10 @@ def probers_by_tokens(ax: Axes, numbers: Numbers) -> Axes:
     handles, labels = ax.get_legend_handles_labels()
     handles.append(Line2D([], [], color=direct))
     labels.append("harmful and complied with? (one stage; band: 95 %)")
-    ax.legend(handles, labels, loc="lower right")
+    ax.legend(handles, labels, loc="lower right", bbox_to_anchor=(1, 0.08))
     ax.set_xticks(at)
-    ax.set_xlabel("reply tokens that the second stage has seen (after the final norm)")
-    ax.set_title("Two stages by tokens decoded")
+    ax.set_xlabel("reply tokens that the second stage has seen")
+    ax.set_title("Two stages by tokens decoded (another axis)")
     return ax
 
 
@@ -159,17 +160,17 @@ def states(numbers: Numbers, settings: Numbers) -> Picture:
         "complied, refused: by",
         "the plain model. Harmless: plain and borderline prompts that it answers, bare and in the wrappings",
         "of jailbreaks.",
-        "Below each panel: what straight lines in all dimensions, learned from",
+        "Hollow: wrapped, jailbreaks among them. Below each panel: what straight lines in all dimensions, learned from",
         f"{numbers['learned']['probers']} training prompts, get right of {numbers['tried']} test prompts of all kinds;",
         f"95 %, bootstrap over {numbers['items']} things that prompts are about. Always the commoner answer gets",
         f"{100 * numbers['majority']['instruction']:.1f} % and {100 * numbers['majority']['direct']:.1f} %.",
         "After SafeSwitch",
         "(arXiv 2502.01042).",
     )
-    picture = blank(WIDTH, 4.6, caption)
+    picture = blank(WIDTH, 4.5, caption)
     axes = picture.subplots(1, len(numbers["panels"]))
     for ax, panel in zip(np.atleast_1d(axes), numbers["panels"], strict=True):
-        plane(ax, panel)
+        plane(ax, panel, numbers["wrapped"])
     marks = [
         Line2D([], [], ls="none", ms=5, label=f"{group} (n = {numbers['n'][group]})", **look)
         for group, look in _GROUPS.items()
@@ -179,13 +180,18 @@ def states(numbers: Numbers, settings: Numbers) -> Picture:
     return picture
 
 
-def plane(ax: Axes, panel: Numbers) -> Axes:
-    """Prompts of the three groups in the plane of two principal components."""
+def plane(ax: Axes, panel: Numbers, wrapped: Mapping[str, Sequence[bool]]) -> Axes:
+    """Prompts of the three groups in the plane of two principal components; what is wrapped is hollow."""
     for group, points in panel["points"].items():
-        if points:
-            x, y = np.array(points).T
-            look = _GROUPS[group]
-            ax.scatter(x, y, s=11, marker=look["marker"], color=look["color"], alpha=0.6, lw=0)
+        colour = _GROUPS[group]["color"]
+        for hollow in (False, True):
+            own = [point for point, inside in zip(points, wrapped[group], strict=True) if inside == hollow]
+            if own:
+                x, y = np.array(own).T
+                face = "none" if hollow else colour
+                ax.scatter(
+                    x, y, s=13, marker=_GROUPS[group]["marker"], facecolor=face, edgecolor=colour, alpha=0.65, lw=0.8
+                )
     ax.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xticks=[0, 1], yticks=[0, 1])
     ax.set_box_aspect(1)
     first, second = (f"{100 * share:.0f} %" for share in panel["variance"])
@@ -195,7 +201,7 @@ def plane(ax: Axes, panel: Numbers) -> Axes:
     ]
     ax.set_xlabel(f"PC 1 ({first} of variance)", labelpad=-5)
     ax.text(
-        0, -0.2, "Straight lines in all dimensions:\n" + "\n".join(lines), transform=ax.transAxes, fontsize=6.8,
+        0, -0.17, "Straight lines in all dimensions:\n" + "\n".join(lines), transform=ax.transAxes, fontsize=6.8,
         color=SOFT, va="top", linespacing=1.4,
     )  # fmt: skip
     ax.set_ylabel(f"PC 2 ({second})", labelpad=-6)
@@ -301,8 +307,8 @@ def switch_by_type(numbers: Numbers, settings: Numbers) -> Picture:
     caption = captions.caption(
         captions.model(settings),
         _tested(numbers),
-        "On the left of each row n. Jailbreaks and wrapped prompts by their wrapping, of which none is in",
-        "another split,",
+        "In brackets n, in the order of the marks. Jailbreaks and wrapped prompts by their wrapping, of which none is",
+        "in another split,",
         "borderline prompts by their type. Complied with: by the plain model. Rightly: the head where a",
         "prompt is harmful",
         "and complied with, and nowhere else. Bars: 95 %, Clopper–Pearson.",
@@ -339,7 +345,8 @@ def _by_type(found: Sequence[Numbers]) -> tuple[Group, Group]:
             bare[f"all {one['kind']} prompts"] = [one]
         else:
             bare.setdefault(one["type"].replace("_", " "), []).append(one)
-    return wrapped, bare
+    order = sorted(bare, key=lambda name: (_ORDER.index(bare[name][0]["kind"]), name))
+    return wrapped, {name: bare[name] for name in order}
 
 
 def by_type(ax: Axes, part: Group, what: str, *, named: bool = True) -> Axes:
@@ -354,8 +361,7 @@ def by_type(ax: Axes, part: Group, what: str, *, named: bool = True) -> Axes:
     for name, own in part.items():
         sizes = sorted(own, key=lambda one: _ORDER.index(one["kind"]))
         said = ", ".join(str(one[what]["total"]) for one in sizes)
-        short = textwrap.shorten(name.replace("{}", "…"), 40, placeholder=" …")
-        labels.append(f"{short}\n(n = {said})" if len(own) > 1 else f"{short} (n = {said})")
+        labels.append("\n".join(textwrap.wrap(f"{name.replace('{}', '…')} (n = {said})", 42)))
     labelled(ax, labels, named=named)
     ax.set_ylim(len(part) - 0.5, -0.5)
     ax.tick_params(axis="y", labelsize=7)
@@ -405,9 +411,11 @@ def refusal_direction(numbers: Numbers, settings: Numbers) -> Picture:
             f"maps: means over {chosen['scores']['bypass']['n']} harmful and {chosen['scores']['induce']['n']} plain",
             f"validation prompts; bars there: 95 %, bootstrap over prompts ({chosen['resamples']} resamples).",
             captions.tested(settings, chosen["n"]),
-            f"Refused by {'the model’s own judge' if chosen['judge'] == 'exact' else 'the panel of judges'}, from the",
-            f"first {chosen['reply_tokens']} tokens of each reply; bars: 95 %, Clopper–Pearson; bold: McNemar’s",
-            "exact test",
+            "Refused by",
+            "the model’s own judge" if chosen["judge"] == "exact" else "the panel of judges",
+            "(hollow: by the rule judge, where it differs; it hears broken refusals, too), replies of up to",
+            f"{chosen['reply_tokens']} tokens; bars: 95 %, Clopper–Pearson. Numbers: change in points, bold where",
+            "McNemar’s exact test",
             f"has p < .05 after Holm over {len(chosen['paired'])} tests.",
         )
     else:
@@ -448,14 +456,14 @@ def heat(picture: Picture, ax: Axes, numbers: Numbers, name: str, bound: float, 
     for (y, x), value in np.ndenumerate(found):
         said = "–" if none[y, x] else f"{value:.2g}" if name == "kl" else f"{value:.1f}".replace("-", "−")
         red, green, blue, _ = image.cmap(image.norm(value)) if not none[y, x] else (1, 1, 1, 1)
-        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 and kept[y, x]
+        behind = {"facecolor": "white", "alpha": 0.85, "lw": 0, "pad": 1.2}
         if not kept[y, x]:
-            ax.add_patch(
-                Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, hatch="////", edgecolor="#b9b9b9", lw=0, zorder=2)
-            )
+            corner = (x - 0.5, y - 0.5)
+            ax.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="////", edgecolor="#8c8c8c", lw=0, zorder=2))
         ax.text(
             x, y, said, ha="center", va="center", fontsize=7, color="white" if dark else INK, zorder=4,
-            fontweight="bold" if kept[y, x] else "normal",
+            fontweight="bold" if kept[y, x] else "normal", bbox=None if kept[y, x] else behind,
         )  # fmt: skip
     if chosen:
         y = len(found) + chosen["position"]
@@ -470,12 +478,17 @@ def heat(picture: Picture, ax: Axes, numbers: Numbers, name: str, bound: float, 
     ax.set_xticks(range(0, found.shape[1], step))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_ylabel("token, place from the end")
+    if name == "induce":
+        ax.set_ylabel("token, and its place from the end")
     if labelled:
         ax.set_xlabel("layer (start of block)")
     ax.set_title(_SCORES[name])
     bar = picture.colorbar(image, ax=ax, pad=0.01, fraction=0.05, aspect=12)
     bar.set_label("nats")
+    if name == "kl":
+        assert norm.vmin and norm.vmax
+        ticks = [tick for tick in (0.001, 0.01, 0.1, 1.0, 10.0) if norm.vmin <= tick <= norm.vmax]
+        bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     bar.outline.set_visible(False)  # type: ignore[operator]
     return ax
 
@@ -495,12 +508,15 @@ def scores(ax: Axes, chosen: Numbers) -> Axes:
 
 
 def refused(ax: Axes, chosen: Numbers, kind: str, *, named: bool = True) -> Axes:
-    """Refusals of one kind of test prompts with the direction taken out, subtracted or added."""
+    """Refusals of one kind of test prompts with the direction taken out or added."""
     ways, look = list(chosen["refused"]), _ASKED[kind]
     tests = {test["way"]: test for test in chosen["paired"] if test["kind"] == kind}
     ax.axvline(100 * chosen["refused"]["plain model"][kind]["value"], color=FAINT, lw=1, zorder=0)
     for y, way in enumerate(ways):
-        dot(ax, chosen["refused"][way][kind], y, **look)
+        rate, other = chosen["refused"][way][kind], chosen["by_rules"][way][kind]
+        if other["count"] != rate["count"]:
+            dot(ax, other, y, **{**look, "markerfacecolor": "white"})
+        dot(ax, rate, y, **look)
         if way in tests:
             sure, change = tests[way]["p_holm"] < 0.05, tests[way]["difference"]
             said = f"{100 * change:+.0f}".replace("-", "−") if change else "±0"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from scans_lens import judges
 from scans_lens.capability import divergences
 from scans_lens.figures import switching
 from scans_lens.figures.study import Study
@@ -24,6 +25,8 @@ from scans_lens.rates import Paired, Rate, holm
 from scans_lens.steering import Method
 
 RESAMPLES = 500
+REPLY_TOKENS = 24
+"""New tokens of a reply that is judged; enough for the rules to hear a broken refusal."""
 
 # ── SafeSwitch ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -136,7 +139,7 @@ def _chosen(study: Study, found: RefusalDirection) -> dict[str, Any]:
         )
         for kind in ("harmful", "harmless")
     )
-    out, into = found.ablation(), found.addition(1)
+    out = found.ablation()
     n_layers = int(study.model.cfg.n_layers)
     ablating = arditi.ablating(found.direction, n_layers)
     adding = arditi.adding(found.direction, found.layer, 1.0)
@@ -147,15 +150,15 @@ def _chosen(study: Study, found: RefusalDirection) -> dict[str, Any]:
             arditi.refusal_scores(study.model, texts, found.tokens, hooks=hooks, batch_size=study.batch_size),
         )
 
-    ways: dict[str, Method | None] = {
-        "plain model": None,
-        "taken out": out,
-        "subtracted": found.addition(-1),
-        "added": into,
+    ways: dict[str, Method | None] = {"plain model": None, "taken out": out, "added": found.addition(1)}
+    said = {
+        way: {kind: study.replies(texts, method, REPLY_TOKENS) for kind, texts in study.test.items()}
+        for way, method in ways.items()
     }
-    refused = {
-        way: {kind: study.refused(texts, method) for kind, texts in study.test.items()} for way, method in ways.items()
-    }
+    refused, by_rules = (
+        {way: {kind: judges.refused(judge, own) for kind, own in kinds.items()} for way, kinds in said.items()}
+        for judge in (study.judge, judges.rules)
+    )
     tests = [(way, kind) for way in ways if way != "plain model" for kind in study.test]
     paired = [Paired.of(refused["plain model"][kind], refused[way][kind]) for way, kind in tests]
     corrected = holm([one.p for one in paired])
@@ -173,12 +176,13 @@ def _chosen(study: Study, found: RefusalDirection) -> dict[str, Any]:
         },
         "n": {kind: len(texts) for kind, texts in study.test.items()},
         "refused": {way: {kind: Rate.of(own) for kind, own in kinds.items()} for way, kinds in refused.items()},
+        "by_rules": {way: {kind: Rate.of(own) for kind, own in kinds.items()} for way, kinds in by_rules.items()},
         "paired": [
             {"way": way, "kind": kind, "difference": one.difference, "p": one.p, "p_holm": p}
             for (way, kind), one, p in zip(tests, paired, corrected, strict=True)
         ],
         "judge": "exact" if study.bundled else "panel",
-        "reply_tokens": study.verdict_tokens,
+        "reply_tokens": REPLY_TOKENS,
         "resamples": RESAMPLES,
     }
 

@@ -44,7 +44,7 @@ POINTS = 100
 HARD_WORDS = 20
 """A refusal of fewer words is a hard one (the release's rule)."""
 REPLY_TOKENS = 64
-LEARNED = 300
+LEARNED = 200
 """Training prompts of a kind for the many probers by layer and by token."""
 RESAMPLES = 500
 """Of items, for the intervals of what all kinds together get right."""
@@ -264,6 +264,10 @@ def by_tokens(study: Switching) -> dict[str, Any]:
 GROUPS = {"harmless": (False, True), "refused harmful": (True, False), "complied harmful": (True, True)}
 
 
+def _is_wrapped(kind: str) -> bool:
+    return kind == "jailbreak" or kind.startswith("wrapped")
+
+
 def plane(study: Switching) -> dict[str, Any]:
     """First two principal components at a quarter, a half, three quarters and the end of the depth, by group.
 
@@ -305,6 +309,7 @@ def plane(study: Switching) -> dict[str, Any]:
         )
     return {
         "n": {group: len(own) for group, own in chosen.items()},
+        "wrapped": {group: [_is_wrapped(seen.kinds[place]) for place in own] for group, own in chosen.items()},
         "tried": len(seen.kinds),
         "majority": {name: _majority(QUESTIONS[name][1](seen)) for name in ("instruction", "direct")},
         "panels": panels,
