@@ -361,7 +361,11 @@ def by_type(ax: Axes, part: Group, what: str, *, named: bool = True) -> Axes:
     for name, own in part.items():
         sizes = sorted(own, key=lambda one: _ORDER.index(one["kind"]))
         said = ", ".join(str(one[what]["total"]) for one in sizes)
-        labels.append("\n".join(textwrap.wrap(f"{name.replace('{}', '…')} (n = {said})", 42)))
+        if len(own) > 1:
+            lines = textwrap.wrap(name.replace("{}", "…").replace("….", "…"), 42)
+            labels.append("\n".join([*lines, f"(n = {said})"]))
+        else:
+            labels.append(f"{name} (n = {said})")
     labelled(ax, labels, named=named)
     ax.set_ylim(len(part) - 0.5, -0.5)
     ax.tick_params(axis="y", labelsize=7)
