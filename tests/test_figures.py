@@ -27,6 +27,7 @@ from scans_lens.steering import Push
 N = 8
 """Prompts of a kind: enough for every law, and quick."""
 SETTLED = judges.SETTLED
+AHEAD = 3
 COMMITTED = Path(__file__).parent.parent / "figures" / "measured"
 
 
@@ -40,6 +41,7 @@ def study(bundled):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judges, "SETTLED", SETTLED)
         patch.setattr(switching, "LEARNED", 4 * N)
+        patch.setattr(switching, "MOST_AHEAD", AHEAD)
         own = Switching.of(bundled, method, prompts_a_kind=N, progress=False)
         assert len(own.learned.kinds) > len(own.held.kinds) > len(own.tested.kinds)  # read while the patches are on
     made.__dict__["switching"] = own
@@ -63,7 +65,9 @@ def few():
         patch.setattr(judges, "SETTLED", 4)
         for module in (switching, rivals):
             patch.setattr(module, "RESAMPLES", 20)
+        patch.setattr(switching, "MOST_AHEAD", AHEAD)
         patch.setattr(switching, "REPLY_TOKENS", 16)
+        patch.setattr(rivals, "REPLY_TOKENS", 4)
         patch.setattr(prober, "EPOCHS", 2)
         patch.setattr(refusal_direction, "FEWEST", 2)
         yield
@@ -431,7 +435,7 @@ def test_every_prober_is_tried_on_every_prompt_at_every_layer_and_after_every_to
         for rows in sorts.values():
             assert [row["total"] for row in rows] == [total] * 13
             assert {row["items"] for row in rows} == {found["items"]}
-    assert len(found["by_tokens"]["tokens"]) == switching.MOST_AHEAD + 1
+    assert len(found["by_tokens"]["tokens"]) == AHEAD + 1
     both = found["by_layer"]["probers"]["direct"]["network"][-1], found["by_tokens"]["one stage"]["network"]
     assert both[0]["count"] == both[1]["count"]  # after the final norm, at the end of the prompt
 

@@ -150,7 +150,7 @@ def _chosen(study: Study, found: RefusalDirection) -> dict[str, Any]:
             arditi.refusal_scores(study.model, texts, found.tokens, hooks=hooks, batch_size=study.batch_size),
         )
 
-    ways: dict[str, Method | None] = {"plain model": None, "taken out": out, "added": found.addition(1)}
+    ways: dict[str, Method | None] = {"plain model": None, "taken out": out, "added": found.addition(1.0)}
     said = {
         way: {kind: study.replies(texts, method, REPLY_TOKENS) for kind, texts in study.test.items()}
         for way, method in ways.items()
