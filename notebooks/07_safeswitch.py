@@ -53,12 +53,15 @@ study = figures.Study.of(model, prompts_a_kind=N, progress=False)
 scans = study.scans  # scans_lens.SCANS.fit(model, study.anchors, validation=study.validation)
 ways = {"plain model": None, "SCANS": scans, "SafeSwitch": method, "both": Together((scans, method))}
 kinds = [kind for kind in organism.KINDS if kind != "quiz"]
-print(f"{'refused':<12}" + "".join(f"{kind:>32}" for kind in kinds))
+print(f"{'refused':<12}" + "".join(f"{kind:>35}" for kind in kinds))
 for way, how in ways.items():
     held = [study.refused(organism.prompts(kind, "validation")[:N], how) for kind in kinds]
-    print(f"{way:<12}" + "".join(f"{scans_lens.Rate.of(no)!s:>32}" for no in held))
+    print(f"{way:<12}" + "".join(f"{scans_lens.Rate.of(no)!s:>35}" for no in held))
 
 # %% [markdown]
+# Together they keep what each gains, but for one thing: a jailbreak that the plain model refuses by itself does not switch, and SCANS
+# then has it answered. The second prober foretells what the plain model would do, not the steered one.
+#
 # ## What the probers can tell, and what the switch does
 #
 # On test prompts, from kept numbers (`python -m scans_lens.figures --only probers switching` measures them again).
