@@ -72,8 +72,8 @@ BUGS = (
         "no mask over the padding (hooked)",
         ALONE,
         "model.py",
-        "attention_mask=mask, padding_side=\"left\", stop_at_layer=last + 1",
-        "attention_mask=torch.ones_like(mask), padding_side=\"left\", stop_at_layer=last + 1",
+        'attention_mask=mask, padding_side="left", stop_at_layer=last + 1',
+        'attention_mask=torch.ones_like(mask), padding_side="left", stop_at_layer=last + 1',
         in_hooked=True,
     ),
     Bug(
