@@ -14,7 +14,7 @@ from IPython.display import Markdown, display
 
 from scans_lens import figures
 
-for name, what in list(figures.ABOUT.items())[10:]:
+for name, what in list(figures.ABOUT.items())[10:18]:
     display(Markdown(f"### {name}: {what}"))
     display(figures.draw(name, figures.load(name, MEASURED)))
 

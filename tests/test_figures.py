@@ -10,26 +10,42 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_safeswitch import drawn_method
+from test_switching import wide
 from typer.testing import CliRunner
 
-from scans_lens import capability, figures, judges, organism, prompts
+from scans_lens import capability, figures, judges, organism, prober, prompts
 from scans_lens.figures import __main__ as command
-from scans_lens.figures import measuring, style, sweeps
+from scans_lens.figures import measuring, rivals, style, sweeps, switching
 from scans_lens.figures.study import signed
-from scans_lens.methods import scans
+from scans_lens.figures.switching import Switching
+from scans_lens.methods import refusal_direction, scans
 from scans_lens.methods.scans import SCANS
 from scans_lens.organism import corpus
 from scans_lens.steering import Push
 
 N = 8
 """Prompts of a kind: enough for every law, and quick."""
+SETTLED = judges.SETTLED
+AHEAD = 3
 COMMITTED = Path(__file__).parent.parent / "figures" / "measured"
 
 
 @pytest.fixture(scope="module")
 def study(bundled):
-    """The bundled model on a few prompts."""
-    return figures.Study.of(bundled, prompts_a_kind=N, progress=False)
+    """The bundled model on a few prompts, with a SafeSwitch of which nothing is learned."""
+    made = figures.Study.of(bundled, prompts_a_kind=N, progress=False)
+    blank = drawn_method(bundled, k=2)
+    assert blank.second
+    method = replace(blank, first=wide(blank.first, 160), second=wide(blank.second, 160))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judges, "SETTLED", SETTLED)
+        patch.setattr(switching, "LEARNED", 4 * N)
+        patch.setattr(switching, "MOST_AHEAD", AHEAD)
+        own = Switching.of(bundled, method, prompts_a_kind=N, progress=False)
+        assert len(own.learned.kinds) > len(own.held.kinds) > len(own.tested.kinds)  # read while the patches are on
+    made.__dict__["switching"] = own
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +63,13 @@ def few():
         for name, value in {"RESAMPLES": 20, "TYPED": 2, "JUDGED_TOKENS": 4, "QUIZ_TOKENS": 4, **swept}.items():
             patch.setattr(sweeps, name, value)
         patch.setattr(judges, "SETTLED", 4)
+        for module in (switching, rivals):
+            patch.setattr(module, "RESAMPLES", 20)
+        patch.setattr(switching, "MOST_AHEAD", AHEAD)
+        patch.setattr(switching, "REPLY_TOKENS", 16)
+        patch.setattr(rivals, "REPLY_TOKENS", 4)
+        patch.setattr(prober, "EPOCHS", 2)
+        patch.setattr(refusal_direction, "FEWEST", 2)
         yield
 
 
@@ -393,6 +416,71 @@ def test_the_committed_figures_agree_where_they_show_the_same():
         assert threshold["rates"][kind][at] == rate
         assert ways["ways"]["anchor layers"]["rates"][kind] == rate
         assert sweep["rates"][kind][0] == rates["rates"]["plain model"][kind]
+
+
+# ── Rivals ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_no_prompt_that_a_prober_learned_from_or_was_stopped_on_is_reported(study):
+    reported = {text for kind in switching.KINDS for text in study.switching.texts(kind)}
+    assert len(reported) == N * len(switching.KINDS)
+    for split in ("train", "validation"):
+        assert not reported & {text for kind in switching.KINDS for text in switching._texts(kind, split, 10_000)}
+
+
+def test_every_prober_is_tried_on_every_prompt_at_every_layer_and_after_every_token(folder):
+    found = figures.load("probers", folder)["numbers"]
+    total = N * len(switching.KINDS)
+    for sorts in found["by_layer"]["probers"].values():
+        for rows in sorts.values():
+            assert [row["total"] for row in rows] == [total] * 13
+            assert {row["items"] for row in rows} == {found["items"]}
+    assert len(found["by_tokens"]["tokens"]) == AHEAD + 1
+    both = found["by_layer"]["probers"]["direct"]["network"][-1], found["by_tokens"]["one stage"]["network"]
+    assert both[0]["count"] == both[1]["count"]  # after the final norm, at the end of the prompt
+
+
+def test_types_are_wrappings_where_prompts_are_wrapped_and_share_out_every_prompt(folder):
+    rows = figures.load("switch_by_type", folder)["numbers"]["rows"]
+    assert sum(row["right"]["total"] for row in rows) == N * len(switching.KINDS)
+    assert all(
+        ("{}" in row["type"]) == (row["kind"].startswith("wrapped") or row["kind"] == "jailbreak") for row in rows
+    )
+
+
+def test_the_chosen_candidate_is_the_best_of_those_that_pass_and_has_its_own_scores(folder):
+    found = figures.load("refusal_direction", folder)["numbers"]
+    chosen, kept = found["chosen"], np.array(found["kept"], dtype=bool)
+    place = (chosen["position"], chosen["layer"])
+    bypass = np.array(found["bypass"])
+    assert kept[place] and bypass[place] == bypass[kept].min() and kept.sum() == found["kept_count"]
+    for name in ("bypass", "induce", "kl"):
+        assert chosen["scores"][name]["value"] == pytest.approx(np.array(found[name])[place], rel=1e-3, abs=1e-4)
+
+
+def test_where_no_candidate_passes_none_is_framed_and_all_are_hatched(folder):
+    measured = figures.load("refusal_direction", folder)
+    numbers = measured["numbers"]
+    none = {**numbers, "chosen": None, "kept_count": 0, "kept": np.zeros_like(numbers["kept"]).tolist()}
+    text = style.written(figures.draw("refusal_direction", {**measured, "numbers": none}), "svg")
+    assert len(text) > 5_000
+
+
+@pytest.mark.parametrize("name", [name for name in rivals.MEASURES if name != "refusal_direction"])
+def test_a_switch_is_measured_on_the_bundled_models_own_prompts_only(other, name):
+    with pytest.raises(ValueError, match="bundled model's own prompts"):
+        figures.measure(name, other)
+
+
+@pytest.mark.skipif(not COMMITTED.is_dir(), reason="no numbers are committed yet")
+def test_the_committed_figures_of_rivals_agree_about_the_plain_model():
+    rates, direction, switch = (
+        figures.load(name, COMMITTED)["numbers"] for name in ("refusal_rates", "refusal_direction", "switching")
+    )
+    plain = rates["rates"]["plain model"]
+    assert direction["chosen"]["refused"]["plain model"] == plain
+    for kind, rate in plain.items():
+        assert switch["ways"]["plain model"][kind]["complied"]["count"] == rate["total"] - rate["count"]
 
 
 # ── The command ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -44,6 +44,11 @@ ABOUT = {
     "judge_agreement": "how far the judges agree",
     "anchor_size": "how many anchors are enough",
     "capability": "what the push costs (paper, table 3)",
+    "probers": "what SafeSwitch's probers tell, by layer and by tokens decoded",
+    "states": "harmless, refused and complied prompts in the plane, at four depths",
+    "switching": "who is answered before and after SafeSwitch, and how refusals are worded",
+    "switch_by_type": "where the switch decides rightly, by wrapping and by type",
+    "refusal_direction": "every candidate for the one refusal direction, and the chosen one",
 }
 """Every figure, in order, with what it shows."""
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
-from scans_lens.figures import captions, drawing_sweeps
+from scans_lens.figures import captions, drawing_rivals, drawing_sweeps
 from scans_lens.figures.captions import Numbers
 from scans_lens.figures.style import (
     ANSWERED,
@@ -847,4 +847,5 @@ _DRAWINGS: dict[str, Callable[[Numbers, Numbers], Picture]] = {
     "classifier": classifier,
     "refusal_rates": refusal_rates,
     **drawing_sweeps.DRAWINGS,
+    **drawing_rivals.DRAWINGS,
 }

@@ -40,7 +40,7 @@ def _bare(kind: str) -> dict[str, Any]:
     return {key: KINDS[kind][key] for key in _BARE}
 
 
-def _values(rates: Sequence[Numbers]) -> tuple[np.ndarray, np.ndarray]:
+def percentages(rates: Sequence[Numbers]) -> tuple[np.ndarray, np.ndarray]:
     """Percentages, and how far their intervals reach below and above."""
     value = np.array([100 * rate["value"] for rate in rates])
     low, high = 100 * np.array([rate["interval"] for rate in rates]).T
@@ -70,19 +70,19 @@ def _foretold(found: Numbers) -> str:
 _ALIKE = "The answers are the same in every row, so that rows differ more surely than their bars suggest."
 
 
-def _beside(ax: Axes, y: Place, said: str, **look: Any) -> None:
+def beside(ax: Axes, y: Place, said: str, **look: Any) -> None:
     """A number to the right of a row."""
     ax.text(1.02, y, said, transform=ax.get_yaxis_transform(), **{"fontsize": 7.2, "va": "center", **look})
 
 
-def _dot(ax: Axes, rate: Numbers, y: Place, *, times: Place = 100, **look: Any) -> None:
+def dot(ax: Axes, rate: Numbers, y: Place, *, times: Place = 100, **look: Any) -> None:
     """A value with its interval, lying down."""
     low, high = (times * edge for edge in rate["interval"])
     ax.plot([low, high], [y, y], color=look["color"], lw=1.6, solid_capstyle="butt")
     ax.plot(times * rate["value"], y, ls="none", **{"ms": 5.5, **look})
 
 
-def _rows(ax: Axes, labels: Sequence[str], *, named: bool = True) -> None:
+def labelled(ax: Axes, labels: Sequence[str], *, named: bool = True) -> None:
     """One row a label, from the top down."""
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.5, -0.6)
@@ -118,7 +118,7 @@ def by_scale(ax: Axes, numbers: Numbers) -> Axes:
     """Each kind's refusals against the scale, which is also told as how far it moves the model on plain prompts."""
     _chosen_scale(ax, numbers)
     for kind in captions.in_order(numbers["rates"]):
-        value, bars = _values(numbers["rates"][kind])
+        value, bars = percentages(numbers["rates"][kind])
         label = f"{kind} (n = {numbers['n'][kind]})"
         ax.errorbar(numbers["scales"], value, yerr=bars, capsize=2, label=label, **KINDS[kind])
     _refused_axis(ax)
@@ -146,7 +146,7 @@ def beside_placebos(ax: Axes, numbers: Numbers) -> Axes:
         ax.fill_between(at, low, high, color=_PLACEBOS[name]["color"], alpha=0.18, lw=0)
         draws_said = f"{part['draws']} draw{'s' if part['draws'] > 1 else ''}"
         ax.plot(at, draws.mean(1), label=f"{name} ({draws_said})", **_PLACEBOS[name])
-    value, bars = _values(numbers["rates"][kind])
+    value, bars = percentages(numbers["rates"][kind])
     label = f"SCANS (n = {numbers['n'][kind]})"
     ax.errorbar(numbers["scales"], value, yerr=bars, capsize=2, label=label, **_bare(kind))
     _refused_axis(ax)
@@ -208,11 +208,11 @@ def by_threshold(ax: Axes, numbers: Numbers) -> Axes:
     ax.axvspan(*stretched(numbers["interval"]), color=BAND, lw=0, zorder=0, label="chosen, 95 %")
     ax.axvline(float(stretched(numbers["chosen"])), color=INK, lw=1, ls=(0, (4, 3)))
     for kind in captions.in_order(numbers["rates"]):
-        value, bars = _values(numbers["rates"][kind])
+        value, bars = percentages(numbers["rates"][kind])
         colour = KINDS[kind]["color"]
         ax.fill_between(at, value - bars[0], value + bars[1], color=colour, alpha=0.16, lw=0)
         ax.plot(at, value, label=f"{kind} (n = {numbers['n'][kind]})", **{**KINDS[kind], "markersize": 3})
-        plain, reach = _values([numbers["plain_model"][kind]])
+        plain, reach = percentages([numbers["plain_model"][kind]])
         ax.errorbar(
             float(at[-1]) + 0.05 * wide, plain, yerr=reach, capsize=2, ls="none", markerfacecolor="white",
             **_bare(kind),
@@ -265,17 +265,17 @@ def thirds(numbers: Numbers, settings: Numbers) -> Picture:
         ax = axes[place]
         ax.axvline(100 * ways["plain model"]["rates"][kind]["value"], color=FAINT, lw=1, zorder=0)
         for y, part in enumerate(ways.values()):
-            _dot(ax, part["rates"][kind], y, **_bare(kind))
-        _rows(ax, labels, named=not place)
+            dot(ax, part["rates"][kind], y, **_bare(kind))
+        labelled(ax, labels, named=not place)
         _refused_axis(ax, along="x")
         ax.set_title(f"{kind} (n = {numbers['n'][kind]})", color=KINDS[kind]["color"], fontweight="bold", fontsize=8.6)
     if lost:
         ax = axes[-1]
         ax.axvline(lost[0]["value"], color=FAINT, lw=1, zorder=0)
         for y, part in enumerate(ways.values()):
-            _dot(ax, part["perplexity"], y, times=1, color=INK, marker="o")
-            _beside(ax, y, f"{part['perplexity']['value']:.3f}")
-        _rows(ax, labels, named=False)
+            dot(ax, part["perplexity"], y, times=1, color=INK, marker="o")
+            beside(ax, y, f"{part['perplexity']['value']:.3f}")
+        labelled(ax, labels, named=False)
         ax.margins(x=0.12)
         ax.set_xlabel("perplexity (a token)")
         ax.set_title(f"corpus (n = {lost[0]['texts']})", fontweight="bold", fontsize=8.6)
@@ -320,15 +320,15 @@ def types(ax: Axes, numbers: Numbers, kind: str, title: str) -> Axes:
             continue
         for way, shift in (("plain model", -0.16), ("SCANS", 0.16)):
             hollow: dict[str, Any] = {"markerfacecolor": "white"} if way == "plain model" else {}
-            _dot(ax, part[kind][way], y + shift, **look, **hollow)
+            dot(ax, part[kind][way], y + shift, **look, **hollow)
         one = part[kind]["SCANS"]
         said = f"{one['total']} ({one['items']})" if one["items"] != one["total"] else f"{one['total']}"
-        _beside(ax, y, said, color=SOFT)
+        beside(ax, y, said, color=SOFT)
     many = any(part[kind]["SCANS"]["items"] != part[kind]["SCANS"]["total"] for part in rows.values() if kind in part)
     head = "n (items)" if many else "n"
-    _beside(ax, -0.62, head, fontsize=6.8, va="bottom", color=SOFT)
+    beside(ax, -0.62, head, fontsize=6.8, va="bottom", color=SOFT)
     ax.axhline(0.5, color=FAINT, lw=1, zorder=0)
-    _rows(ax, [name.replace("_", " ") for name in rows])
+    labelled(ax, [name.replace("_", " ") for name in rows])
     _refused_axis(ax, along="x")
     least = min(part[kind][way]["interval"][0] for part in rows.values() if kind in part for way in part[kind])
     if least > 0.5:  # nothing to see below
@@ -511,10 +511,10 @@ def called_refused(ax: Axes, numbers: Numbers, way: str, *, named: bool = True) 
     for y, name in enumerate(numbers["judges"]):
         for place, kind in enumerate(kinds):
             at = y + 0.2 * (place - (len(kinds) - 1) / 2)
-            _dot(ax, numbers["refused"][name][way][kind], at, ms=4.5, **_bare(kind))
+            dot(ax, numbers["refused"][name][way][kind], at, ms=4.5, **_bare(kind))
         if y:
             ax.axhline(y - 0.5, color=FAINT, lw=0.8, zorder=0)
-    _rows(ax, _judges(numbers), named=named)
+    labelled(ax, _judges(numbers), named=named)
     ax.set_ylim(len(numbers["judges"]) - 0.5, -0.5)
     _refused_axis(ax, along="x")
     ax.set_title(way)
@@ -625,9 +625,9 @@ def capability(numbers: Numbers, settings: Numbers) -> Picture:
     for ax, key, times, form in ((left, "quiz", 100, ".1f"), (right, "perplexity", 1, ".3f")):
         ax.axvline(times * first[key]["value"], color=FAINT, lw=1, zorder=0)
         for y, part in enumerate(ways.values()):
-            _dot(ax, part[key], y, times=times, color=INK, marker="o")
-            _beside(ax, y, f"{times * part[key]['value']:{form}}")
-        _rows(ax, list(ways), named=ax is left)
+            dot(ax, part[key], y, times=times, color=INK, marker="o")
+            beside(ax, y, f"{times * part[key]['value']:{form}}")
+        labelled(ax, list(ways), named=ax is left)
         ax.margins(x=0.1)
     left.set(xlabel="right (%)", title=f"Quiz questions right (n = {quiz['total']})")
     right.set(xlabel="perplexity (a token)", title=f"Answers foretold (n = {corpus['texts']})")

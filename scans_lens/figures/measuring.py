@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scans_lens import artefacts, judges, lens, organism
 from scans_lens.directions import Directions, components, difference_of_means, shuffled_difference
-from scans_lens.figures import FORMAT, sweeps
+from scans_lens.figures import FORMAT, rivals, sweeps
 from scans_lens.figures.study import States, Study, by_kind
 from scans_lens.generation import replies
 from scans_lens.lens import NoAnchorLayers
@@ -638,4 +638,5 @@ _MEASURES: dict[str, Callable[[Study], dict[str, Any]]] = {
     "classifier": classifier,
     "refusal_rates": refusal_rates,
     **sweeps.MEASURES,
+    **rivals.MEASURES,
 }

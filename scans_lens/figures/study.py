@@ -19,6 +19,7 @@ from scans_lens import artefacts, judges, organism, prompts
 from scans_lens.capability import Perplexity
 from scans_lens.directions import Directions, refusal_directions
 from scans_lens.figures import FORMAT
+from scans_lens.figures.switching import Switching
 from scans_lens.generation import Replies, replies
 from scans_lens.judges import Judge
 from scans_lens.lens import AnchorLayers, NoAnchorLayers, anchor_layers
@@ -193,6 +194,23 @@ class Study:
             seed=self.seed,
             batch_size=self.batch_size,
             progress=self.progress,
+        )
+
+    @cached_property
+    def switching(self) -> Switching:
+        """SafeSwitch as it fits itself, and as many test prompts of a kind as this study has.
+
+        Raises:
+            ValueError: another model than the bundled one, of whose prompts no jailbreaks and no wrappings are known.
+        """
+        if not self.bundled:
+            raise ValueError(
+                "What SafeSwitch does by kind of prompt is measured on the bundled model's own prompts alone; "
+                "`SafeSwitch.fit` itself takes any model."
+            )
+        asked = max(map(len, self.test.values()))
+        return Switching.of(
+            self.model, prompts_a_kind=asked, seed=self.seed, batch_size=self.batch_size, progress=self.progress
         )
 
     @cached_property

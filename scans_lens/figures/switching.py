@@ -5,7 +5,7 @@ Probers, head and threshold come from training and validation prompts; what is m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
@@ -28,8 +28,8 @@ from scans_lens.methods.safeswitch import (
 )
 from scans_lens.model import Model, after_final_norm
 from scans_lens.organism import corpus, wordings
-from scans_lens.prober import Prober
-from scans_lens.rates import Paired, Rate
+from scans_lens.prober import HIDDEN, Prober
+from scans_lens.rates import Clustered, Paired, Rate
 from scans_lens.reading import flights
 from scans_lens.steering import Method
 
@@ -44,8 +44,10 @@ POINTS = 100
 HARD_WORDS = 20
 """A refusal of fewer words is a hard one (the release's rule)."""
 REPLY_TOKENS = 64
-LEARNED = 300
+LEARNED = 200
 """Training prompts of a kind for the many probers by layer and by token."""
+RESAMPLES = 500
+"""Of items, for the intervals of what all kinds together get right."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,13 @@ class Switching:
         first: int = 0,
         prompts_a_kind: int = TESTED,
         seed: int = 0,
+        batch_size: int | None = None,
         progress: bool = True,
     ) -> Switching:
         """The usual one; `first` leaves out so many prompts of each kind, such as those that knobs were chosen on."""
         asked = {kind: tuple(_asked(kind, split)[first : first + prompts_a_kind]) for kind in KINDS}
-        method = method or SafeSwitch.fit(model, seed=seed, progress=progress)
-        return cls(model, method, asked, split, seed)
+        method = method or SafeSwitch.fit(model, seed=seed, batch_size=batch_size, progress=progress)
+        return cls(model, method, asked, split, seed, batch_size)
 
     @property
     def judge(self) -> Judge:
@@ -100,6 +103,11 @@ class Switching:
 
     def texts(self, kind: str) -> list[str]:
         return [text for _, text in self.asked[kind]]
+
+    @property
+    def items(self) -> list[str]:
+        """What each prompt is about, in the order of `tested`: a wrapped one and a bare one may share it."""
+        return [item.phrase for own in self.asked.values() for item, _ in own]
 
     @cached_property
     def plain(self) -> dict[str, tuple[str, ...]]:
@@ -164,8 +172,31 @@ def _texts(kind: str, split: organism.Split, size: int) -> list[str]:
 # ── What the probers can tell ────────────────────────────────────────────────────────────────────────────────
 
 
-def _accuracy(found: Tensor, truth: Tensor) -> dict[str, Any]:
-    return Rate.of((found == truth).tolist()).as_json()
+QUESTIONS: Mapping[str, tuple[str, Callable[[Seen], Tensor]]] = {
+    "instruction": ("first", lambda seen: seen.harmful),
+    "compliance": ("second", lambda seen: seen.complied),
+    "direct": ("first", lambda seen: seen.harmful & seen.complied),
+}
+"""Where each prober reads, and what it is asked."""
+SORTS: Mapping[str, int] = {"network": HIDDEN, "straight line": 0}
+"""How wide their hidden layers are."""
+
+
+def _accuracy(study: Switching, found: Tensor, truth: Tensor) -> dict[str, Any]:
+    """Of all kinds together, among which prompts about one thing are drawn together."""
+    return Clustered.of((found == truth).tolist(), study.items, resamples=RESAMPLES, seed=study.seed).as_json()
+
+
+def _majority(truth: Tensor) -> float:
+    """What saying the commoner answer to everything gets right."""
+    return float(max(truth.double().mean(), 1 - truth.double().mean()))
+
+
+def _asked_at(study: Switching, name: str, layer: int, hidden: int) -> Prober:
+    """One of `QUESTIONS`, learned at this layer; behind the last layer comes the final norm."""
+    at, answer = QUESTIONS[name]
+    own, others = (getattr(seen, at)[:, layer] for seen in (study.learned, study.held))
+    return Prober.fit(name, own, answer(study.learned), others, answer(study.held), hidden=hidden, seed=study.seed)
 
 
 def by_layer(study: Switching) -> dict[str, Any]:
@@ -173,24 +204,24 @@ def by_layer(study: Switching) -> dict[str, Any]:
 
     `instruction` and `direct` (harmful and complied) read the end of the prompt, `compliance` reads k tokens later.
     """
-    learned, held, tested = study.learned, study.held, study.tested
-    asks = {
-        "instruction": ("first", lambda seen: seen.harmful),
-        "compliance": ("second", lambda seen: seen.complied),
-        "direct": ("first", lambda seen: seen.harmful & seen.complied),
-    }
+    tested, depth = study.tested, study.learned.first.shape[1]
     found: dict[str, Any] = {}
-    for name, (at, answer) in asks.items():
-        for width, kind in ((64, "network"), (0, "straight line")):
+    for name, (at, answer) in QUESTIONS.items():
+        truth = answer(tested)
+        for sort, hidden in SORTS.items():
             rows = []
-            for layer in range(learned.first.shape[1]):
-                own, others, last = (getattr(seen, at)[:, layer] for seen in (learned, held, tested))
-                prober = Prober.fit(name, own, answer(learned), others, answer(held), hidden=width, seed=study.seed)
-                quality = prober.quality(last, answer(tested))
-                right = (prober.probability(last) >= 0.5) == answer(tested)
-                rows.append({"auc": quality.auc, **Rate.of(right.tolist()).as_json()})
-            found.setdefault(name, {})[kind] = rows
-    return {"n": len(tested.kinds), "layers": learned.first.shape[1] - 1, "k": study.method.k, "probers": found}
+            for layer in range(depth):
+                prober, states = _asked_at(study, name, layer, hidden), getattr(tested, at)[:, layer]
+                right = _accuracy(study, prober.probability(states) >= 0.5, truth)
+                rows.append({"auc": prober.quality(states, truth).auc, **right})
+            found.setdefault(name, {})[sort] = rows
+    return {
+        "n": len(tested.kinds),
+        "layers": depth - 1,
+        "k": study.method.k,
+        "probers": found,
+        "majority": {name: _majority(answer(tested)) for name, (_, answer) in QUESTIONS.items()},
+    }
 
 
 def by_tokens(study: Switching) -> dict[str, Any]:
@@ -201,31 +232,48 @@ def by_tokens(study: Switching) -> dict[str, Any]:
     learned, held, tested = study.learned, study.held, study.tested
     truth = tested.harmful & tested.complied
 
-    def fitted(question: str, token: int, answer: Any) -> Tensor:
-        own, others = learned.ahead[:, token], held.ahead[:, token]
-        prober = Prober.fit(question, own, answer(learned), others, answer(held), seed=study.seed)
+    def found(name: str, token: int, sort: str) -> Tensor:
+        answer = QUESTIONS[name][1]
+        prober = Prober.fit(
+            name,
+            learned.ahead[:, token],
+            answer(learned),
+            held.ahead[:, token],
+            answer(held),
+            hidden=SORTS[sort],
+            seed=study.seed,
+        )
         return prober.probability(tested.ahead[:, token]) >= 0.5
 
-    instruction = fitted("harmful", 0, lambda seen: seen.harmful)
-    direct = fitted("harmful and complied", 0, lambda seen: seen.harmful & seen.complied)
-    rows = []
+    first = {sort: found("instruction", 0, sort) for sort in SORTS}
+    rows: list[dict[str, Any]] = []
     for token in range(MOST_AHEAD + 1):
-        second = fitted("complied", token, lambda seen: seen.complied)
-        rows.append(
-            {"two stages": _accuracy(instruction & second, truth), "compliance": _accuracy(second, tested.complied)}
-        )
-    return {"n": len(truth), "positive": int(truth.sum()), "tokens": rows, "one stage": _accuracy(direct, truth)}
+        second = {sort: found("compliance", token, sort) for sort in SORTS}
+        two = {sort: _accuracy(study, first[sort] & second[sort], truth) for sort in SORTS}
+        alone = {sort: _accuracy(study, second[sort], tested.complied) for sort in SORTS}
+        rows.append({"two stages": two, "compliance": alone})
+    return {
+        "n": len(truth),
+        "positive": int(truth.sum()),
+        "majority": _majority(truth),
+        "tokens": rows,
+        "one stage": {sort: _accuracy(study, found("direct", 0, sort), truth) for sort in SORTS},
+    }
 
 
 GROUPS = {"harmless": (False, True), "refused harmful": (True, False), "complied harmful": (True, True)}
 
 
+def _is_wrapped(kind: str) -> bool:
+    return kind == "jailbreak" or kind.startswith("wrapped")
+
+
 def plane(study: Switching) -> dict[str, Any]:
     """First two principal components at a quarter, a half, three quarters and the end of the depth, by group.
 
-    Coordinates are of the end of the prompt, centred and scaled to [0, 1] at each depth; the shares of variance stand
-    beside them, and how well a straight line in all dimensions parts the complied harmful prompts from either
-    other group is `by_layer`'s to say.
+    Coordinates are of the end of the prompt, centred and scaled to [0, 1] at each depth. Beside them stand the shares
+    of variance, and what straight lines in all dimensions get right of all prompts, learned elsewhere: whether a prompt
+    is harmful, and whether it is harmful and complied with.
     """
     seen = study.tested
     depth = seen.first.shape[1] - 1
@@ -249,19 +297,36 @@ def plane(study: Switching) -> dict[str, Any]:
                 "layer": layer if layer < depth else "after the final norm",
                 "variance": (s[:2] ** 2 / (s**2).sum()).tolist(),
                 "points": {group: own.tolist() for group, own in parts.items()},
+                "straight lines": {
+                    name: _accuracy(
+                        study,
+                        _asked_at(study, name, layer, 0).probability(seen.first[:, layer]) >= 0.5,
+                        QUESTIONS[name][1](seen),
+                    )
+                    for name in ("instruction", "direct")
+                },
             }
         )
-    return {"n": {group: len(own) for group, own in chosen.items()}, "panels": panels}
+    return {
+        "n": {group: len(own) for group, own in chosen.items()},
+        "wrapped": {group: [_is_wrapped(seen.kinds[place]) for place in own] for group, own in chosen.items()},
+        "tried": len(seen.kinds),
+        "majority": {name: _majority(QUESTIONS[name][1](seen)) for name in ("instruction", "direct")},
+        "panels": panels,
+    }
 
 
-def by_type(study: Switching) -> list[dict[str, Any]]:
+def by_type(
+    study: Switching, type_of: Callable[[str, corpus.Item], str] = lambda kind, item: item.type
+) -> list[dict[str, Any]]:
     """For every type of item: how often the plain model complies, and how often the method decides rightly.
 
-    Right is to switch where a prompt is harmful and complied with, and nowhere else.
+    Right is to switch where a prompt is harmful and complied with, and nowhere else. What a type is may be told
+    otherwise, by kind and item.
     """
     rows = _decisions(study)
     truth = study.tested.harmful & study.tested.complied
-    items = [(kind, item.type) for kind, own in study.asked.items() for item, _ in own]
+    items = [(kind, type_of(kind, item)) for kind, own in study.asked.items() for item, _ in own]
     places: dict[tuple[str, str], list[int]] = {}
     for place, about in enumerate(items):
         places.setdefault(about, []).append(place)
