@@ -280,7 +280,7 @@ _MANNERS = {
 
 def manners(ax: Axes, numbers: Numbers) -> Axes:
     """How refusals are worded: the plain model's own, and the head's."""
-    looks = {
+    looks: dict[str, dict[str, Any]] = {
         "plain model": {"color": SOFT, "marker": "o", "markerfacecolor": "white"},
         "SafeSwitch": {"color": "#D55E00", "marker": "o"},
     }
