@@ -328,7 +328,7 @@ def compare(
         if line.refused is not None:
             own = found["ways"][line.method].setdefault("refused", {})
             paired = line.against_plain
-            own[line.kind if line.set in organism.KINDS else f"{line.set}, {line.kind}"] = {
+            own[line.set if line.set in organism.KINDS else f"{line.set}, {line.kind}"] = {
                 **line.refused.as_json(),
                 "points": None if paired is None else 100 * paired.difference,
                 "p": line.p,
