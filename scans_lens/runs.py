@@ -93,13 +93,13 @@ def opened(
     """
     folder = Path(folder)
     own = json.loads(json.dumps({"format": FORMAT, "key": list(key), "settings": dict(settings)}))
-    if folder.is_dir():
+    rank = rank or Rank()
+    if folder.is_dir() and rank.first:
         _same(folder, own)  # before anything is written into somebody else's folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{str(folder)!r} cannot be a folder of results: {error.strerror or error}.") from error
-    rank = rank or Rank()
     with _locked(folder, rank):
         if rank.first:
             _same(folder, own)
