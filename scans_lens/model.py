@@ -667,8 +667,8 @@ def _roomy_layer() -> Any:
             kept, indices = len(indices), indices.to(self.keys.device)
             places = torch.arange(kept, device=indices.device)
             moved = indices != places
-            in_place = self._keys_room is not None and bool((indices[moved] >= kept).all())
-            if in_place:  # as `leaving` has it: no row is read after it was written over
+            roomy = self._keys_room is not None and kept <= len(self.keys)
+            if roomy:  # in place: what moves is gathered before any of it is written
                 for there in (self.keys, self.values):
                     there[places[moved]] = there[indices[moved]]
                 self.keys, self.values = self.keys[:kept], self.values[:kept]
