@@ -131,7 +131,7 @@ def decoding(machine: Machine) -> Numbers:
 def mixed(machine: Machine) -> Numbers:
     """The bundled model on its own prompts, where replies end by themselves, against Hugging Face's best batch."""
     model = load_model()
-    source, ends, new, n = others.bare(organism.weights()), end_tokens(model), 128, 512
+    source, ends, new, n = others.bare(organism.weights()), end_tokens(model), 128, 256
     kinds = [organism.prompts(kind, "test")[: n // 4] for kind in ("plain", "borderline", "harmful", "jailbreak")]
     texts = [prompt for kind in kinds for prompt in kind]
     said = replies(model, texts, max_new_tokens=new, progress=False)
@@ -360,7 +360,7 @@ def main(names: list[str]) -> None:
         found = MEASURES[name](machine)
         found["took"] = time.perf_counter() - start
         known["measures"][name] = found
-        known["machine"] = {**vars(machine), "system": platform.platform(), "versions": artefacts.versions()}
+        known["machine"] = {**vars(machine), "system": platform.system(), "versions": artefacts.versions()}
         RESULTS.write_text(json.dumps(known, indent=1) + "\n")
         _print(console, name, found)
     if "growth" in (names or MEASURES):

@@ -798,7 +798,7 @@ class _HookedRunner:
 
 MOST_ROWS = 256
 """Rows beyond which a larger batch gains nothing worth its memory."""
-BUSY = 10**9
+BUSY = 10**10
 """Rows times parameters that keep a processor busy; a small model needs many rows for that."""
 SHARE = 0.5
 """Of the free memory, what a batch may take."""
