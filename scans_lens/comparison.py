@@ -18,7 +18,7 @@ from scans_lens.lens import default_anchors
 from scans_lens.methods import variants
 from scans_lens.methods.caa import CAA
 from scans_lens.methods.cast import CAST
-from scans_lens.methods.false_refusal import FalseRefusal
+from scans_lens.methods.false_refusal import HALF, FalseRefusal
 from scans_lens.methods.jailbreak_antidote import JailbreakAntidote
 from scans_lens.methods.refusal_direction import RefusalDirection
 from scans_lens.methods.safeswitch import SafeSwitch
@@ -76,8 +76,18 @@ class Ground:
         return default_anchors(self.model)
 
     @cached_property
+    def _halves(self) -> tuple[Contrast, Contrast]:
+        """For other models: borderline prompts to learn from, and the rest of our split, to choose on."""
+        return prompts.borderline("validation").split(HALF, 0)
+
+    @cached_property
+    def borderline(self) -> tuple[str, ...]:
+        """What a method may learn from that learns from borderline prompts; never among those to choose on."""
+        return organism.prompts("borderline", "train") if self.bundled else self._halves[0].borderline
+
+    @cached_property
     def validation(self) -> Contrast:
-        whole = organism.validation() if self.bundled else prompts.borderline("validation")
+        whole = organism.validation() if self.bundled else self._halves[1]
         return Contrast(
             whole.name, *(side[: self.validated] for side in (whole.harmful, whole.harmless, whole.borderline))
         )
@@ -158,7 +168,9 @@ WAYS: Mapping[str, Way] = {
     ),
     "false_refusal": Way(
         "the false part of refusal ablated (2410.03415)", FalseRefusal,
-        lambda ground, judge: FalseRefusal.fit(ground.model, ground.anchors, **ground.how(judge)),
+        lambda ground, judge: FalseRefusal.fit(
+            ground.model, ground.anchors, borderline=ground.borderline, **ground.how(judge)
+        ),
     ),
     "ablation": Way(
         "the refusal direction ablated (2406.11717)", RefusalDirection, _direction,
@@ -298,7 +310,7 @@ def compare(
         arms,
         ground.out / "replies",
         max_new_tokens=max_new_tokens,
-        learned_from=[ground.anchors, ground.validation],
+        learned_from=[ground.anchors, ground.validation, *([] if ground.bundled else [ground._halves[0]])],
         batch_size=batch_size,
         progress=progress,
     )

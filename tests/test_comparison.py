@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tiny import LOADERS
 
 from scans_lens import comparison, evaluation, organism
 from scans_lens.__main__ import app
@@ -10,6 +11,7 @@ from scans_lens.comparison import Counting, Way, _front, compare
 from scans_lens.evaluation import summary
 from scans_lens.figures import drawing_comparison
 from scans_lens.judges import bundled as own_judge
+from scans_lens.prompts import normalised
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,15 @@ def test_the_figure_is_drawn_from_the_numbers_alone(found, tmp_path):
     _, numbers, _ = found
     one, other = (drawing_comparison.write(numbers, tmp_path / name) for name in ("one", "other"))
     assert [file.read_bytes() for file in one] == [file.read_bytes() for file in other]
+
+
+def test_on_another_model_nothing_is_learned_from_that_is_chosen_on(tiny_model, tmp_path):
+    ground = comparison.Ground(tiny_model(LOADERS[0]), tmp_path)
+    assert not ground.bundled and len(ground.validation.borderline) and len(ground.borderline)
+    learned, chosen_on = (
+        {normalised(prompt) for prompt in side} for side in (ground.borderline, ground.validation.borderline)
+    )
+    assert not learned & chosen_on
 
 
 def rates(borderline, harmful, jailbreak):
