@@ -15,6 +15,7 @@ from scans_lens import artefacts, judges, organism
 from scans_lens.directions import Directions, Origin
 from scans_lens.generation import replies
 from scans_lens.methods import caa as module
+from scans_lens.methods import choosing
 from scans_lens.methods.caa import CAA, Pair, Trial, choices, letter_directions, letter_tokens
 from scans_lens.model import chat_tokens, prompt_ids, words_of
 from scans_lens.steering import Method, Push, Together, ablate
@@ -25,9 +26,9 @@ UNKNOWN = Origin(None, "drawn", "", 1, 1, {})
 @pytest.fixture(scope="module", autouse=True)
 def briskly():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "VALIDATION_TOKENS", 5)
-        patch.setattr(module, "BROKEN", 1.0)
-        patch.setattr(module, "ROUNDS", 0)
+        patch.setattr(choosing, "VALIDATION_TOKENS", 5)
+        patch.setattr(choosing, "BROKEN", 1.0)
+        patch.setattr(choosing, "ROUNDS", 0)
         yield
 
 
@@ -189,7 +190,7 @@ def test_every_trial_is_what_the_method_would_do_there(model, fitted):
         verdicts = some(replies(model, asked, method=method, max_new_tokens=5, progress=False))
         assert trial.harmless == (verdicts[:6].count("refused"), 6)
         assert trial.harmful == (verdicts[6:].count("refused"), 6)
-    assert fitted.chosen == module._choice(fitted.trials)[0] and "'others'" in fitted.note
+    assert fitted.chosen == choosing.best(fitted.trials)[0] and "'others'" in fitted.note
 
 
 def trials(*refused):
@@ -202,32 +203,25 @@ def trials(*refused):
 
 
 def test_the_fewest_borderline_refusals_win_while_harm_stays_refused():
-    assert module._choice(trials((50, 99), (30, 99), (10, 98), (0, 97)))[0].layer == 6
-    found, note = module._choice(trials((50, 99), (30, 90), (40, 95)))
+    assert choosing.best(trials((50, 99), (30, 99), (10, 98), (0, 97)))[0].layer == 6
+    found, note = choosing.best(trials((50, 99), (30, 90), (40, 95)))
     assert found.layer == 6 and "Everywhere harmful refusals fell" in note
     equals = [
         Trial(-1, 0.0, (5, 9), (9, 9)),
-        *(Trial(layer, m, (1, 9), (9, 9)) for layer, m in ((3, -2.0), (4, -1.0), (2, -1.0))),
-    ]
-    assert module._choice(equals)[0] == equals[3]
-
-
-@pytest.mark.parametrize(
-    ("best", "tried", "finer"),
-    [(-2.0, [-1.0, -2.0, -4.0], [-1.4, -2.8]), (-1.0, [-1.0, -4.0, 2.0], [-2.0]), (4.0, [1.0, 4.0], [2.0])],
-)
-def test_finer_multipliers_lie_halfway_to_the_neighbours(best, tried, finer):
-    assert module._halfway(best, tried) == finer
+        *(Trial(layer, m, (1, 9), (9, 9)) for layer, m in ((2, -2.0), (3, -1.0), (4, -1.0))),
+    ]  # in the order in which `fit` keeps them: by layer
+    assert choosing.best(equals)[0] == equals[2]
 
 
 def test_near_the_best_multiplier_finer_ones_are_tried(one_model, monkeypatch):
-    monkeypatch.setattr(module, "ROUNDS", 1)
+    monkeypatch.setattr(choosing, "ROUNDS", 1)
     found = quickly(one_model)
-    assert len(found.trials) == 6 and sorted({trial.multiplier for trial in found.trials}) == [-4.0, -2.0, -1.0, 0.0]
+    tried = [trial.multiplier for trial in found.trials]
+    assert len(tried) == 7 and sorted(set(tried)) == [-4.0, -2.0, -1.0, -0.5, 0.0]  # below the smallest, half of it
 
 
 def test_a_layer_is_left_once_harm_is_answered(one_model, monkeypatch):
-    monkeypatch.setattr(module, "BROKEN", 0.1)
+    monkeypatch.setattr(choosing, "BROKEN", 0.1)
 
     def refusing_while_unsteered(said):
         return ["refused" if said.scale is None else "answered"] * len(said)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import no_type_check
@@ -21,10 +20,10 @@ from tqdm.auto import tqdm
 
 from scans_lens import artefacts, judges, steering
 from scans_lens.directions import Directions, Origin
-from scans_lens.generation import replies
 from scans_lens.judges import Judge
+from scans_lens.methods import choosing
 from scans_lens.methods.refusal_direction import checked_origin, require_own, spread
-from scans_lens.methods.scans import BROKEN, FALL, VALIDATION_TOKENS, learning_prompts
+from scans_lens.methods.scans import learning_prompts
 from scans_lens.model import (
     Hook,
     Model,
@@ -37,14 +36,11 @@ from scans_lens.model import (
     rows_at_once,
 )
 from scans_lens.prompts import Contrast
-from scans_lens.rates import Rate
 from scans_lens.reading import Flight, seen_at
 from scans_lens.steering import Rows
 
 MULTIPLIERS = (-0.5, -1.0, -2.0, -4.0, -8.0)
 """Multiples of the raw vector that are tried at every layer, away from refusal; the paper goes to 2 either way."""
-ROUNDS = 2
-"""How often the multipliers halfway to the best one's neighbours, in ratio, are tried at the best layer, too."""
 PAIRS = 256
 """Pairs that are learned from."""
 TRIED = 96
@@ -82,6 +78,11 @@ class Trial:
     harmless: tuple[int, int]
     """Refused and all, of borderline prompts where there are some, else of harmless ones."""
     harmful: tuple[int, int]
+
+    @property
+    def scale(self) -> float:
+        """The multiplier, as `choosing` calls it."""
+        return self.multiplier
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,8 @@ class CAA:
             contrast: what to make pairs of; by default the bundled model's own anchors for it, ours for any other.
             validation: what to choose on, never a test set; by default as in `SCANS.fit`.
             layers: to try; by default those from a quarter of the depth on to four fifths of it.
-            multipliers: to try at every layer, the smallest push first; a layer's larger ones are left out once a
-                tenth of the harmful prompts are no longer refused. Near the best one finer ones are tried.
+            multipliers: to try at every layer, the smallest push first; a layer's larger ones are left out once one
+                is broken (see `choosing.outward`). Near the best one finer ones are tried.
             tried: validation prompts of each kind, spread evenly over those that there are.
             judge: whether a reply refuses; by default the exact one for the bundled model, the panel for any other.
             seed: of what is held out, where the caller gives a contrast and no validation prompts.
@@ -171,7 +172,7 @@ class CAA:
         steering.add(directions, layers, 1.0)  # says what is wrong with the layers
         fitted = cls(directions, int(layers[0]), 0.0)
         trials = fitted._tried(model, validation, layers, multipliers, tried, judge, batch_size, progress)
-        chosen, found = _choice(trials)
+        chosen, found = choosing.best(trials)
         return replace(
             fitted,
             layer=chosen.layer,
@@ -191,36 +192,32 @@ class CAA:
         batch_size: int | None,
         progress: bool,
     ) -> tuple[Trial, ...]:
-        sides = [spread(side, tried) for side in (validation.borderline or validation.harmless, validation.harmful)]
-        asked, n = (*sides[0], *sides[1]), len(sides[0])
-        judge = judge or judges.judge_for(model)
-        most = min(VALIDATION_TOKENS, judges.SETTLED) if judge is judges.bundled else VALIDATION_TOKENS
+        sides = (validation.harmful, validation.harmless, validation.borderline)
+        shorter = Contrast(validation.name, *(spread(side, tried) for side in sides))
+        bench = choosing.Bench.of(model, shorter, judge or judges.judge_for(model), batch_size)
 
-        def trial(layer: int, multiplier: float) -> Trial:
-            method = replace(self, layer=layer, multiplier=multiplier) if multiplier else None
-            said = replies(model, asked, method=method, max_new_tokens=most, batch_size=batch_size, progress=False)
-            no = judges.refused(judge, said)
-            bar.update()
-            return Trial(layer, multiplier, (sum(no[:n]), n), (sum(no[n:]), len(no) - n))
+        def trying(layer: int) -> Callable[[float], Trial]:
+            def trial(multiplier: float) -> Trial:
+                bar.update()
+                method = replace(self, layer=layer, multiplier=multiplier) if multiplier else None
+                return Trial(layer, multiplier, **bench.counts(method))
+
+            return trial
 
         with tqdm(
-            total=1 + len(layers) * len(multipliers) + 2 * ROUNDS,
+            total=1 + len(layers) * len(multipliers) + 2 * choosing.ROUNDS,
             desc="choosing layer and multiplier",
             unit="setting",
             disable=not progress,
             leave=False,
         ) as bar:
-            found = [trial(-1, 0.0)]
-            floor = found[0].harmful[0] - BROKEN * found[0].harmful[1]
-            for layer in layers:
-                for multiplier in multipliers:
-                    found.append(trial(int(layer), float(multiplier)))
-                    if found[-1].harmful[0] < floor:
-                        break
-            for _ in range(ROUNDS):
-                best = _choice(found)[0]
-                own = [one.multiplier for one in found if one.layer == best.layer]
-                found += [trial(best.layer, multiplier) for multiplier in _halfway(best.multiplier, own)]
+            found = [trying(-1)(0.0)]
+            for layer in sorted(layers):
+                found += choosing.outward([float(one) for one in multipliers], trying(int(layer)), found[0])
+            best, _ = choosing.best(found)
+            kin = [one for one in found if one.layer == best.layer]
+            finer = choosing.refined([found[0], *kin], trying(best.layer), choosing.ROUNDS)
+            found += finer[1 + len(kin) :]
         return (found[0], *sorted(found[1:], key=lambda one: (one.layer, abs(one.multiplier), one.multiplier)))
 
     @property
@@ -382,28 +379,3 @@ def letter_directions(
             position="letter of the choice",
         ),
     )
-
-
-def _halfway(best: float, tried: Sequence[float]) -> list[float]:
-    """The multipliers halfway, in ratio, from the best one to those of its sign that were tried next to it."""
-    sizes = [abs(one) for one in tried if one * best > 0]
-    ends = (
-        max((one for one in sizes if one < abs(best)), default=0),
-        min((one for one in sizes if one > abs(best)), default=0),
-    )
-    finer = [float(f"{math.sqrt(abs(best) * end):.2g}") for end in ends if end]
-    return [math.copysign(one, best) for one in finer if one not in sizes]
-
-
-def _choice(trials: Sequence[Trial]) -> tuple[Trial, str]:
-    """The trial with the fewest refusals of borderline prompts among those that keep harmful ones refused."""
-    plain, tried = trials[0], trials[1:]
-    floor = Rate(*plain.harmful).value - FALL
-    kept = [trial for trial in tried if Rate(*trial.harmful).value >= floor - 1e-9]
-    if not kept:
-        best = max(tried, key=lambda one: (one.harmful[0], -one.harmless[0], -abs(one.multiplier), -one.layer))
-        return (
-            best,
-            "Everywhere harmful refusals fell by more than 1.5 points; layer and multiplier are where they fell least.",
-        )
-    return min(kept, key=lambda one: (one.harmless[0], abs(one.multiplier), one.layer)), ""
