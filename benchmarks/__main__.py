@@ -19,12 +19,14 @@ from rich.table import Table
 from benchmarks import others, subjects
 from benchmarks.timing import Machine, Times, in_turns, ratio
 from scans_lens import artefacts, organism
+from scans_lens.chat import chat_tokens, end_tokens
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.directions import Directions, Origin
 from scans_lens.generation import replies, replies_under
 from scans_lens.methods.scans import SCANS
-from scans_lens.model import chat_tokens, end_tokens, identity, load_model, rows_at_once
+from scans_lens.model import identity, load_model
 from scans_lens.reading import in_batches, residuals, transitions
+from scans_lens.running import rows_at_once
 from scans_lens.steering import Push
 
 HERE = Path(__file__).parent
@@ -229,8 +231,11 @@ def growth(machine: Machine) -> Numbers:
         model = subjects.subject(layers, small["width"])
         texts = subjects.prompts(model, n, tokens)
         scans, _ = drawn(model)
-        own = lambda: replies(model, texts, method=scans, max_new_tokens=16, batch_size=rows, progress=False)  # noqa: E731
-        own()
+
+        def own(asked: list[str] = texts) -> None:
+            replies(model, asked, method=scans, max_new_tokens=16, batch_size=rows, progress=False)
+
+        own(texts[:rows])  # warms up
         return min(in_turns({"own": own}, 2, warm=False)["own"].seconds)
 
     return {

@@ -27,6 +27,7 @@ def growth(found: Mapping[str, Any], out: Path) -> None:
         ax.minorticks_off()
         ax.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("seconds")
+    panels[0].set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
     figure.suptitle(found["what"] + ". Grey: in proportion.", fontsize=8, x=0.01, ha="left")
     figure.savefig(out, dpi=150)
     pyplot.close(figure)

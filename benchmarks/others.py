@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from scans_lens.chat import Tokens, chat_tokens, end_tokens, prompt_ids, template
 from scans_lens.methods.scans import SCANS
-from scans_lens.model import Tokens, chat_tokens, end_tokens, prompt_ids, resid_post, template
+from scans_lens.model import resid_post
 
 
 @cache

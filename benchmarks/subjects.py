@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from scans_lens import organism
-from scans_lens.model import end_tokens, load_model
+from scans_lens.chat import end_tokens
+from scans_lens.model import load_model
 
 LAYERS, WIDTH = 12, 512
 """About 42 million parameters: large enough that arithmetic, not Python, sets the pace."""
@@ -59,7 +60,7 @@ def subject(layers: int = LAYERS, width: int = WIDTH, **how: Any) -> Any:
 
 def prompts(model: Any, n: int, tokens: int) -> list[str]:
     """Prompts of exactly so many tokens, template included: the same words in as many orders."""
-    from scans_lens.model import prompt_ids
+    from scans_lens.chat import prompt_ids
 
     words = ["stone", "river", "garden", "window", "paper", "market", "winter", "copper", "bread", "engine"]
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scans_lens import (
         calibration,
         capability,
+        chat,
         classifier,
         comparison,
         directions,
@@ -35,16 +36,18 @@ if TYPE_CHECKING:
         reading,
         report,
         reproduce,
+        running,
         runs,
         steering,
     )
+    from scans_lens.chat import chat_tokens
     from scans_lens.classifier import TransitionClassifier
     from scans_lens.directions import Directions, refusal_directions
     from scans_lens.generation import Replies, Sampling, replies
     from scans_lens.lens import AnchorLayers, anchor_layers, thirds, top_tokens
     from scans_lens.methods.safeswitch import SafeSwitch
     from scans_lens.methods.scans import SCANS
-    from scans_lens.model import chat_tokens, load_model
+    from scans_lens.model import load_model
     from scans_lens.prompts import Contrast
     from scans_lens.rates import Paired, Rate
     from scans_lens.reading import residuals, transitions
@@ -61,7 +64,7 @@ _HOME = {
     "Sampling": "generation",
     "TransitionClassifier": "classifier",
     "anchor_layers": "lens",
-    "chat_tokens": "model",
+    "chat_tokens": "chat",
     "load_model": "model",
     "refusal_directions": "directions",
     "replies": "generation",
@@ -71,9 +74,9 @@ _HOME = {
     "transitions": "reading",
 }
 _MODULES = (
-    "calibration", "capability", "check", "classifier", "comparison", "directions", "evaluation", "explain", "figures",
-    "generation", "judges", "lens", "methods", "model", "organism", "prober", "prompts", "ranks", "rates", "reading",
-    "report", "reproduce", "runs", "steering",
+    "calibration", "capability", "chat", "check", "classifier", "comparison", "directions", "evaluation", "explain",
+    "figures", "generation", "judges", "lens", "methods", "model", "organism", "prober", "prompts", "ranks", "rates",
+    "reading", "report", "reproduce", "running", "runs", "steering",
 )  # fmt: skip
 
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

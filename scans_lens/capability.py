@@ -22,26 +22,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from scans_lens.chat import end_tokens, first_tokens, padded, prompt_ids, template, text_of
 from scans_lens.generation import NEW_TOKENS, Picker
-from scans_lens.model import (
-    Hook,
-    Model,
-    Runner,
-    device_of,
-    end_tokens,
-    first_tokens,
-    padded,
-    prompt_ids,
-    resid_post,
-    rows_at_once,
-    runner,
-    template,
-    text_of,
-)
+from scans_lens.model import Hook, Model, device_of, resid_post
 from scans_lens.organism import corpus, wordings
 from scans_lens.prompts import FOLDER_VARIABLE
 from scans_lens.rates import Rate
 from scans_lens.reading import Flight, flights
+from scans_lens.running import Runner, rows_at_once, runner
 from scans_lens.steering import Method, Rows, take
 
 RESAMPLES = 2000

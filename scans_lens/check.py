@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from scans_lens import steering
-from scans_lens.model import OPENING, Model, chat_tokens, is_folded, prompt_ids, runner, template, text_of, words_of
+from scans_lens.chat import OPENING, chat_tokens, prompt_ids, template, text_of, words_of
+from scans_lens.model import Model, is_folded
 from scans_lens.reading import Flight, transitions
+from scans_lens.running import runner
 
 PROMPTS = (
     "How do I kill a Python process?",

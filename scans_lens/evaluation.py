@@ -15,11 +15,12 @@ from scans_lens import artefacts, judges, ranks, runs
 from scans_lens.generation import NEW_TOKENS, Enough, replies_under
 from scans_lens.judges import Judge, Verdict
 from scans_lens.methods.self_cd import SAFETY_PROMPT, SelfCD
-from scans_lens.model import Model, device_of, identity, is_bundled, rows_at_once, unembedding_of
+from scans_lens.model import Model, device_of, identity, is_bundled, unembedding_of
 from scans_lens.prompts import Contrast, PromptSet, normalised
 from scans_lens.prompts.overlaps import without
 from scans_lens.ranks import Rank
 from scans_lens.rates import Clustered, Paired, holm
+from scans_lens.running import rows_at_once
 from scans_lens.steering import Method, Push
 
 if TYPE_CHECKING:

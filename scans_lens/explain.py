@@ -10,11 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from scans_lens.chat import words_of
 from scans_lens.generation import replies
 from scans_lens.judges import Judge, Verdict, judge_for
 from scans_lens.methods.scans import SCANS
-from scans_lens.model import Model, resid_post, runner, words_of
+from scans_lens.model import Model, resid_post
 from scans_lens.reading import batches
+from scans_lens.running import runner
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from scans_lens.model import (
-    Hook,
-    Model,
-    Template,
-    Tokens,
-    chat_tokens,
-    checked,
-    end_tokens,
-    leaving,
-    rows_at_once,
-    template,
-    text_of,
-)
+from scans_lens.chat import Template, Tokens, chat_tokens, checked, end_tokens, template, text_of
+from scans_lens.model import Hook, Model
 from scans_lens.reading import Flight, in_batches
+from scans_lens.running import leaving, rows_at_once
 from scans_lens.steering import Contrastive, Method, Rows, take
 
 NEW_TOKENS = 256

@@ -19,8 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts, organism, prompts, steering
+from scans_lens.chat import first_tokens, words_of
 from scans_lens.directions import Directions, Origin, components, difference_of_means, origin_of
-from scans_lens.model import Model, first_tokens, identity, is_bundled, require_raw, unembedding_of, words_of
+from scans_lens.model import Model, identity, is_bundled, require_raw, unembedding_of
 from scans_lens.prompts import Contrast
 from scans_lens.reading import flights, residuals
 

@@ -11,22 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from scans_lens.model import (
-    Hook,
-    Model,
-    Runner,
-    Template,
-    Tokens,
-    chat_tokens,
-    end_tokens,
-    free_memory,
-    out_of_memory,
-    resid_post,
-    rows_at_once,
-    run_through,
-    runner,
-    template,
-)
+from scans_lens.chat import Template, Tokens, chat_tokens, end_tokens, template
+from scans_lens.model import Hook, Model, resid_post
+from scans_lens.running import Runner, free_memory, out_of_memory, rows_at_once, run_through, runner
 
 Result = TypeVar("Result")
 

@@ -15,8 +15,9 @@ from scans_lens import artefacts
 from scans_lens.model import identity
 
 if TYPE_CHECKING:
+    from scans_lens.chat import Tokens
     from scans_lens.directions import Directions
-    from scans_lens.model import Hook, Model, Tokens
+    from scans_lens.model import Hook, Model
     from scans_lens.reading import Flight, Since
 
 Rows = Mapping[str, Tensor]
@@ -262,7 +263,7 @@ def hooks_of(method: Method, model: Model, prompts: Sequence[str]) -> list[Hook]
     They fit `chat_tokens(model, prompts)`, padded on the left: `model.hooks(fwd_hooks=…)`, `run_with_hooks`, or
     TransformerLens' `generate`, with a cache or without one.
     """
-    from scans_lens.model import chat_tokens
+    from scans_lens.chat import chat_tokens
     from scans_lens.reading import Flight
 
     flight = Flight(model, chat_tokens(model, prompts))

@@ -12,12 +12,12 @@ from test_steering import close, decoded, run_whole
 
 import scans_lens
 from scans_lens import artefacts, judges, organism
+from scans_lens.chat import chat_tokens, prompt_ids, words_of
 from scans_lens.directions import Directions, Origin
 from scans_lens.generation import replies
 from scans_lens.methods import caa as module
 from scans_lens.methods import choosing
 from scans_lens.methods.caa import CAA, Pair, Trial, choices, letter_directions, letter_tokens
-from scans_lens.model import chat_tokens, prompt_ids, words_of
 from scans_lens.steering import Method, Push, Together, ablate
 
 UNKNOWN = Origin(None, "drawn", "", 1, 1, {})

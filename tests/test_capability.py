@@ -19,11 +19,12 @@ from conftest import hooks_on
 import scans_lens
 from scans_lens import capability
 from scans_lens.capability import Perplexity, continuations, log_likelihoods, mmlu, perplexity
+from scans_lens.chat import end_tokens, prompt_ids, template
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.directions import Directions, Origin
 from scans_lens.generation import replies
 from scans_lens.methods.scans import SCANS
-from scans_lens.model import end_tokens, identity, prompt_ids, template
+from scans_lens.model import identity
 from scans_lens.prompts import Contrast
 from scans_lens.rates import Rate
 from scans_lens.steering import Ablation, Push, Together

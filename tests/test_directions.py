@@ -11,8 +11,9 @@ from hypothesis.extra import numpy as arrays
 from safetensors.torch import save_file
 
 from scans_lens.artefacts import write
+from scans_lens.chat import prompt_ids
 from scans_lens.directions import Directions, Origin, difference_of_means, refusal_directions
-from scans_lens.model import identity, prompt_ids, resid_post
+from scans_lens.model import identity, resid_post
 from scans_lens.prompts import Contrast
 from scans_lens.reading import residuals
 

@@ -14,12 +14,12 @@ from test_scans import contrast_of
 from test_steering import close, decoded, run_whole
 
 from scans_lens import artefacts, judges, organism
+from scans_lens.chat import chat_tokens
 from scans_lens.generation import replies
 from scans_lens.methods import false_refusal as module
 from scans_lens.methods import refusal_direction
 from scans_lens.methods.false_refusal import FalseRefusal, orthogonalised
 from scans_lens.methods.refusal_direction import SITES, ActivationAddition, NoDirection, RefusalDirection
-from scans_lens.model import chat_tokens
 from scans_lens.prompts import Contrast
 from scans_lens.prompts import borderline as ours
 from scans_lens.steering import Method, Together

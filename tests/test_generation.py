@@ -14,11 +14,12 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 import scans_lens
 from scans_lens import generation, judges, organism, steering
+from scans_lens.chat import end_tokens, template
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.directions import Directions, Origin
 from scans_lens.generation import Replies, Sampling, replies, replies_under
 from scans_lens.methods.scans import SCANS
-from scans_lens.model import end_tokens, identity, resid_post, template
+from scans_lens.model import identity, resid_post
 from scans_lens.steering import Ablation, Push
 
 TIE = 1e-4

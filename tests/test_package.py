@@ -21,6 +21,8 @@ ORDER = (
     "organism",
     "ranks",
     "model",
+    "chat",
+    "running",
     "artefacts",
     "reading",
     "directions",
@@ -92,9 +94,10 @@ def test_imports_run_one_way(file):
     assert not late, f"{file} imports {late}, which come after it"
 
 
-def test_only_the_front_door_touches_transformer_lens():
-    assert [file for file in FILES if "transformer_lens" in tops(file)] == ["model.py"]
-    assert [file for file in FILES if re.search(r"\.original_model\b", (ROOT / file).read_text())] == ["model.py"]
+def test_only_the_front_door_and_what_runs_a_batch_touch_transformer_lens():
+    assert [file for file in FILES if "transformer_lens" in tops(file)] == ["model.py", "running.py"]
+    inside = [file for file in FILES if re.search(r"\.original_model\b", (ROOT / file).read_text())]
+    assert set(inside) <= {"model.py", "running.py"}
 
 
 def test_only_figures_draw():

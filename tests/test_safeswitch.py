@@ -13,16 +13,18 @@ from test_steering import SAID, decoded, run_whole
 
 import scans_lens
 from scans_lens import capability, judges, organism, prober, reading, steering
+from scans_lens.chat import chat_tokens, end_tokens, prompt_ids, reply_ids, text_of
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.directions import Directions, Origin
 from scans_lens.methods import safeswitch as module
 from scans_lens.methods.safeswitch import REFUSING, RefusalHead, SafeSwitch, threshold_above
 from scans_lens.methods.scans import SCANS
-from scans_lens.model import chat_tokens, end_tokens, identity, prompt_ids, reply_ids, resid_post, runner, text_of
+from scans_lens.model import identity, resid_post
 from scans_lens.organism import corpus, wordings
 from scans_lens.prober import Prober
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight
+from scans_lens.running import runner
 from scans_lens.steering import Ablation, Push, Together
 
 LAYERS = [1, 3]

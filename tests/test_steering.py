@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from scans_lens import steering
+from scans_lens.chat import chat_tokens
 from scans_lens.directions import Directions, Origin
 from scans_lens.generation import replies
-from scans_lens.model import chat_tokens, identity, resid_post, runner
+from scans_lens.model import identity, resid_post
 from scans_lens.reading import Flight
+from scans_lens.running import runner
 from scans_lens.steering import Ablation, Push, Together, ablate, add, take
 
 LAYERS = [1, 3]

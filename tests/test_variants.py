@@ -24,7 +24,7 @@ from scans_lens.reading import Flight, collect
 @torch.no_grad()
 def at_the_instructions_end(model, prompts):
     """Each prompt alone, run whole, read at the last token before the template's tail."""
-    column, found = -1 - len(scans_lens.model.template(model).tail), []
+    column, found = -1 - len(scans_lens.chat.template(model).tail), []
     for ids in one_by_one(scans_lens.chat_tokens(model, prompts)):
         _, cache = model.run_with_cache(ids)
         found.append(torch.stack([cache[resid_post(layer)][0, column].float() for layer in range(4)]))

@@ -16,13 +16,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scans_lens import artefacts, judges, lens, organism
+from scans_lens.chat import words_of
 from scans_lens.directions import Directions, components, difference_of_means, shuffled_difference
 from scans_lens.figures import FORMAT, rivals, sweeps
 from scans_lens.figures.study import States, Study, by_kind
 from scans_lens.generation import replies
 from scans_lens.lens import NoAnchorLayers
 from scans_lens.methods.scans import SCANS, VALIDATION_TOKENS, summary
-from scans_lens.model import words_of
 from scans_lens.organism import corpus, wordings
 from scans_lens.rates import Paired, Rate, holm
 from scans_lens.reading import flights

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from scans_lens import judges
 from scans_lens.capability import divergences
+from scans_lens.chat import template, words_of
 from scans_lens.figures import switching
 from scans_lens.figures.study import Study
 from scans_lens.methods import refusal_direction as arditi
 from scans_lens.methods.refusal_direction import NoDirection, RefusalDirection
-from scans_lens.model import is_bundled, template, words_of
+from scans_lens.model import is_bundled
 from scans_lens.organism import corpus
 from scans_lens.rates import Paired, Rate, holm
 from scans_lens.steering import Method

@@ -19,24 +19,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, judges, steering
+from scans_lens.chat import beginning, padded, prompt_ids
 from scans_lens.directions import Directions, Origin
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
 from scans_lens.methods.refusal_direction import checked_origin, require_own, spread
 from scans_lens.methods.scans import learning_prompts
-from scans_lens.model import (
-    Hook,
-    Model,
-    beginning,
-    device_of,
-    identity,
-    padded,
-    prompt_ids,
-    resid_post,
-    rows_at_once,
-)
+from scans_lens.model import Hook, Model, device_of, identity, resid_post
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, seen_at
+from scans_lens.running import rows_at_once
 from scans_lens.steering import Rows
 
 MULTIPLIERS = (-0.5, -1.0, -2.0, -4.0, -8.0)

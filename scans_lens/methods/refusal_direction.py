@@ -17,14 +17,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, judges, steering
+from scans_lens.chat import Tokens, template
 from scans_lens.directions import Origin, origin_of
 from scans_lens.generation import replies
 from scans_lens.judges import Judge
 from scans_lens.lens import refusal_log_odds, rising_tokens
 from scans_lens.methods.scans import VALIDATION_TOKENS, learning_prompts
-from scans_lens.model import Hook, Model, Tokens, identity, is_bundled, runner, template
+from scans_lens.model import Hook, Model, identity, is_bundled
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, batches, seen_at
+from scans_lens.running import runner
 from scans_lens.steering import Rows
 
 SITES = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")

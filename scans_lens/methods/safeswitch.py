@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, judges, organism, steering
+from scans_lens.chat import padded, prompt_ids, reply_ids
 from scans_lens.directions import Origin, origin_of
 from scans_lens.generation import replies
 from scans_lens.judges import Judge, Verdict
@@ -31,12 +32,8 @@ from scans_lens.model import (
     device_of,
     identity,
     is_bundled,
-    padded,
     parameters_of,
-    prompt_ids,
-    reply_ids,
     resid_post,
-    rows_at_once,
     unembedded,
     unembedding_of,
 )
@@ -44,6 +41,7 @@ from scans_lens.organism import corpus, grammar, wordings
 from scans_lens.prober import HELD, HIDDEN, NEEDED, Prober, Quality
 from scans_lens.prompts import Contrast, borderline
 from scans_lens.reading import Flight, seen_at
+from scans_lens.running import rows_at_once
 from scans_lens.steering import Rows
 
 Rule = Literal["product", "both"]

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from scans_lens.model import Hook, Model, Tokens, chat_tokens
+from scans_lens.chat import Tokens, chat_tokens
+from scans_lens.model import Hook, Model
 from scans_lens.reading import Flight
 from scans_lens.steering import Rows
 

@@ -1,0 +1,292 @@
+"""Running: one batch on its way through a model, with its keys and values, and how much fits at once."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from scans_lens.model import Hook, Model, is_bridge, resid_post, unembedding_of
+
+ROOM = 64
+"""Columns that a cache makes room for in advance, at least."""
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """One batch with its keys and values: tokens go in, the last column's logits come out, and one can go back."""
+
+    model: Any
+    length: int
+    """Columns that have gone in; the present call's first column while hooks run."""
+    mask: Int[Tensor, "row pos"]
+
+    def feed(self, ids: Int[Tensor, "row pos"], mask: Int[Tensor, "row pos"]) -> Float[Tensor, "row d_vocab"]: ...
+    def back(self, columns: int) -> None: ...
+    def keep(self, rows: Int[Tensor, "kept"]) -> None:
+        """Only these rows, in this order; `leaving` gives one that costs little."""
+        ...
+
+    def copy(self, rows: Int[Tensor, "copied"]) -> Runner:
+        """A batch of these rows, each as often as it is named; this one stays as it is."""
+        ...
+
+
+def runner(model: Model) -> Runner:
+    """An empty batch for this model."""
+    return _BridgeRunner(model) if is_bridge(model) else _HookedRunner(model)
+
+
+def leaving(over: Bool[Tensor, "row"]) -> Int[Tensor, "kept"]:
+    """The rows that are not over: each in its place, but for the last ones, which fill the places that became free.
+
+    So a cache moves as many rows as have left, and not all that stay.
+    """
+    kept = (~over).nonzero().squeeze(1)
+    order = torch.arange(len(kept), device=over.device)
+    order[over[: len(kept)]] = kept[kept >= len(kept)]
+    return order
+
+
+@cache
+def _roomy_layer() -> Any:
+    """A cache layer with room made in advance: a step writes its own column, and copies nothing that is there."""
+    from transformers.cache_utils import DynamicLayer
+
+    class RoomyLayer(DynamicLayer):
+        """`keys` and `values` are the first rows and columns of the room, until rows are chosen in another order."""
+
+        keys: Any
+        values: Any
+
+        def __init__(self, **how: Any) -> None:
+            super().__init__(**how)
+            self._keys_room: Tensor | None = None
+            self._values_room: Tensor | None = None
+
+        def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            if not self.is_initialized:
+                self.lazy_initialization(key_states, value_states)
+            length = self.get_seq_length()
+            self._keys_room = _with_room(self._keys_room, self.keys, key_states, length)
+            self._values_room = _with_room(self._values_room, self.values, value_states, length)
+            rows, end = len(key_states), length + key_states.shape[-2]
+            self._keys_room[:rows, :, length:end] = key_states
+            self._values_room[:rows, :, length:end] = value_states
+            self.keys, self.values = self._keys_room[:rows, :, :end], self._values_room[:rows, :, :end]
+            return self.keys, self.values
+
+        def batch_select_indices(self, indices: Tensor) -> None:
+            if not self.get_seq_length():
+                return
+            kept, indices = len(indices), indices.to(self.keys.device)
+            places = torch.arange(kept, device=indices.device)
+            moved = indices != places
+            roomy = self._keys_room is not None and kept <= len(self.keys)
+            if roomy:  # in place: what moves is gathered before any of it is written
+                for there in (self.keys, self.values):
+                    there[places[moved]] = there[indices[moved]]
+                self.keys, self.values = self.keys[:kept], self.values[:kept]
+            else:
+                self._keys_room = self._values_room = None
+                self.keys, self.values = self.keys[indices], self.values[indices]
+
+    return RoomyLayer
+
+
+def _with_room(room: Tensor | None, there: Tensor, new: Tensor, length: int) -> Tensor:
+    """The room itself while the new columns fit, or a larger one that holds what is there."""
+    end = length + new.shape[-2]
+    if room is not None and end <= room.shape[-2]:
+        return room
+    larger = new.new_empty(*new.shape[:-2], end + max(ROOM, end // 4), new.shape[-1])
+    if length:
+        larger[..., :length, :] = there
+    return larger
+
+
+class _BridgeRunner:
+    """Through the Hugging Face module inside a bridge: every hook fires, at nearly bare speed."""
+
+    def __init__(self, model: Any) -> None:
+        from transformers import DynamicCache
+
+        self.model = model
+        self._source = model.original_model
+        # Made without a configuration, so that layers with a sliding window keep everything too and can go back;
+        # what lies outside the window is hidden by the attention mask all the same.
+        self._cache: Any = DynamicCache()
+        self._cache.layer_class_to_replicate = _roomy_layer()
+        self.length = 0
+        self.mask = torch.zeros((0, 0), dtype=torch.long)
+
+    def feed(self, ids: Tensor, mask: Tensor) -> Tensor:
+        whole = torch.cat([self.mask, mask], dim=1) if self.length else mask
+        positions = (whole.cumsum(dim=1) - 1).clamp(min=0)[:, self.length :]
+        logits = self._source(
+            input_ids=ids,
+            attention_mask=whole,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        self.mask, self.length = whole, whole.shape[1]
+        return logits
+
+    def back(self, columns: int) -> None:
+        self._cache.crop(-columns)
+        self.mask, self.length = self.mask[:, :-columns], self.length - columns
+
+    def keep(self, rows: Tensor) -> None:
+        self._cache.batch_select_indices(rows)
+        self.mask = self.mask[rows]
+
+    def copy(self, rows: Tensor) -> _BridgeRunner:
+        other = _BridgeRunner(self.model)
+        for layer in self._cache.layers:
+            own = _roomy_layer()()
+            own.lazy_initialization(layer.keys, layer.values)
+            own.keys, own.values = (there[rows.to(there.device)] for there in (layer.keys, layer.values))
+            other._cache.layers.append(own)
+        other.mask, other.length = self.mask[rows], self.length
+        return other
+
+
+class _HookedRunner:
+    """Through a HookedTransformer, whose cache is sliced by hand."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._cache: Any = None
+        self.length = 0
+        self.mask = torch.zeros((0, 0), dtype=torch.long)
+
+    def feed(self, ids: Tensor, mask: Tensor) -> Tensor:
+        if self._cache is None:
+            self._cache = self._empty(ids.shape[0], ids.device)
+        cfg = self.model.cfg
+        residual = self.model(
+            ids,
+            attention_mask=mask,
+            past_kv_cache=self._cache,
+            padding_side="left",
+            stop_at_layer=cfg.n_layers,
+        )
+        logits = self.model.unembed(self.model.ln_final(residual[:, -1:]))[:, -1]
+        if cfg.output_logits_soft_cap > 0:
+            logits = cfg.output_logits_soft_cap * torch.tanh(logits / cfg.output_logits_soft_cap)
+        self.mask = torch.cat([self.mask, mask], dim=1) if self.length else mask
+        self.length = self.mask.shape[1]
+        return logits
+
+    def back(self, columns: int) -> None:
+        for entry in self._cache.entries:
+            entry.past_keys = entry.past_keys[:, :-columns]
+            entry.past_values = entry.past_values[:, :-columns]
+        self._cache.previous_attention_mask = self._cache.previous_attention_mask[:, :-columns]
+        self.mask, self.length = self.mask[:, :-columns], self.length - columns
+
+    def keep(self, rows: Tensor) -> None:
+        self._take(self._cache, rows)
+        self.mask = self.mask[rows]
+
+    def copy(self, rows: Tensor) -> _HookedRunner:
+        other = _HookedRunner(self.model)
+        other._cache = self._empty(len(rows), rows.device)
+        other._take(self._cache, rows)
+        other.mask, other.length = self.mask[rows], self.length
+        return other
+
+    def _empty(self, rows: int, device: torch.device) -> Any:
+        from transformer_lens import TransformerLensKeyValueCache  # gone with TransformerLens 4
+
+        return TransformerLensKeyValueCache.init_cache(self.model.cfg, device, rows)
+
+    def _take(self, cache: Any, rows: Tensor) -> None:
+        for own, entry in zip(self._cache.entries, cache.entries, strict=True):
+            own.past_keys, own.past_values = entry.past_keys[rows], entry.past_values[rows]
+        self._cache.previous_attention_mask = cache.previous_attention_mask[rows]
+
+
+# ── How much fits ────────────────────────────────────────────────────────────────────────────────────────────
+
+MOST_ROWS = 256
+"""Rows beyond which a larger batch gains nothing worth its memory."""
+BUSY = 10**10
+"""Rows times parameters that keep a processor busy; a small model needs many rows for that."""
+SHARE = 0.5
+"""Of the free memory, what a batch may take."""
+
+
+def rows_at_once(model: Model, columns: int) -> int:
+    """How many rows of so many tokens pay and fit into half of the memory that is free, by a rough count.
+
+    Keys and values, what a layer holds at once with its attention scores, and logits are counted. On a processor more
+    rows than keep it busy gain nothing; a GPU gains up to `MOST_ROWS`.
+    """
+    cfg, weights = model.cfg, unembedding_of(model)
+    size, d_model, n_layers = weights.element_size(), int(cfg.d_model), int(cfg.n_layers)
+    heads = int(getattr(cfg, "n_heads", 0) or 1)
+    held = int(getattr(cfg, "n_key_value_heads", None) or heads) * int(getattr(cfg, "d_head", d_model // heads))
+    d_mlp = int(getattr(cfg, "d_mlp", None) or 4 * d_model)
+    row = columns * size * (2 * n_layers * held + 8 * d_model + 3 * d_mlp)
+    row += 8 * heads * columns**2 + 12 * weights.shape[1]
+    fit = int(SHARE * _free_bytes(weights.device)) // row
+    parameters = n_layers * d_model * (4 * d_model + 3 * d_mlp) + weights.numel()
+    most = MOST_ROWS if weights.device.type == "cuda" else max(16, min(MOST_ROWS, BUSY // parameters))
+    return max(1, min(most, fit))
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not every system counts its pages
+        return 4 * 2**30
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is what a library says when there is no memory left."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("out of memory", "not enough memory", "can't allocate memory")
+    )
+
+
+def free_memory() -> None:
+    """Give back what nothing holds any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class _Enough(Exception):
+    """Raised by a hook behind which nothing is wanted."""
+
+
+def run_through(
+    model: Model, ids: Int[Tensor, "row pos"], mask: Int[Tensor, "row pos"], hooks: Sequence[Hook], last: int
+) -> None:
+    """Whole texts through the layers up to `last` under these hooks: no logits, no cache, and nothing comes back."""
+
+    def stop(residual: Float[Tensor, "row pos d_model"], hook: Any) -> None:
+        raise _Enough
+
+    if not is_bridge(model):
+        with model.hooks(fwd_hooks=[*hooks]):
+            model(ids, attention_mask=mask, padding_side="left", stop_at_layer=last + 1)  # type: ignore[operator]
+        return
+    source = model.original_model  # type: ignore[attr-defined]
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    with model.hooks(fwd_hooks=[*hooks, (resid_post(last), stop)]), suppress(_Enough):
+        source(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
