@@ -49,13 +49,14 @@ if TYPE_CHECKING:
     from scans_lens.methods.scans import SCANS
     from scans_lens.model import load_model
     from scans_lens.prompts import Contrast
-    from scans_lens.rates import Paired, Rate
+    from scans_lens.rates import Mean, Paired, Rate
     from scans_lens.reading import residuals, transitions
 
 _HOME = {
     "AnchorLayers": "lens",
     "Contrast": "prompts",
     "Directions": "directions",
+    "Mean": "rates",
     "Paired": "rates",
     "Rate": "rates",
     "Replies": "generation",

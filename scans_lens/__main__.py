@@ -466,41 +466,48 @@ def _print_comparison(found: Any) -> None:
     from rich import box
     from rich.table import Table
 
-    kinds = list(found["ways"]["plain"].get("refused", {}))
-    title = "Refused (%), 95 % intervals; * differs from plain (McNemar, exact, Holm, p < .05); front: not beaten"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("way", overflow="fold")
-    for column in (*kinds, "quiz", "ppl", "KL", "ms", "kB", "tuned on", "front"):
-        table.add_column(column, justify="right", overflow="fold")
+    def table(title: str, *columns: str) -> Table:
+        made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+        made.add_column("way", overflow="fold")
+        for column in columns:
+            made.add_column(column, justify="right", overflow="fold")
+        return made
 
-    def cell(rate: Any) -> str:
+    def share(rate: Any) -> str:
         low, high = (100 * edge for edge in rate["interval"])
         star = "*" if rate.get("p") is not None and rate["p"] < 0.05 else ""
         return f"{100 * rate['value']:.1f}{star} [{low:.0f}, {high:.0f}]"
 
-    for name, own in found["ways"].items():
-        if own.get("fitted") is False:
-            table.add_row(name, *[""] * (len(kinds) + 7))
-            continue
-        tuning = own.get("tuning", {})
-        table.add_row(
+    def mean(own: Any) -> str:
+        low, high = own["interval"]
+        return f"{own['value']:.3f} [{low:.3f}, {high:.3f}]"
+
+    fitted = {name: own for name, own in found["ways"].items() if own.get("fitted") is not False}
+    kinds = list(fitted["plain"].get("refused", {}))
+    refused = table("Refused (%), 95 %; * differs from plain (McNemar, exact, Holm, p < .05)", *kinds, "not beaten")
+    for name, own in fitted.items():
+        shares = (share(own["refused"][kind]) if kind in own.get("refused", {}) else "" for kind in kinds)
+        refused.add_row(name, *shares, "yes" if own.get("front") else "")
+    cost = table("What it costs, 95 %", "quiz right (%)", "perplexity", "KL (nats)", "ms a reply", "kB", "tuned on")
+    for name, own in fitted.items():
+        cost.add_row(
             name,
-            *(cell(own["refused"][kind]) if kind in own.get("refused", {}) else "" for kind in kinds),
-            cell(own["quiz"]) if "quiz" in own else "",
-            f"{own['perplexity']['value']:.3f}" if "perplexity" in own else "",
-            f"{own['kl']['mean']:.3f}" if "kl" in own else "",
+            share(own["quiz"]) if "quiz" in own else "",
+            mean(own["perplexity"]) if "perplexity" in own else "",
+            mean(own["kl"]) if "kl" in own else "",
             f"{1000 * own['seconds a reply']:.1f}" if "seconds a reply" in own else "",
             f"{own['stored'] / 1000:.1f}" if "stored" in own else "",
-            f"{tuning['replies']:,}" if tuning.get("replies") else "",
-            "yes" if own.get("front") else "",
+            f"{own['tuning']['replies']:,}" if own.get("tuning", {}).get("replies") else "",
         )
-    _console().print(table)
+    for one in (refused, cost):
+        _console().print(one)
     for name, own in found["ways"].items():
-        if own.get("fitted") is False:
+        if name not in fitted:
             typer.echo(f"{name} could not be fitted: {own['knobs']}")
     typer.echo(
-        "ppl: perplexity of the corpus' answers; KL: nats at the first token, harmless prompts; ms: wall time a reply "
-        "in a batch; kB: to be stored; tuned on: replies judged in fitting and choosing."
+        "Not beaten: no other way refuses fewer borderline prompts without refusing fewer harmful ones or jailbreaks. "
+        "Perplexity: of the corpus' answers; KL: at the first token, harmless prompts; ms: wall time, in a batch; kB: "
+        "to be stored; tuned on: replies judged in fitting and choosing."
     )
 
 

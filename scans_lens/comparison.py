@@ -26,7 +26,7 @@ from scans_lens.methods.scans import SCANS
 from scans_lens.methods.self_cd import SAFETY_PROMPT, SelfCD
 from scans_lens.model import Model, identity, is_bundled
 from scans_lens.prompts import Contrast, PromptSet
-from scans_lens.rates import Rate
+from scans_lens.rates import Mean, Rate
 from scans_lens.steering import Method, Push
 
 VALIDATION = 96
@@ -372,7 +372,7 @@ def _cost(ground: Ground, arms: Sequence[Arm], found: Numbers) -> None:
     steered = [arm for arm in arms if arm.method is not None and not isinstance(arm.method, SelfCD)]
     nats = capability.divergences(ground.model, harmless, [arm.method for arm in steered if arm.method])
     for arm, own in zip(steered, nats, strict=True):
-        found["ways"][arm.name]["kl"] = {"mean": float(own.mean()), "n": len(own)}
+        found["ways"][arm.name]["kl"] = Mean.of(own.tolist()).as_json()
     timed = ground.validation.harmless[:TIMED]
     taken: dict[str, list[float]] = {arm.name: [] for arm in arms}
     for turn in range(ROUNDS + 1):

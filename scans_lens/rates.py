@@ -177,7 +177,34 @@ class Change:
         return f"{100 * self.difference:+.1f} points [{low:+.1f}, {high:+.1f}] ({self.total}, {self.items} items)"
 
 
-def _over_items(values: Sequence[int], items: Sequence[Hashable], resamples: int, seed: int) -> tuple[float, float]:
+@dataclass(frozen=True)
+class Mean:
+    """The mean of a number that every prompt has, with a bootstrap interval over the prompts."""
+
+    value: float
+    interval: tuple[float, float]
+    """95 %."""
+    total: int
+
+    @classmethod
+    def of(cls, values: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Mean:
+        """The mean of the values, one a prompt.
+
+        Raises:
+            ValueError: no values.
+        """
+        if not len(values):
+            raise ValueError("A mean of nothing is no mean: there are 0 values.")
+        own = [float(value) for value in values]
+        return cls(sum(own) / len(own), _over_items(own, range(len(own)), resamples, seed), len(own))
+
+    def as_json(self) -> dict[str, float | int | list[float]]:
+        return {"value": self.value, "interval": list(self.interval), "n": self.total}
+
+
+def _over_items(
+    values: Sequence[float | int], items: Sequence[Hashable], resamples: int, seed: int
+) -> tuple[float, float]:
     """95 % interval of the mean of the values, by drawing items with replacement."""
     import numpy as np
 

@@ -9,7 +9,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from scans_lens import rates
-from scans_lens.rates import Change, Clustered, Paired, Rate, holm
+from scans_lens.rates import Change, Clustered, Mean, Paired, Rate, holm
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 1), (1, 1), (0, 40), (40, 40), (1, 3), (12, 250), (499, 500)])
@@ -135,3 +135,19 @@ def test_where_every_prompt_is_an_item_of_its_own_the_interval_is_exact_and_grow
     found = [Clustered.of([place < count for place in range(10)], range(10)).interval for count in range(11)]
     assert found == [Rate(count, 10).interval for count in range(11)]
     assert all(one[0] <= two[0] and one[1] <= two[1] for one, two in itertools.pairwise(found))
+
+
+def test_a_means_interval_holds_it_and_narrows_as_prompts_are_added():
+    few, many = Mean.of([0.0, 1.0, 2.0]), Mean.of([0.0, 1.0, 2.0] * 30)
+    assert few.value == many.value == 1.0
+    assert few.interval[0] < many.interval[0] < 1.0 < many.interval[1] < few.interval[1]
+    assert many.as_json()["n"] == 90
+
+
+def test_a_mean_of_one_value_everywhere_is_sure_of_it():
+    assert Mean.of([0.5] * 4).interval == (0.5, 0.5)
+
+
+def test_a_mean_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="0 values"):
+        Mean.of([])

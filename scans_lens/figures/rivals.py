@@ -10,9 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from scans_lens import judges
 from scans_lens.capability import divergences
 from scans_lens.chat import template, words_of
@@ -22,7 +19,7 @@ from scans_lens.methods import refusal_direction as arditi
 from scans_lens.methods.refusal_direction import NoDirection, RefusalDirection
 from scans_lens.model import is_bundled
 from scans_lens.organism import corpus
-from scans_lens.rates import Paired, Rate, holm
+from scans_lens.rates import Mean, Paired, Rate, holm
 from scans_lens.steering import Method
 
 RESAMPLES = 500
@@ -146,10 +143,8 @@ def _chosen(study: Study, found: RefusalDirection) -> dict[str, Any]:
     adding = arditi.adding(found.direction, found.layer, 1.0)
 
     def scores(texts: Sequence[str], hooks: Sequence[Any]) -> dict[str, Any]:
-        return _mean(
-            study,
-            arditi.refusal_scores(study.model, texts, found.tokens, hooks=hooks, batch_size=study.batch_size),
-        )
+        own = arditi.refusal_scores(study.model, texts, found.tokens, hooks=hooks, batch_size=study.batch_size)
+        return Mean.of(own.tolist(), resamples=RESAMPLES, seed=study.seed).as_json()
 
     ways: dict[str, Method | None] = {"plain model": None, "taken out": out, "added": found.addition(1.0)}
     said = {
@@ -163,6 +158,7 @@ def _chosen(study: Study, found: RefusalDirection) -> dict[str, Any]:
     tests = [(way, kind) for way in ways if way != "plain model" for kind in study.test]
     paired = [Paired.of(refused["plain model"][kind], refused[way][kind]) for way, kind in tests]
     corrected = holm([one.p for one in paired])
+    moved = divergences(study.model, harmless, [out], batch_size=study.batch_size)[0]
     return {
         "position": found.position,
         "layer": found.layer,
@@ -173,7 +169,7 @@ def _chosen(study: Study, found: RefusalDirection) -> dict[str, Any]:
             "bypass": scores(harmful, ablating),
             "harmless, plain model": scores(harmless, []),
             "induce": scores(harmless, adding),
-            "kl": _mean(study, divergences(study.model, harmless, [out], batch_size=study.batch_size)[0]),
+            "kl": Mean.of(moved.tolist(), resamples=RESAMPLES, seed=study.seed).as_json(),
         },
         "n": {kind: len(texts) for kind, texts in study.test.items()},
         "refused": {way: {kind: Rate.of(own) for kind, own in kinds.items()} for way, kinds in refused.items()},
@@ -186,13 +182,6 @@ def _chosen(study: Study, found: RefusalDirection) -> dict[str, Any]:
         "reply_tokens": REPLY_TOKENS,
         "resamples": RESAMPLES,
     }
-
-
-def _mean(study: Study, values: Tensor) -> dict[str, Any]:
-    """Mean over prompts, with a bootstrap interval over them."""
-    own = values.double().numpy()
-    drawn = np.random.default_rng(study.seed).integers(len(own), size=(RESAMPLES, len(own)))
-    return {"value": own.mean(), "interval": np.quantile(own[drawn].mean(1), (0.025, 0.975)), "n": len(own)}
 
 
 MEASURES: dict[str, Callable[[Study], dict[str, Any]]] = {

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from scans_lens import evaluation
 from scans_lens.capability import divergences
 from scans_lens.evaluation import Arm
 from scans_lens.explain import looks
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Model
+from scans_lens.rates import Mean
 
 FILE = "audit.parquet"
 PUSHES = "pushes.json"
@@ -91,16 +90,15 @@ def weigh(folder: str | Path, model: Model, arms: Sequence[Arm], harmless: Seque
         directions, layers = method.directions, list(method.layers)
         norms = directions.residual_norms[layers].cpu()
         lengths = abs(method.scale) * directions.vectors[layers].norm(dim=1).cpu() / norms
-        draws = torch.randint(len(nats), (2000, len(nats)), generator=torch.Generator().manual_seed(0))
-        interval = nats[draws].mean(dim=1).quantile(torch.tensor([0.025, 0.975], dtype=nats.dtype))
+        moved = Mean.of(nats.tolist())
         found.append(
             {
                 "way": f"{arm.name} ({arm.setting})" if arm.setting else arm.name,
                 "layers": layers,
                 "residual_norms": float(lengths.mean()),
-                "kl": float(nats.mean()),
-                "interval": interval.tolist(),
-                "n": len(nats),
+                "kl": moved.value,
+                "interval": list(moved.interval),
+                "n": moved.total,
             }
         )
     file = Path(folder) / PUSHES
