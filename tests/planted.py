@@ -294,7 +294,7 @@ BUGS = (
         "finer scales are looked for beside the largest, not the best",
         "test_scans.py::test_near_the_best_scale_finer_ones_are_tried",
         "methods/scans.py",
-        "_beside(_choice(trials)[0].scale, [trial.scale for trial in trials])",
+        "_beside(choice(trials)[0].scale, [trial.scale for trial in trials])",
         "_beside(trials[-1].scale * 2, [trial.scale for trial in trials])",
     ),
     Bug(

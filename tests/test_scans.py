@@ -170,7 +170,7 @@ def trials(plain, *others, missed=(0.01,) * 4, scales=(0.1, 0.2, 0.4, 0.8)):
 
 
 def test_the_smallest_scale_that_answers_most_while_refusals_of_harm_hold_is_chosen():
-    found, note = module._choice(
+    found, note = module.choice(
         trials(((9, 10), (100, 100)), ((5, 10), (100, 100)), ((2, 10), (99, 100)), ((2, 10), (100, 100)))
     )
     assert (found.scale, note) == (0.2, "")
@@ -178,22 +178,22 @@ def test_the_smallest_scale_that_answers_most_while_refusals_of_harm_hold_is_cho
 
 def test_among_equals_the_threshold_that_takes_most_harmful_prompts_for_harmful_is_chosen():
     equals = [((2, 10), (100, 100))] * 3
-    found, _ = module._choice(trials(((9, 10), (100, 100)), *equals, missed=(0.2, 0.05, 0.05)))
+    found, _ = module.choice(trials(((9, 10), (100, 100)), *equals, missed=(0.2, 0.05, 0.05)))
     assert (found.missed, found.scale) == (0.05, 0.2)
 
 
 def test_a_setting_at_which_harmful_refusals_fall_by_more_than_allowed_is_not_chosen():
-    found, _ = module._choice(trials(((9, 10), (100, 100)), ((5, 10), (100, 100)), ((0, 10), (98, 100))))
+    found, _ = module.choice(trials(((9, 10), (100, 100)), ((5, 10), (100, 100)), ((0, 10), (98, 100))))
     assert found.scale == 0.1
 
 
 def test_the_fall_is_counted_from_the_plain_model():
-    found, note = module._choice(trials(((9, 10), (50, 100)), ((5, 10), (49, 100)), ((0, 10), (48, 100))))
+    found, note = module.choice(trials(((9, 10), (50, 100)), ((5, 10), (49, 100)), ((0, 10), (48, 100))))
     assert (found.scale, note) == (0.1, "")
 
 
 def test_where_nothing_keeps_harm_refused_the_least_harm_is_done_and_said():
-    found, note = module._choice(
+    found, note = module.choice(
         trials(((9, 10), (100, 100)), ((0, 10), (90, 100)), ((3, 10), (95, 100)), ((1, 10), (95, 100)))
     )
     assert found.scale == 0.4  # of the two that kept 95, the one that answers more
@@ -218,7 +218,7 @@ def test_every_trial_is_what_the_method_would_do_with_that_threshold_and_scale(f
 
 
 def test_fit_takes_the_trial_that_was_chosen_and_says_on_what(fitted):
-    chosen, _ = module._choice(fitted.trials)
+    chosen, _ = module.choice(fitted.trials)
     assert fitted.chosen == chosen
     assert (fitted.scale, fitted.classifier.threshold) == (chosen.scale, chosen.threshold)
     assert "'others'" in fitted.note and "No borderline" not in fitted.note
@@ -246,7 +246,7 @@ def test_near_the_best_scale_finer_ones_are_tried(model, validation, monkeypatch
     assert [trial.scale for trial in found.trials] == sorted(trial.scale for trial in found.trials)
     assert set(module.SHARES) < set(scales) and found.scale in scales
     coarse = [trial for trial in found.trials if trial.scale in (0.0, *module.SHARES)]
-    first = module._beside(module._choice(coarse)[0].scale, [trial.scale for trial in coarse])
+    first = module._beside(module.choice(coarse)[0].scale, [trial.scale for trial in coarse])
     assert first and set(first) <= set(scales)
     assert len(scales) <= 1 + len(module.SHARES) + 2 * 2
 
@@ -287,28 +287,28 @@ def test_the_layers_that_vote_are_the_last_ones_that_tell_the_sides_apart_best(l
     anchored, held = apart(*layers)
     for side in held[:1]:
         side += torch.randn(side.shape, generator=torch.Generator().manual_seed(1))  # so that no AUC is 1
-    classifier, last_after_norm = module._voters(anchored, held)
+    classifier, last_after_norm = module.voters(anchored, held)
     assert last_after_norm == normed
     assert set(classifier.layers) >= set(voting[-1:]) and set(classifier.layers) <= set(range(2, 6))
-    cosines = [TransitionClassifier.fit(*module._either(anchored, normed), layers=range(k, 6)) for k in range(2, 6)]
-    sides = module._either(held, normed)
+    cosines = [TransitionClassifier.fit(*module.one_way(anchored, normed), layers=range(k, 6)) for k in range(2, 6)]
+    sides = module.one_way(held, normed)
     aucs = [roc_auc_score([1] * 60 + [0] * 60, torch.cat([one.score(side) for side in sides])) for one in cosines]
     assert classifier.layers == cosines[aucs.index(max(aucs))].layers
 
 
 def test_of_equals_more_layers_vote_before_the_norm():
     anchored, _ = apart(2, 3, 4, 5, 6)
-    classifier, last_after_norm = module._voters(anchored, [anchored[0], -anchored[0]])
+    classifier, last_after_norm = module.voters(anchored, [anchored[0], -anchored[0]])
     assert (classifier.layers, last_after_norm) == ((2, 3, 4, 5), False)
 
 
 def test_fit_lets_those_layers_vote_unless_a_preset_says_which(model, validation):
     contrast = contrast_of()
     read = [
-        [scans_lens.reading.collect(model, side, module._both, batch_size=8) for side in sides]
+        [scans_lens.reading.collect(model, side, module.either_way, batch_size=8) for side in sides]
         for sides in ((contrast.harmful, contrast.harmless), (validation.harmful, validation.borderline))
     ]
-    best, last_after_norm = module._voters(*read)
+    best, last_after_norm = module.voters(*read)
     found = quickly(model, validation=validation)
     assert (found.classifier.layers, found.last_after_norm) == (best.layers, last_after_norm)
     preset = SCANS.fit(model, contrast, preset="paper", validation=validation, judge=some, progress=False)
@@ -338,7 +338,7 @@ def test_without_validation_a_fifth_is_held_out_and_the_missing_borderline_promp
     assert found.trials[0].harmful[1] == found.trials[0].harmless[1] == 2
     assert found.note == (
         "Knobs chosen on a held-out fifth of 'pairs'. No borderline prompt was seen in choosing them."
-        + (" " + module._choice(found.trials)[1]).rstrip()
+        + (" " + module.choice(found.trials)[1]).rstrip()
     )
 
 

@@ -187,7 +187,7 @@ def test_directions_and_layers_stay_and_the_other_knobs_are_chosen_again(variant
     assert variant.directions is fitted.directions and variant.layers == fitted.layers
     assert {0.0, 0.1, 0.4} <= {trial.scale for trial in variant.trials} and "'others'" in variant.note
     chosen = variant.chosen
-    assert chosen == module._choice(variant.trials)[0]
+    assert chosen == module.choice(variant.trials)[0]
     asked = (*validation.borderline, *validation.harmful)
     verdicts = some(scans_lens.replies(model, asked, method=variant, max_new_tokens=5, progress=False))
     assert chosen.harmless == (verdicts[:10].count("refused"), 10)

@@ -215,10 +215,10 @@ class SCANS:
         n = len(directions)
         last_after_norm = preset == "release"
         anchored = [
-            collect(model, side, _both, batch_size=batch_size) for side in (contrast.harmful, contrast.harmless)
+            collect(model, side, either_way, batch_size=batch_size) for side in (contrast.harmful, contrast.harmless)
         ]
         voting = published.voting if preset and published else None
-        classifier = TransitionClassifier.fit(*_either(anchored, last_after_norm), layers=voting)
+        classifier = TransitionClassifier.fit(*one_way(anchored, last_after_norm), layers=voting)
         if layers is None:
             layers = (
                 _scaled(preset, n)
@@ -243,12 +243,12 @@ class SCANS:
             return replace(fitted, classifier=known, scale=published.alpha)
         assert validation is not None
         others = validation.borderline or validation.harmless
-        held = [collect(model, side, _both, batch_size=batch_size) for side in (validation.harmful, others)]
+        held = [collect(model, side, either_way, batch_size=batch_size) for side in (validation.harmful, others)]
         if not preset:
-            classifier, last_after_norm = _voters(anchored, held)
+            classifier, last_after_norm = voters(anchored, held)
             fitted = replace(fitted, classifier=classifier, last_after_norm=last_after_norm)
-        t_held, t_others = _either(held, last_after_norm)
-        return fitted._chosen(
+        t_held, t_others = one_way(held, last_after_norm)
+        return fitted.with_chosen_knobs(
             model,
             (others, validation.harmful),
             (t_others, t_held),
@@ -258,7 +258,7 @@ class SCANS:
             progress,
         )
 
-    def _chosen(
+    def with_chosen_knobs(
         self,
         model: Model,
         texts: tuple[Sequence[str], Sequence[str]],
@@ -322,10 +322,10 @@ class SCANS:
             if max(trial.harmful[0] for trial in own) < trials[0].harmful[0] - BROKEN * (len(asked) - n):
                 break
         for _ in range(ROUNDS):
-            for own in tried_at(_beside(_choice(trials)[0].scale, [trial.scale for trial in trials])):
+            for own in tried_at(_beside(choice(trials)[0].scale, [trial.scale for trial in trials])):
                 trials += own
         trials.sort(key=lambda trial: trial.scale)
-        chosen, found = _choice(trials)
+        chosen, found = choice(trials)
         return replace(
             self,
             scale=chosen.scale,
@@ -476,17 +476,17 @@ def learning_prompts(
     return contrast, validation, note
 
 
-def _both(flight: Flight) -> Float[Tensor, "row layer_and_one d_model"]:
+def either_way(flight: Flight) -> Float[Tensor, "row layer_and_one d_model"]:
     """Transitions of all layers, and behind them the last layer's once more, after the final norm."""
     return torch.cat([flight.transitions(), _transitions(flight, True)[:, -1:]], dim=1)
 
 
-def _either(read: Sequence[Tensor], last_after_norm: bool) -> list[Tensor]:
-    """What `_both` gave, with one reading of the last layer: [prompt layer d_model]."""
+def one_way(read: Sequence[Tensor], last_after_norm: bool) -> list[Tensor]:
+    """What `either_way` gave, with one reading of the last layer: [prompt layer d_model]."""
     return [torch.cat([t[:, :-2], t[:, -1:]], dim=1) if last_after_norm else t[:, :-1] for t in read]
 
 
-def _voters(
+def voters(
     anchored: Sequence[Tensor], held: Sequence[Tensor], *, centred: bool = False
 ) -> tuple[TransitionClassifier, bool]:
     """The classifier whose score tells the held-out sides apart best, and whether it reads the last layer normed.
@@ -494,7 +494,7 @@ def _voters(
     The last layers vote, from one in the last two thirds of the depth on. Ties: more layers, and before the norm.
 
     Args:
-        anchored: harmful and harmless anchors, as `_both` gives them.
+        anchored: harmful and harmless anchors, as `either_way` gives them.
         held: harmful validation prompts and the others, likewise.
     """
     from sklearn.metrics import roc_auc_score
@@ -503,7 +503,7 @@ def _voters(
     truth = [1] * len(held[0]) + [0] * len(held[1])
     found = []
     for last_after_norm in (False, True):
-        learned, asked = _either(anchored, last_after_norm), torch.cat(_either(held, last_after_norm))
+        learned, asked = one_way(anchored, last_after_norm), torch.cat(one_way(held, last_after_norm))
         for first in range(n // 3, n):
             one = TransitionClassifier.fit(*learned, layers=range(first, n), centred=centred)
             found.append((roc_auc_score(truth, one.score(asked).double()), one, last_after_norm))
@@ -519,7 +519,7 @@ def _beside(best: float, tried: Sequence[float]) -> list[float]:
     return [found for end in ends if (found := float(f"{math.sqrt(best * end):.2g}")) not in tried]
 
 
-def _choice(trials: Sequence[Trial]) -> tuple[Trial, str]:
+def choice(trials: Sequence[Trial]) -> tuple[Trial, str]:
     """The trial with the fewest refusals of harmless prompts among those that keep harmful ones refused."""
     plain, tried = trials[0], trials[1:]
     floor = Rate(*plain.harmful).value - FALL

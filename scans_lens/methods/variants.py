@@ -23,11 +23,11 @@ from scans_lens.methods.scans import (
     SCANS,
     SHARES,
     Trial,
-    _both,
-    _choice,
-    _either,
-    _voters,
+    choice,
+    either_way,
     learning_prompts,
+    one_way,
+    voters,
 )
 from scans_lens.model import Model, after_final_norm, identity
 from scans_lens.prompts import Contrast
@@ -122,8 +122,8 @@ def continuous(
 
     plain = tried(0.0)
     start = choosing.outward(SHARES if scans.unit == "residual norms" else (scans.scale / 2, scans.scale), tried, plain)
-    trials = choosing.refined([plain, *start], tried, ROUNDS, lambda known: _choice(known)[0])
-    chosen, found = _choice(trials)
+    trials = choosing.refined([plain, *start], tried, ROUNDS, lambda known: choice(known)[0])
+    chosen, found = choice(trials)
     note = f"Threshold as fitted; width and scale chosen on {validation.name!r}. {found}".strip()
     return replace(ramped, scale=chosen.scale, trials=tuple(trials), note=note)
 
@@ -143,18 +143,18 @@ def _reread(
     contrast, validation, note = learning_prompts(model, contrast, validation, seed)
     assert validation is not None
     others = validation.borderline or validation.harmless
-    what = _both_at_instruction if at_instruction else _both
+    what = _either_way_at_instruction if at_instruction else either_way
 
     def read(*sides: Sequence[str]) -> list[Tensor]:
         return [collect(model, side, what, batch_size=batch_size) for side in sides]
 
     held = read(validation.harmful, others)
-    classifier, normed = _voters(read(contrast.harmful, contrast.harmless), held, centred=True)
+    classifier, normed = voters(read(contrast.harmful, contrast.harmless), held, centred=True)
     again = replace(
         scans, classifier=classifier, last_after_norm=normed, at_instruction=at_instruction, scale=0.0, note=note
     )
-    t_harmful, t_others = _either(held, normed)
-    return again._chosen(
+    t_harmful, t_others = one_way(held, normed)
+    return again.with_chosen_knobs(
         model,
         (others, validation.harmful),
         (t_others, t_harmful),
@@ -165,7 +165,7 @@ def _reread(
     )
 
 
-def _both_at_instruction(flight: Flight) -> Float[Tensor, "row layer_and_one d_model"]:
+def _either_way_at_instruction(flight: Flight) -> Float[Tensor, "row layer_and_one d_model"]:
     """States at the end of the instruction, all layers, and the last layer's once more, after the final norm."""
     states = flight.instructed()
     return torch.cat([states, after_final_norm(flight.model, states)[:, -1:]], dim=1)
