@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Sequence
-from contextlib import suppress
-from functools import cache
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -112,6 +112,38 @@ def _with_room(room: Tensor | None, there: Tensor, new: Tensor, length: int) -> 
     return larger
 
 
+def _norms(source: Any) -> list[Any]:
+    """A bridge's norms that give what the original norm gives, and compute it again for their hook points."""
+    return [one for one in source.modules() if getattr(one, "use_native_layernorm_autograd", False) is True]
+
+
+_POINTS = ("hook_in", "hook_scale", "hook_normalized", "hook_out")
+
+
+@contextmanager
+def _computed_once(norms: Sequence[Any]) -> Iterator[None]:
+    """Within it, norms whose hook points nobody watches are the original ones, which is what they give anyway.
+
+    The hook points of a norm cost as much as the norm, a twentieth of a step of decoding.
+    """
+    bare = [one for one in norms if not any(_watched(getattr(one, point)) for point in _POINTS)]
+    for one in bare:  # past the bridge's own setter, which would reach the original
+        one.__dict__["forward"] = partial(_of_its_type, one.original_component)
+    try:
+        yield
+    finally:
+        for one in bare:
+            one.__dict__.pop("forward", None)
+
+
+def _watched(point: Any) -> bool:
+    return bool(point.fwd_hooks or point.bwd_hooks or point._forward_hooks or point._forward_pre_hooks)
+
+
+def _of_its_type(norm: Any, state: Tensor) -> Tensor:
+    return norm(state).to(state.dtype)
+
+
 class _BridgeRunner:
     """Through the Hugging Face module inside a bridge: every hook fires, at nearly bare speed."""
 
@@ -120,6 +152,7 @@ class _BridgeRunner:
 
         self.model = model
         self._source = model.original_model
+        self._norms = _norms(self._source)
         # Made without a configuration, so that layers with a sliding window keep everything too and can go back;
         # what lies outside the window is hidden by the attention mask all the same.
         self._cache: Any = DynamicCache()
@@ -130,14 +163,15 @@ class _BridgeRunner:
     def feed(self, ids: Tensor, mask: Tensor) -> Tensor:
         whole = torch.cat([self.mask, mask], dim=1) if self.length else mask
         positions = (whole.cumsum(dim=1) - 1).clamp(min=0)[:, self.length :]
-        logits = self._source(
-            input_ids=ids,
-            attention_mask=whole,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        with _computed_once(self._norms):
+            logits = self._source(
+                input_ids=ids,
+                attention_mask=whole,
+                position_ids=positions,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
         self.mask, self.length = whole, whole.shape[1]
         return logits
 
@@ -288,5 +322,5 @@ def run_through(
         return
     source = model.original_model  # type: ignore[attr-defined]
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    with model.hooks(fwd_hooks=[*hooks, (resid_post(last), stop)]), suppress(_Enough):
+    with model.hooks(fwd_hooks=[*hooks, (resid_post(last), stop)]), suppress(_Enough), _computed_once(_norms(source)):
         source(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)

@@ -135,6 +135,20 @@ BUGS = (
         "        return other\n\n\nclass _HookedRunner:",
     ),
     Bug(
+        "norms that are watched are passed by",
+        "test_running.py::test_a_hook_on_a_norm_is_heard_and_obeyed",
+        "running.py",
+        "bare = [one for one in norms if not any(_watched(getattr(one, point)) for point in _POINTS)]",
+        "bare = list(norms)",
+    ),
+    Bug(
+        "norms stay passed by",
+        "test_running.py::test_norms_are_as_they_were_after_a_batch_even_if_it_failed",
+        "running.py",
+        'one.__dict__.pop("forward", None)',
+        "pass",
+    ),
+    Bug(
         "what did not fit is left out",
         "test_generation.py::test_a_batch_that_does_not_fit_is_done_in_halves_and_nothing_is_lost",
         "reading.py",

@@ -1,11 +1,14 @@
 """A batch on its way through a model: alone as in company, back again, copied, left by rows, and how much fits."""
 
+import contextlib
+
 import pytest
 import torch
 from conftest import one_by_one
 
 from scans_lens.chat import chat_tokens
-from scans_lens.running import leaving, out_of_memory, rows_at_once, runner
+from scans_lens.model import resid_post
+from scans_lens.running import leaving, out_of_memory, rows_at_once, run_through, runner
 
 
 def close(found, expected):
@@ -95,6 +98,51 @@ def test_a_copy_runs_on_and_what_it_was_copied_from_stays(any_model, batch):
     close(run.feed(step, torch.ones_like(step)), expected)
     copied.back(2)
     close(copied.feed(step[rows], torch.ones_like(step[rows])), expected[rows])
+
+
+# ── Norms that nobody watches ────────────────────────────────────────────────────────────────────────────────
+
+
+def norms(model):
+    return [one for one in model.modules() if hasattr(one, "hook_scale") and hasattr(one, "hook_normalized")]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("read", ["feed", "run_through"])
+@pytest.mark.parametrize("point", ["hook_scale", "hook_normalized"])
+@pytest.mark.filterwarnings("ignore:A forward hook edited")
+def test_a_hook_on_a_norm_is_heard_and_obeyed(any_model, batch, point, read):
+    heard, found = [], []
+    name = f"blocks.1.ln1.{point}"
+
+    def twice(value, hook):
+        heard.append(hook.name)
+        return value * 2
+
+    def last(value, hook):
+        found.append(value[:, -1].clone())
+
+    after = (resid_post(int(any_model.cfg.n_layers) - 1), last)
+    for hooks in ([after], [(name, twice), after]):
+        if read == "run_through":
+            run_through(any_model, batch.ids, batch.mask, hooks, int(any_model.cfg.n_layers) - 1)
+            continue
+        with any_model.hooks(fwd_hooks=hooks):
+            runner(any_model).feed(batch.ids, batch.mask)
+    assert set(heard) == {name}
+    assert not torch.allclose(found[0], found[1], rtol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fails", [False, True])
+def test_norms_are_as_they_were_after_a_batch_even_if_it_failed(any_model, batch, fails):
+    def fail(value, hook):
+        if fails:
+            raise RuntimeError("half way")
+
+    with contextlib.suppress(RuntimeError), any_model.hooks(fwd_hooks=[(resid_post(1), fail)]):
+        runner(any_model).feed(batch.ids, batch.mask)
+    assert norms(any_model) and not any("forward" in one.__dict__ for one in norms(any_model))
 
 
 def test_fewer_rows_fit_where_there_is_less_memory_or_more_text(model, monkeypatch):
