@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         ranks,
         rates,
         reading,
+        released,
         report,
         reproduce,
         running,
@@ -77,7 +78,7 @@ _HOME = {
 _MODULES = (
     "calibration", "capability", "chat", "check", "classifier", "comparison", "directions", "evaluation", "explain",
     "figures", "generation", "judges", "lens", "methods", "model", "organism", "prober", "prompts", "ranks", "rates",
-    "reading", "report", "reproduce", "running", "runs", "steering",
+    "reading", "released", "report", "reproduce", "running", "runs", "steering",
 )  # fmt: skip
 
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

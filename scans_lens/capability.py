@@ -248,8 +248,10 @@ def log_likelihoods(
         before, after = _parted(model, context, continuation, tail)
         if not after:
             raise ValueError(f"The continuation of pair {place} has no tokens of its own: {continuation!r:.60}.")
-        pieces.append(_Piece((*before, *after), len(before), len(after), decided=bool(context.strip())))
-    return _scored(model, _fitting(model, pieces, method, truncate), method, sign, batch_size, progress)
+        pieces.append(Piece((*before, *after), len(before), len(after), decided=bool(context.strip())))
+    return scored(
+        model, _fitting(model, pieces, method, truncate), method, sign, batch_size=batch_size, progress=progress
+    )
 
 
 @torch.no_grad()
@@ -333,17 +335,19 @@ def perplexity(
         pieces += own
         owner += [place] * len(own)
     nats = [0.0] * len(texts)
-    for place, score in zip(owner, _scored(model, pieces, method, sign, batch_size, progress), strict=True):
+    for place, score in zip(
+        owner, scored(model, pieces, method, sign, batch_size=batch_size, progress=progress), strict=True
+    ):
         nats[place] -= score.log_likelihood
     words = tuple(len(re.split(r"\s+", text)) for text in texts)
     return Perplexity(tuple(nats), tuple(map(len, tokens)), words)
 
 
-def _windows(ids: tuple[int, ...], window: int) -> Iterator[_Piece]:
+def _windows(ids: tuple[int, ...], window: int) -> Iterator[Piece]:
     """The pieces in which a text is foretold; its first token is given."""
     for start in range(0, len(ids) - 1, window):
         end = min(start + window, len(ids) - 1)
-        yield _Piece(ids[max(0, end - window) : end + 1], context=1, scored=end - start, decided=False)
+        yield Piece(ids[max(0, end - window) : end + 1], context=1, scored=end - start, decided=False)
 
 
 def _over_texts(nats: Sequence[float], counts: Sequence[int]) -> tuple[float, float] | None:
@@ -401,7 +405,7 @@ def mmlu(
             f"{FOLDER_VARIABLE} has no MMLU files of {named}; it has those of {', '.join(files) or 'none'}."
         )
     own = _letters(model) if chat else None
-    pieces: list[_Piece] = []
+    pieces: list[Piece] = []
     answers: list[tuple[str, int]] = []
     for subject in subjects or files:
         shown, asked = (_questions(path) for path in files[subject])
@@ -417,14 +421,14 @@ def mmlu(
                 pairs = [(before, (token,)) for token in own]
             else:
                 pairs = [_parted(model, text, f" {letter}") for letter in LETTERS]
-            pieces += [_Piece((*before, *after), len(before), len(after)) for before, after in pairs]
+            pieces += [Piece((*before, *after), len(before), len(after)) for before, after in pairs]
     needed, most = max(map(_room(model, method), pieces)), int(model.cfg.n_ctx)
     if needed > most:
         raise ValueError(
             f"MMLU with {shots} answered questions before each needs {needed} tokens, and this model reads at most "
             f"{most}: show fewer (shots=…), or take a model with a longer context."
         )
-    scores = _scored(model, pieces, method, sign, batch_size, progress)
+    scores = scored(model, pieces, method, sign, batch_size=batch_size, progress=progress)
     right: dict[str, list[bool]] = {}
     scales: dict[str, list[float]] = {}
     for place, (subject, answer) in enumerate(answers):
@@ -511,7 +515,7 @@ def continuations(
     before = [tuple(_ids(model, context)) or (_prefix(model),) for context in contexts]
     # As long as they will be at most, so that batches have room; what stands there is never read.
     pieces = [
-        _Piece((*ids, *[0] * most), len(ids), most, decided=bool(context.strip()))
+        Piece((*ids, *[0] * most), len(ids), most, decided=bool(context.strip()))
         for ids, context in zip(before, contexts, strict=True)
     ]
     pieces = _fitting(model, pieces, method, truncate)
@@ -596,7 +600,7 @@ def _tail(model: Model) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
     """Tokens whose last ones are to be foretold, and how many of them are given."""
 
     ids: tuple[int, ...]
@@ -617,7 +621,7 @@ def _room(model: Model, method: Method | None) -> Any:
     return lambda piece: max(len(piece.read), piece.context + opening)
 
 
-def _fitting(model: Model, pieces: Sequence[_Piece], method: Method | None, truncate: bool) -> list[_Piece]:
+def _fitting(model: Model, pieces: Sequence[Piece], method: Method | None, truncate: bool) -> list[Piece]:
     """The pieces, cut at the beginning where that was asked for."""
     most, room, fitting = int(model.cfg.n_ctx), _room(model, method), []
     for place, piece in enumerate(pieces):
@@ -630,7 +634,7 @@ def _fitting(model: Model, pieces: Sequence[_Piece], method: Method | None, trun
                     f"Request {place} takes {over + most} tokens, its continuation included, and this model reads at "
                     f"most {most}: {remedy}."
                 )
-            piece = _Piece(
+            piece = Piece(
                 piece.ids[:kept] + piece.ids[kept + over :], piece.context - over, piece.scored, piece.decided
             )
         fitting.append(piece)
@@ -685,7 +689,7 @@ class _Going:
         self._run, self._method, self._flight = run, method, flight
 
     @classmethod
-    def begun(cls, model: Model, pieces: Sequence[_Piece], method: Method | None, sign: float | None) -> _Going:
+    def begun(cls, model: Model, pieces: Sequence[Piece], method: Method | None, sign: float | None) -> _Going:
         tokens = padded([piece.ids[: piece.context] for piece in pieces], 0, device_of(model))
         if method is None:
             run = runner(model)
@@ -715,13 +719,14 @@ class _Going:
 
 
 @torch.no_grad()
-def _scored(
+def scored(
     model: Model,
-    pieces: Sequence[_Piece],
-    method: Method | None,
-    sign: float | None,
-    batch_size: int | None,
-    progress: bool,
+    pieces: Sequence[Piece],
+    method: Method | None = None,
+    sign: float | None = None,
+    *,
+    batch_size: int | None = None,
+    progress: bool = True,
 ) -> tuple[Score, ...]:
     """Every piece's score; what reads the same, such as the choices of a question, is run once."""
     alike: dict[tuple[Any, ...], list[int]] = {}
@@ -742,7 +747,7 @@ def _scored(
     return tuple(score for score in found if score is not None)
 
 
-def _score(logits: Float[Tensor, "pos d_vocab"], piece: _Piece, scale: float | None) -> Score:
+def _score(logits: Float[Tensor, "pos d_vocab"], piece: Piece, scale: float | None) -> Score:
     logits = logits[-piece.scored :]
     targets = torch.tensor(piece.ids[-piece.scored :], device=logits.device)
     shares = logits.float().log_softmax(dim=-1).gather(1, targets[:, None])
@@ -750,7 +755,7 @@ def _score(logits: Float[Tensor, "pos d_vocab"], piece: _Piece, scale: float | N
     return Score(float(shares.double().sum()), greedy, piece.scored, scale)
 
 
-def _logits(model: Model, going: _Going, pieces: Sequence[_Piece]) -> Iterator[Float[Tensor, "pos d_vocab"]]:
+def _logits(model: Model, going: _Going, pieces: Sequence[Piece]) -> Iterator[Float[Tensor, "pos d_vocab"]]:
     """Of each piece, from the last token of its context on: a row at a time, since a vocabulary is large."""
     rests = [piece.read[piece.context :] for piece in pieces]
     first, longest = going.logits, max(map(len, rests))
@@ -791,7 +796,7 @@ def _require_plain_logits(own: Tensor, ours: Tensor) -> None:
         )
 
 
-def _batches(model: Model, pieces: Sequence[_Piece], size: int | None) -> Iterator[list[int]]:
+def _batches(model: Model, pieces: Sequence[Piece], size: int | None) -> Iterator[list[int]]:
     """Places of pieces with contexts of like length, as many as fit side by side, contexts aligned at their ends."""
     if size is not None and size < 1:
         raise ValueError(f"A batch holds at least one text, not {size}.")

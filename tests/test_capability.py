@@ -201,9 +201,9 @@ def test_the_likeliest_continuation_is_greedy_and_no_other_is(model):
     before, after = own_ids(model, context), []
     for _ in range(4):
         after.append(int(shares(model, [*before, *after])[-1].argmax()))
-    pieces = [capability._Piece((*before, *after), len(before), 4)]
-    pieces.append(capability._Piece((*before, *after[:3], (after[3] + 1) % 600), len(before), 4))
-    found = capability._scored(model, pieces, None, None, 8, False)
+    pieces = [capability.Piece((*before, *after), len(before), 4)]
+    pieces.append(capability.Piece((*before, *after[:3], (after[3] + 1) % 600), len(before), 4))
+    found = capability.scored(model, pieces, batch_size=8, progress=False)
     assert [score.greedy for score in found] == [True, False]
 
 

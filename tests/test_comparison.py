@@ -1,6 +1,7 @@
 """Comparison: every way on the same ground, counted as `evaluate` counts, and what fails is said and left out."""
 
 import json
+from pathlib import Path
 
 import pytest
 from tiny import LOADERS
@@ -123,3 +124,32 @@ def test_every_way_is_named_in_the_help_and_an_unknown_one_is_refused(bundled, t
         compare(bundled, ["scan"], out=tmp_path)
     done = CliRunner().invoke(app, ["compare", "--out", str(tmp_path / "run"), "--methods", "scan"])
     assert done.exit_code == 2 and "There is no method 'scan'" in done.stderr
+
+
+# ── What the README says ─────────────────────────────────────────────────────────────────────────────────────
+
+CLONE = Path(__file__).parent.parent
+COMMITTED = CLONE / "figures" / "measured" / "comparison.json"
+with_readme = pytest.mark.skipif(not COMMITTED.is_file(), reason="there is no README beside this installation")
+
+
+def percent(rate):
+    return f"{100 * rate['value']:.1f} [{100 * rate['interval'][0]:.1f}, {100 * rate['interval'][1]:.1f}]"
+
+
+@with_readme
+def test_the_readmes_comparison_is_the_one_that_was_measured():
+    numbers = json.loads(COMMITTED.read_text())
+    said = (CLONE / "README.md").read_text()
+    for way, own in numbers["ways"].items():
+        cells = [percent(own["refused"][kind]) for kind in ("borderline", "harmful", "jailbreak")]
+        cells += [percent(own["quiz"])]
+        cells += ["{:.3f} [{:.3f}, {:.3f}]".format(own["kl"]["value"], *own["kl"]["interval"]) if "kl" in own else ""]
+        assert f"| {way} | {' | '.join(cells)} |" in said
+
+
+@with_readme
+def test_the_figure_of_the_comparison_is_drawn_from_what_was_measured(tmp_path):
+    drawing_comparison.write(json.loads(COMMITTED.read_text()), tmp_path)
+    drawn, there = ((folder / "comparison.svg").read_bytes() for folder in (tmp_path, CLONE / "figures"))
+    assert drawn == there

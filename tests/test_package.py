@@ -39,6 +39,7 @@ ORDER = (
     "check",
     "runs",
     "evaluation",
+    "released",
     "comparison",
     "explain",
     "report",

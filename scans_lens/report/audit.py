@@ -86,7 +86,8 @@ def weigh(folder: str | Path, model: Model, arms: Sequence[Arm], harmless: Seque
     pushing = [arm for arm in arms if hasattr(arm.method, "directions") and hasattr(arm.method, "scale")]
     methods: list[Any] = [arm.method for arm in pushing]
     found = []
-    for arm, method, nats in zip(pushing, methods, divergences(model, harmless, methods), strict=True):
+    moves = divergences(model, harmless, methods) if methods else ()
+    for arm, method, nats in zip(pushing, methods, moves, strict=True):
         directions, layers = method.directions, list(method.layers)
         norms = directions.residual_norms[layers].cpu()
         lengths = abs(method.scale) * directions.vectors[layers].norm(dim=1).cpu() / norms

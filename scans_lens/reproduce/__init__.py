@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from scans_lens import artefacts, capability, judges, organism, prompts
+from scans_lens import artefacts, capability, judges, organism, prompts, released
 from scans_lens.calibration import calibrated
 from scans_lens.directions import refusal_directions
 from scans_lens.evaluation import PLAIN, SAFETY_PROMPT, Arm, evaluate
@@ -310,11 +310,22 @@ class Reproduction:
             lost = _spread([self._perplexity(method, sign) for method in methods], 3) if knows else ""
             right = _cell([self._right(method) for method in methods]) if answers else ""
             rows.append((name, "here", lost, right))
+        note = ""
+        if self.of_the_paper:
+            rows += [self._as_released("plain, the authors' form", [None])]
+            rows += [self._as_released("SCANS, the authors' form", fitted)]
+            note = "The authors' forms are the paper's, not comparable with the standard ones above (`released`)."
         for name, row in published.CAPABILITY.get(self.name, {}).items():
             rows.append((name, "paper", f"{row['WikiText-2']:.2f}", f"{row['MMLU']:.1f}"))
-        note = "The paper's forms of both are its own and not comparable with the standard ones that are used here."
         head = ("way", "", f"perplexity, {self._texts_name}", f"right, {self._questions_name}")
-        return self._sheet(3, head, rows, note if self.of_the_paper else "", self._asked_for_capability())
+        return self._sheet(3, head, rows, note, self._asked_for_capability())
+
+    def _as_released(self, name: str, methods: Sequence[SCANS | None]) -> tuple[str, str, str, str]:
+        """The row of table 3 in the forms of the authors' code."""
+        text, how = "\n".join(_wikitext()), {"progress": self.progress}
+        lost = [released.perplexity(self.model, text, method, **how)[0] for method in methods]
+        right = [released.mmlu(self.model, method, limit=self.limit, **how).rate for method in methods]
+        return name, "here", _spread(lost, 3), _cell(right)
 
     def speed(self) -> Sheet:
         """Table 4, and what the paper's table leaves out: the cost of deciding, once for every query."""
