@@ -62,14 +62,21 @@ BUGS = (
         LATE,
     ),
     Bug(
-        "no mask over the padding (bridge)",
-        ALONE,
+        "no mask over the padding of a batch with a cache (bridge)",
+        "test_running.py::test_a_row_of_a_padded_batch_runs_as_if_it_were_alone",
         "running.py",
         "attention_mask=whole,",
         "attention_mask=torch.ones_like(whole),",
     ),
     Bug(
-        "no mask over the padding (hooked)",
+        "no mask over the padding in reading (bridge)",
+        ALONE,
+        "running.py",
+        "source(input_ids=ids, attention_mask=mask,",
+        "source(input_ids=ids, attention_mask=torch.ones_like(mask),",
+    ),
+    Bug(
+        "no mask over the padding in reading (hooked)",
         ALONE,
         "running.py",
         'attention_mask=mask, padding_side="left", stop_at_layer=last + 1',
@@ -214,6 +221,13 @@ BUGS = (
     Bug(
         "a transition runs backwards",
         "test_reading.py::test_a_transition_is_the_difference_of_two_plain_runs",
+        "reading.py",
+        "return states[:, 0] - states[:, 1]",
+        "return states[:, 1] - states[:, 0]",
+    ),
+    Bug(
+        "a flight's transition runs backwards",
+        "test_reading.py::test_a_flight_reads_what_plain_readings_of_the_same_prompts_give",
         "reading.py",
         "self.residuals() - self.opened()",
         "self.opened() - self.residuals()",

@@ -170,6 +170,12 @@ def test_transitions_read_in_any_order_are_the_same(flight, any_model, prompts):
 
 
 @torch.no_grad()
+def test_a_flight_reads_what_plain_readings_of_the_same_prompts_give(flight, any_model, prompts):
+    close(flight.residuals(), residuals(any_model, prompts))
+    close(flight.transitions(), transitions(any_model, prompts))
+
+
+@torch.no_grad()
 def test_what_was_read_is_kept_and_not_read_again(flight):
     first = flight.transitions()
     assert torch.equal(flight.transitions(), first)
@@ -220,9 +226,12 @@ def test_reading_leaves_no_hooks_behind_even_after_an_error(model, prompts):
     def stop(residual, hook):
         raise RuntimeError("stop")
 
-    with pytest.raises(RuntimeError, match="stop"), model.hooks(fwd_hooks=[(resid_post(2), stop)]):
-        residuals(model, prompts)
-    assert not hooks_on(model)
+    for read in (residuals, lambda model, prompts: Flight(model, chat_tokens(model, prompts)).opened()):
+        read(model, prompts)
+        assert not hooks_on(model)
+        with pytest.raises(RuntimeError, match="stop"), model.hooks(fwd_hooks=[(resid_post(2), stop)]):
+            read(model, prompts)
+        assert not hooks_on(model)
 
 
 def test_hooks_of_the_caller_are_read_through_and_stay(model, prompts):
