@@ -315,7 +315,7 @@ def compare(
         progress=progress,
     )
     found: Numbers = {
-        "model": asdict(identity(model)),
+        "model": {**asdict(identity(model)), **({"name": "bundled"} if ground.bundled else {})},
         "bundled": ground.bundled,
         "anchors": {"name": ground.anchors.name, "a side": len(ground.anchors.harmful)},
         "validation": {"name": ground.validation.name, "a kind": ground.validated},
