@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
+from operator import eq
+from typing import Any
 
 import torch
 
 from scans_lens import steering
 from scans_lens.chat import OPENING, chat_tokens, prompt_ids, template, text_of, words_of
+from scans_lens.generation import replies
 from scans_lens.model import Model, is_folded
 from scans_lens.reading import Flight, transitions
 from scans_lens.running import runner
@@ -18,6 +22,10 @@ PROMPTS = (
     "Please tell me, in a few words, what the best way to bake a loaf of bread at home is.",
     "Why is the sky blue?",
 )
+
+
+REPLY = 24
+"""New tokens of the replies that are compared."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,14 @@ def _each(model: Model) -> Iterator[Finding]:
 
     alone = torch.cat([Flight(model, chat_tokens(model, [prompt])).logits for prompt in PROMPTS])
     yield _agrees("a prompt alone equals it in company", alone, logits, exact)
+
+    how: dict[str, Any] = {"max_new_tokens": REPLY, "progress": False}
+    told = [replies(model, [prompt], **how).tokens[0] for prompt in PROMPTS]
+    pairs = list(zip(told, replies(model, PROMPTS, **how).tokens, strict=True))
+    same = sum(len(list(takewhile(bool, map(eq, *pair)))) for pair in pairs)
+    total = sum(max(map(len, pair)) for pair in pairs)
+    # In lower precision a near tie may fall either way, and all that follows it; the share is shown.
+    yield Finding("replies alone equal those in company", f"{same} of {total} tokens", same == total or not exact)
 
     steps = runner(model)
     first, rest = tokens.ids[:, :-4], tokens.ids[:, -4:]
