@@ -335,9 +335,8 @@ def perplexity(
         pieces += own
         owner += [place] * len(own)
     nats = [0.0] * len(texts)
-    for place, score in zip(
-        owner, scored(model, pieces, method, sign, batch_size=batch_size, progress=progress), strict=True
-    ):
+    scores = scored(model, pieces, method, sign, batch_size=batch_size, progress=progress)
+    for place, score in zip(owner, scores, strict=True):
         nats[place] -= score.log_likelihood
     words = tuple(len(re.split(r"\s+", text)) for text in texts)
     return Perplexity(tuple(nats), tuple(map(len, tokens)), words)

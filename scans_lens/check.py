@@ -75,8 +75,8 @@ def _each(model: Model) -> Iterator[Finding]:
     yield _agrees("a prompt alone equals it in company", alone, logits, exact)
 
     how: dict[str, Any] = {"max_new_tokens": REPLY, "progress": False}
-    told = [replies(model, [prompt], **how).tokens[0] for prompt in PROMPTS]
-    pairs = list(zip(told, replies(model, PROMPTS, **how).tokens, strict=True))
+    by_itself = [replies(model, [prompt], **how).tokens[0] for prompt in PROMPTS]
+    pairs = list(zip(by_itself, replies(model, PROMPTS, **how).tokens, strict=True))
     same = sum(len(list(takewhile(bool, map(eq, *pair)))) for pair in pairs)
     total = sum(max(map(len, pair)) for pair in pairs)
     # In lower precision a near tie may fall either way, and all that follows it; the share is shown.

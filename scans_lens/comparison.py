@@ -24,7 +24,7 @@ from scans_lens.methods.refusal_direction import RefusalDirection
 from scans_lens.methods.safeswitch import SafeSwitch
 from scans_lens.methods.scans import SCANS
 from scans_lens.methods.self_cd import SAFETY_PROMPT, SelfCD
-from scans_lens.model import Model, identity, is_bundled
+from scans_lens.model import Model, identity, is_bundled, shown_name
 from scans_lens.prompts import Contrast, PromptSet
 from scans_lens.rates import Mean, Rate
 from scans_lens.steering import Method, Push
@@ -315,7 +315,7 @@ def compare(
         progress=progress,
     )
     found: Numbers = {
-        "model": {**asdict(identity(model)), **({"name": "bundled"} if ground.bundled else {})},
+        "model": {**asdict(identity(model)), "name": shown_name(model)},
         "bundled": ground.bundled,
         "anchors": {"name": ground.anchors.name, "a side": len(ground.anchors.harmful)},
         "validation": {"name": ground.validation.name, "a kind": ground.validated},

@@ -296,6 +296,14 @@ def is_bundled(model: Model) -> bool:
     return shipped is not None and identity(model).same_as(Identity(**shipped))
 
 
+def shown_name(model: Model) -> str:
+    """What to call it in what is kept and shown: a hub's name, or a folder's without where it lies."""
+    name = identity(model).name
+    if is_bundled(model):
+        return "bundled"
+    return Path(name).name if Path(name).exists() else name or "unnamed"
+
+
 def is_folded(model: Model) -> bool:
     """Whether norms were folded into weights, which changes logit lens, norms and cosines but no reply.
 
@@ -322,6 +330,7 @@ def require_raw(model: Model, what: str) -> None:
 
 
 def is_bridge(model: Model) -> bool:
+    """Whether it is a `TransformerBridge`, with the Hugging Face module inside, rather than a `HookedTransformer`."""
     return hasattr(model, "original_model")
 
 

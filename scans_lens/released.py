@@ -72,7 +72,8 @@ def perplexity(
     and of the prompt among them. The push is decided from the first half, and acts from its end on.
 
     Args:
-        text: one running text, cut into windows that do not overlap; what is left at the end is no window.
+        text: one running text, cut into windows that do not overlap; what is left at the end is no window. A second
+            half for which a template leaves too little room is cut at its end.
         window: tokens of the text in a window; by default `WINDOW`, or what the context leaves beside the template.
         limit: the first so many windows.
 
@@ -93,6 +94,8 @@ def perplexity(
     given, told = [], []
     for start in starts:
         before = prompt_ids(model, text_of(model, ids[start : start + window // 2]))
+        if len(before) >= most:  # a text may take more tokens when it is tokenised again
+            raise ValueError(f"A first half takes {len(before)} of {most} tokens as a prompt: give a smaller window.")
         after = ids[start + window // 2 : start + window][: most - len(before)]
         given.append(Piece(tuple(before), context=1, scored=len(before) - 1, decided=False))
         told.append(Piece((*before, *after), context=len(before), scored=len(after)))

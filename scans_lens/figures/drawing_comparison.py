@@ -19,7 +19,7 @@ def compared(numbers: Numbers) -> Picture:
     total = ways["plain"]["refused"]
     with looks():
         caption = captions.caption(
-            captions.model({"model": {**numbers["model"], "name": "bundled" if numbers["bundled"] else "The model"}}),
+            captions.model(numbers),
             "n = " + ", ".join(f"{total[kind]['total']} {kind}" for kind in kinds) + " test prompts.",
             f"All learned from {numbers['anchors']['a side']} anchors a side (SafeSwitch from kinds of its own) and",
             f"chose their knobs on {numbers['validation']['a kind']} validation prompts a kind.",

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from scans_lens.generation import Replies, replies
 from scans_lens.judges import Judge
 from scans_lens.lens import AnchorLayers, NoAnchorLayers, anchor_layers
 from scans_lens.methods.scans import SCANS, VALIDATION_TOKENS
-from scans_lens.model import Model, identity, is_bundled, unembedding_of
+from scans_lens.model import Model, identity, is_bundled, shown_name, unembedding_of
 from scans_lens.prompts import Contrast
 from scans_lens.reading import residuals, transitions
 from scans_lens.steering import Method
@@ -115,7 +114,10 @@ class Study:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What numbers depend on: where two studies have the same settings, they measure the same."""
-        model = asdict(identity(self.model)) | {"name": self._name(), "dtype": str(unembedding_of(self.model).dtype)}
+        model = asdict(identity(self.model)) | {
+            "name": shown_name(self.model),
+            "dtype": str(unembedding_of(self.model).dtype),
+        }
         return {
             "model": model,
             "anchors": _about(self.anchors),
@@ -128,11 +130,6 @@ class Study:
             "scans_lens": artefacts.versions()["scans_lens"],
             "format": FORMAT,
         }
-
-    def _name(self) -> str:
-        """Never a path on somebody's machine."""
-        name = identity(self.model).name
-        return "bundled" if self.bundled else Path(name).name if Path(name).exists() else name or "unnamed"
 
     # ── What is read ──
 
