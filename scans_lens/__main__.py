@@ -501,14 +501,30 @@ def _print_comparison(found: Any) -> None:
         )
     for one in (refused, cost):
         _console().print(one)
+    tried = table("What was tried on validation prompts; each in grid.csv", "settings", "knobs")
+    tried.columns[2].justify = "left"
+    for fit, own in {own["fit"]: own for own in fitted.values() if own.get("tried", {}).get("settings")}.items():
+        knobs = "; ".join(f"{knob} {_values(values)}" for knob, values in own["tried"]["knobs"].items())
+        tried.add_row(fit, str(own["tried"]["settings"]), knobs)
+    if tried.row_count:
+        _console().print(tried)
     for name, own in found["ways"].items():
         if name not in fitted:
             typer.echo(f"{name} could not be fitted: {own['knobs']}")
     typer.echo(
         "Not beaten: no other way refuses fewer borderline prompts without refusing fewer harmful ones or jailbreaks. "
         "Perplexity: of the corpus' answers; KL: at the first token, harmless prompts; ms: wall time, in a batch; kB: "
-        "to be stored; tuned on: replies judged in fitting and choosing."
+        f"to be stored; tuned on: replies judged in fitting and choosing, {found['validation']['budget']:,} at most "
+        "for choosing."
     )
+
+
+def _values(values: Any) -> str:
+    """Values of a knob in a few words: all of them, or how many between which."""
+    shown = [f"{one:g}" if isinstance(one, float) else str(one) for one in values]
+    if len(shown) <= 6:
+        return (" | " if any(", " in one for one in shown) else ", ").join(shown)
+    return f"{shown[0]} to {shown[-1]} ({len(shown)} values)"
 
 
 @app.command()

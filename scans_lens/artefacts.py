@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,14 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values() if tensor.is_floating_point()):
         raise ValueError(f"{str(path)!r} holds numbers that are not finite.")
     return tensors, json.loads(about["header"])
+
+
+def require_parts(path: str | Path, tensors: Mapping[str, Tensor], names: Collection[str]) -> None:
+    """Refuse a file that lacks tensors or has others."""
+    if set(tensors) != set(names):
+        raise ValueError(
+            f"{str(path)!r} should hold {', '.join(sorted(names))}, and holds {', '.join(sorted(tensors))}."
+        )
 
 
 def require_same_model(found: Identity | None, model_identity: Identity, what: str) -> None:

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from scans_lens import artefacts, capability, evaluation, judges, organism, prompts
 from scans_lens.evaluation import PLAIN, Arm
 from scans_lens.generation import replies
@@ -31,12 +33,17 @@ from scans_lens.steering import Method, Push
 
 VALIDATION = 96
 """Prompts of each kind on which every method chooses its knobs."""
+BUDGET = 30
+"""For which it may ask for as many replies as this many settings take; it looks finer until they are spent."""
 TESTED = 150
 """Test prompts of each kind that the bundled model is asked."""
 NEW_TOKENS = 24
 HARMLESS, FORETOLD, TIMED = 64, 100, 32
 """Prompts for the KL, answers for the perplexity, and prompts that are timed."""
 TIMED_TOKENS, ROUNDS = 32, 3
+
+KNOBS = ("position", "layer", "layers", "steers", "multiplier", "scale", "missed")
+"""What trials are told apart by; what else they hold is what they did."""
 
 Numbers = dict[str, Any]
 
@@ -104,11 +111,20 @@ class Ground:
             "progress": self.progress,
         }
 
+    @property
+    def budget(self) -> int:
+        """Replies to validation prompts that any one method may choose its knobs by."""
+        return BUDGET * (len(self.validation.borderline) + len(self.validation.harmful))
+
+    def chosen(self, judge: Judge | None = None) -> dict[str, Any]:
+        """`how` for a method whose knobs are chosen by replies."""
+        return {**self.how(judge), "budget": self.budget}
+
     @cached_property
     def scans(self) -> SCANS:
         """What the variants start from: as it was kept, where it was."""
         kept = self.out / "methods" / "scans.safetensors"
-        return SCANS.load(kept, self.model) if kept.is_file() else SCANS.fit(self.model, self.anchors, **self.how())
+        return SCANS.load(kept, self.model) if kept.is_file() else SCANS.fit(self.model, self.anchors, **self.chosen())
 
 
 Fit = Callable[[Ground, Judge], Method]
@@ -129,7 +145,7 @@ class Way:
 
 
 def _of_scans(make: Callable[..., Any]) -> Fit:
-    return lambda ground, judge: make(ground.scans, ground.model, **ground.how(judge))
+    return lambda ground, judge: make(ground.scans, ground.model, **ground.chosen(judge))
 
 
 def _direction(ground: Ground, judge: Judge) -> Any:
@@ -145,7 +161,7 @@ def _switch(ground: Ground, judge: Judge) -> SafeSwitch:
 WAYS: Mapping[str, Way] = {
     "scans": Way(
         "each prompt pushed its own way (2408.11491)", SCANS,
-        lambda ground, judge: SCANS.fit(ground.model, ground.anchors, **ground.how(judge)),
+        lambda ground, judge: SCANS.fit(ground.model, ground.anchors, **ground.chosen(judge)),
     ),
     "scans_centred": Way("SCANS, transitions minus their mean", SCANS, _of_scans(variants.centred)),
     "scans_instruction": Way("SCANS, harm read at the instruction's end", SCANS, _of_scans(variants.at_instruction)),
@@ -153,17 +169,17 @@ WAYS: Mapping[str, Way] = {
     "safeswitch": Way("a refusal head where an unsafe reply comes (2502.01042)", SafeSwitch, _switch),
     "cast": Way(
         "pushes those who meet a condition (2409.05907)", CAST,
-        lambda ground, judge: CAST.fit(ground.model, ground.anchors, **ground.how(judge)),
+        lambda ground, judge: CAST.fit(ground.model, ground.anchors, **ground.chosen(judge)),
     ),
     "antidote": Way(
         "sparse push for all, Jailbreak Antidote (2410.02298)", JailbreakAntidote,
-        lambda ground, judge: JailbreakAntidote.fit(ground.model, ground.anchors, **ground.how(judge)),
+        lambda ground, judge: JailbreakAntidote.fit(ground.model, ground.anchors, **ground.chosen(judge)),
     ),
     "caa": Way(
         "one layer's push, learned from A/B choices (2312.06681)", CAA,
         lambda ground, judge: CAA.fit(
             ground.model, contrast=ground.anchors, layers=_middle(ground.model), tried=ground.validated,
-            **ground.how(judge),
+            **ground.chosen(judge),
         ),
     ),
     "false_refusal": Way(
@@ -182,12 +198,12 @@ WAYS: Mapping[str, Way] = {
     ),
     "constant": Way(
         "SCANS' push away from refusal for all", SCANS,
-        lambda ground, judge: SCANS.fit(ground.model, ground.anchors, **ground.how(judge)),
+        lambda ground, judge: SCANS.fit(ground.model, ground.anchors, **ground.chosen(judge)),
         lambda scans: Push(scans.directions, scans.layers, -scans.scale), "scans",
     ),
     "random": Way(
         "a placebo: SCANS along random directions", SCANS,
-        lambda ground, judge: SCANS.fit(ground.model, ground.anchors, **ground.how(judge)),
+        lambda ground, judge: SCANS.fit(ground.model, ground.anchors, **ground.chosen(judge)),
         lambda scans: _placebo(scans), "scans",
     ),
     "self_cd": Way("what a safety prompt adds to logits, subtracted (2401.17633)", None, lambda ground, judge: SelfCD(
@@ -227,6 +243,8 @@ class Fitted:
     """Bytes that have to be kept."""
     knobs: str
     """What was chosen, or why nothing was."""
+    trials: tuple[dict[str, Any], ...] = ()
+    """Every setting that was tried on validation prompts, and what it did; of the fit, which ways may share."""
 
 
 def fitted(ground: Ground, name: str) -> Fitted:
@@ -243,7 +261,7 @@ def fitted(ground: Ground, name: str) -> Fitted:
         if kept["failed"]:
             return Fitted(name, None, kept["replies"], kept["seconds"], 0, kept["failed"])
         found = way.kind.load(own, ground.model)
-        return Fitted(name, Arm(name, way.act(found)), kept["replies"], kept["seconds"], own.stat().st_size, str(found))
+        return _made(name, way, found, kept, own)
     judge, began, failed = Counting(ground.judge), time.perf_counter(), ""
     try:
         found = way.fit(ground, judge)
@@ -253,9 +271,15 @@ def fitted(ground: Ground, name: str) -> Fitted:
     taken = {"replies": judge.replies, "seconds": time.perf_counter() - began, "failed": failed}
     own.parent.mkdir(parents=True, exist_ok=True)
     about.write_text(json.dumps(taken, indent=1) + "\n", encoding="utf-8")
-    arm = None if found is None else Arm(name, way.act(found))
-    size = own.stat().st_size if found is not None else 0
-    return Fitted(name, arm, judge.replies, taken["seconds"], size, failed or str(found))
+    if found is None:
+        return Fitted(name, None, judge.replies, taken["seconds"], 0, failed)
+    return _made(name, way, found, taken, own)
+
+
+def _made(name: str, way: Way, found: Any, taken: Numbers, file: Path) -> Fitted:
+    trials = tuple(asdict(one) for one in getattr(found, "trials", ()))
+    arm = Arm(name, way.act(found))
+    return Fitted(name, arm, taken["replies"], taken["seconds"], file.stat().st_size, str(found), trials)
 
 
 def compare(
@@ -272,13 +296,16 @@ def compare(
     """SCANS and its rivals side by side; an interrupted comparison goes on where it was.
 
     Every method learns from the same anchors (`lens.default_anchors`) and chooses its knobs on the same validation
-    prompts with the same judge; how many replies that took is said. SafeSwitch alone learns from kinds of its own:
-    it needs harmful prompts that are complied with, jailbreaks. All are then asked the same test prompts.
+    prompts with the same judge, from as many replies at most (`BUDGET`), looking finer until they are spent or two
+    digits tell no more. SafeSwitch alone learns from kinds of its own: it needs harmful prompts that are complied
+    with, jailbreaks; its replies label what its probers learn. The refusal direction and false refusal choose among
+    candidates by scores at one token, as published, and need few. All are then asked the same test prompts.
 
     Args:
         methods: names among `WAYS`.
         sets: what to ask; by default the bundled model's own kinds, `TESTED` prompts of each.
-        out: a folder: fitted methods, every reply (`evaluation.read(out / "replies")`), and `comparison.json`.
+        out: a folder: fitted methods, every reply (`evaluation.read(out / "replies")`), `comparison.json`, and
+            `grid.csv`, with every setting that was tried and what it did on validation prompts.
         validated: prompts of each kind to choose knobs on.
 
     Returns:
@@ -318,7 +345,7 @@ def compare(
         "model": {**asdict(identity(model)), "name": shown_name(model)},
         "bundled": ground.bundled,
         "anchors": {"name": ground.anchors.name, "a side": len(ground.anchors.harmful)},
-        "validation": {"name": ground.validation.name, "a kind": ground.validated},
+        "validation": {"name": ground.validation.name, "a kind": ground.validated, "budget": ground.budget},
         "sets": {one.name: len(one) for one in sets},
         "max_new_tokens": max_new_tokens,
         "versions": artefacts.versions(),
@@ -327,10 +354,12 @@ def compare(
             **{
                 way.name: {
                     "about": WAYS[way.name].about,
+                    "fit": WAYS[way.name].file or way.name,
                     "tuning": {"replies": way.replies, "seconds": way.seconds},
                     "stored": way.stored,
                     "knobs": way.knobs,
                     "fitted": way.arm is not None,
+                    "tried": _tried(way.trials),
                 }
                 for way in ways
             },
@@ -349,8 +378,39 @@ def compare(
         _quizzed(found, table)
     _cost(ground, arms, found)
     _front(found)
+    _grid(ways).to_csv(ground.out / "grid.csv", index=False)
     (ground.out / "comparison.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return found
+
+
+def _tried(trials: Sequence[Mapping[str, Any]]) -> Numbers:
+    """How many settings were tried, and of every knob which values."""
+    steered = [one for one in trials if one.get("scale", one.get("multiplier", 1.0))]
+    values = {name: {_plain(one[name]) for one in steered} for name in (steered[0] if steered else ()) if name in KNOBS}
+    return {"settings": len(steered), "knobs": {name: sorted(own) for name, own in values.items() if len(own) > 1}}
+
+
+def _plain(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _grid(ways: Sequence[Fitted]) -> pd.DataFrame:
+    """Every trial of every fit, one row each; ways that share a fit have its rows once."""
+    rows = {}
+    for way in ways:
+        own = WAYS[way.name].file or way.name
+        rows[own] = [
+            {"fit": own, **{name: _plain(value) for name, value in one.items() if name not in ("harmless", "harmful")}}
+            | {
+                f"{side} {what}": count
+                for side in ("harmless", "harmful")
+                if isinstance(one.get(side), tuple)
+                for what, count in zip(("refused", "asked"), one[side], strict=True)
+            }
+            | ({"score, harmful": one["harmful"]} if isinstance(one.get("harmful"), float) else {})
+            for one in way.trials
+        ]
+    return pd.DataFrame([row for own in rows.values() for row in own]).convert_dtypes()
 
 
 def _quizzed(found: Numbers, table: Any) -> None:

@@ -314,16 +314,16 @@ BUGS = (
         "test_scans.py::test_every_trial_is_what_the_method_would_do_with_that_threshold_and_scale",
         "methods/scans.py",
         "[no_towards if at >= one.threshold else no_away for at in score.tolist()]\n"
-        "                    no = [side[place] for place, side in enumerate(pushed)]",
+        "                    no = {place: side[place] for place, side in enumerate(pushed)}",
         "[no_towards if at < one.threshold else no_away for at in score.tolist()]\n"
-        "                    no = [side.get(place, False) for place, side in enumerate(pushed)]",
+        "                    no = {place: side.get(place, False) for place, side in enumerate(pushed)}",
     ),
     Bug(
         "finer scales are looked for beside the largest, not the best",
         "test_scans.py::test_near_the_best_scale_finer_ones_are_tried",
         "methods/scans.py",
-        "_beside(choice(trials)[0].scale, [trial.scale for trial in trials])",
-        "_beside(trials[-1].scale * 2, [trial.scale for trial in trials])",
+        "beside(choice(trials)[0].scale, [trial.scale for trial in trials])",
+        "beside(trials[-1].scale, [trial.scale for trial in trials])",
     ),
     Bug(
         "prompts of one item are resampled as if they were several",

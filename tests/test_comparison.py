@@ -108,6 +108,43 @@ def test_on_the_front_is_who_nobody_beats():
     assert "front" not in ways["unknown"]
 
 
+@pytest.fixture(scope="module")
+def tuned(bundled, tmp_path_factory):
+    """Fits that choose their knobs by replies, on few prompts, and the ground."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "BUDGET", 4)
+        ground = comparison.Ground(bundled, tmp_path_factory.mktemp("tuned"), validated=8, progress=False)
+        yield ground, [comparison.fitted(ground, name) for name in ("scans", "cast", "antidote", "caa")]
+
+
+def test_every_method_keeps_to_one_budget_of_replies_and_uses_it(tuned):
+    ground, ways = tuned
+    assert ground.budget == 4 * 16
+    for way in ways:
+        assert 2 * 16 <= way.replies <= ground.budget, way.name
+    assert max(way.replies for way in ways) > 3 * 16
+
+
+def test_the_grid_holds_every_setting_that_was_tried_and_what_it_did(tuned):
+    _, ways = tuned
+    grid = comparison._grid(ways)
+    assert len(grid) == sum(len(way.trials) for way in ways)
+    for way in ways:
+        own = grid[grid["fit"] == way.name]
+        assert list(own["harmful refused"]) == [one["harmful"][0] for one in way.trials]
+        assert set(own["harmless asked"]) == {8}
+        said = comparison._tried(way.trials)
+        assert said["settings"] == len(way.trials) - 1
+        assert all(len(values) > 1 for values in said["knobs"].values())
+
+
+def test_a_fit_that_was_kept_tells_the_same_as_when_it_was_made(tuned):
+    ground, ways = tuned
+    for way in ways:
+        again = comparison.fitted(ground, way.name)
+        assert (again.replies, again.knobs, again.trials) == (way.replies, way.knobs, way.trials)
+
+
 def test_a_counting_judge_judges_as_the_judge_and_counts():
     judge, said = Counting(own_judge), ["I'm sorry, but I cannot help you with that.", "Sure.", ""]
     assert judge(said) == own_judge(said) and judge(said[:1]) == own_judge(said[:1])

@@ -19,7 +19,7 @@ from scans_lens.figures import __main__ as command
 from scans_lens.figures import measuring, rivals, style, sweeps, switching
 from scans_lens.figures.study import signed
 from scans_lens.figures.switching import Switching
-from scans_lens.methods import refusal_direction, scans
+from scans_lens.methods import choosing, refusal_direction, scans
 from scans_lens.methods.scans import SCANS
 from scans_lens.organism import corpus
 from scans_lens.steering import Push
@@ -53,8 +53,8 @@ def few():
     """Short replies and few draws, which is all that the laws need."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scans, "SHARES", (0.05, 0.1))
-        patch.setattr(scans, "ROUNDS", 0)
-        patch.setattr(scans, "VALIDATION_TOKENS", 4)
+        patch.setattr(choosing, "ROUNDS", 0)
+        patch.setattr(choosing, "VALIDATION_TOKENS", 4)
         short = {"RATE_TOKENS": 3, "VALIDATION_TOKENS": 4, "LONG_REPLY": 9}
         for name, value in {"RESAMPLES": 40, "TOKEN_RESAMPLES": 10, "DRAWS": 2, **short}.items():
             patch.setattr(measuring, name, value)

@@ -235,45 +235,6 @@ def test_a_file_of_something_else_or_broken_is_refused(fitted, tmp_path):
         JailbreakAntidote.load(tmp_path / "cut.safetensors")
 
 
-# ── The rule ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def trial(scale, harmless, harmful):
-    return module.Trial(scale, (harmless, 10), (harmful, 100))
-
-
-def test_the_smallest_push_that_answers_most_while_refusals_of_harm_hold_is_chosen():
-    tried = [trial(0.0, 9, 90), trial(0.1, 9, 95), trial(-0.1, 5, 90), trial(-0.2, 2, 89), trial(-0.3, 2, 90)]
-    assert choosing.best(tried)[0].scale == -0.2
-    assert choosing.best([*tried, trial(-0.4, 0, 88)])[0].scale == -0.2  # harm would fall by two points
-    found, note = choosing.best([trial(0.0, 9, 90), trial(-0.1, 1, 70), trial(-0.2, 0, 80)])
-    assert found.scale == -0.2 and "fell by more than 1.5 points" in note
-
-
-def test_a_broken_scale_is_the_last_that_is_tried_in_its_direction(monkeypatch):
-    monkeypatch.setattr(choosing, "BROKEN", 0.1)
-    plain = trial(0.0, 5, 90)
-    outcomes = {0.1: trial(0.1, 5, 90), 0.2: trial(0.2, 5, 79), 0.4: trial(0.4, 0, 90)}
-    assert [one.scale for one in choosing.outward((0.1, 0.2, 0.4), outcomes.__getitem__, plain)] == [0.1, 0.2]
-    outcomes[0.1] = trial(0.1, 7, 90)
-    assert [one.scale for one in choosing.outward((0.1, 0.2, 0.4), outcomes.__getitem__, plain)] == [0.1]
-
-
-def test_finer_scales_of_the_same_sign_are_tried_beside_the_best():
-    asked = []
-
-    def tried(scale):
-        asked.append(scale)
-        return trial(scale, 5, 90)
-
-    known = [trial(0.0, 9, 90), trial(0.1, 9, 90), trial(-0.1, 5, 90), trial(-0.2, 2, 90), trial(-0.4, 3, 90)]
-    found = choosing.refined(known, tried, 1)
-    assert asked == [-0.28, -0.14] and found[:5] == known and len(found) == 7
-    asked.clear()
-    choosing.refined([trial(0.0, 9, 90), trial(0.1, 2, 90)], tried, 1)
-    assert asked == [0.05]
-
-
 # ── On a model that refuses ──────────────────────────────────────────────────────────────────────────────────
 
 

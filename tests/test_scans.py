@@ -16,6 +16,7 @@ from scans_lens import organism, steering
 from scans_lens.classifier import ROUNDING, TransitionClassifier
 from scans_lens.directions import Directions
 from scans_lens.lens import NoAnchorLayers
+from scans_lens.methods import choosing
 from scans_lens.methods import scans as module
 from scans_lens.methods.scans import SCANS, Trial
 from scans_lens.prompts import Contrast
@@ -48,12 +49,12 @@ def quickly(model, contrast=None, **how) -> SCANS:
 def briskly():
     """Fewer scales and shorter replies are enough to see how a scale is chosen."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "VALIDATION_TOKENS", 5)
+        patch.setattr(choosing, "VALIDATION_TOKENS", 5)
         patch.setattr(module, "SHARES", (0.1, 0.4, 1.0))
         patch.setattr(module, "ALPHAS", (0.5, 2.0))
         patch.setattr(module, "MISSED", (0.01, 0.2))
         patch.setattr(module, "BROKEN", 1.0)
-        patch.setattr(module, "ROUNDS", 0)
+        patch.setattr(choosing, "ROUNDS", 0)
         yield
 
 
@@ -240,28 +241,15 @@ def test_the_search_ends_where_every_threshold_breaks_refusal(model, validation,
 
 
 def test_near_the_best_scale_finer_ones_are_tried(model, validation, monkeypatch):
-    monkeypatch.setattr(module, "ROUNDS", 2)
+    monkeypatch.setattr(choosing, "ROUNDS", 2)
     found = quickly(model, validation=validation)
     scales = sorted({trial.scale for trial in found.trials})
     assert [trial.scale for trial in found.trials] == sorted(trial.scale for trial in found.trials)
     assert set(module.SHARES) < set(scales) and found.scale in scales
     coarse = [trial for trial in found.trials if trial.scale in (0.0, *module.SHARES)]
-    first = module._beside(module.choice(coarse)[0].scale, [trial.scale for trial in coarse])
+    first = choosing.beside(module.choice(coarse)[0].scale, [trial.scale for trial in coarse])
     assert first and set(first) <= set(scales)
     assert len(scales) <= 1 + len(module.SHARES) + 2 * 2
-
-
-@pytest.mark.parametrize(
-    ("best", "tried", "finer"),
-    [
-        (0.1, [0.0, 0.05, 0.1, 0.2], [0.071, 0.14]),
-        (0.05, [0.0, 0.05, 0.1], [0.025, 0.071]),
-        (0.8, [0.0, 0.4, 0.8], [0.57]),
-        (0.06, [0.0, 0.06, 0.061], [0.03]),  # halfway rounds to what was tried
-    ],
-)
-def test_finer_scales_lie_halfway_to_the_neighbours(best, tried, finer):
-    assert module._beside(best, tried) == finer
 
 
 def apart(*layers) -> list:
@@ -514,13 +502,13 @@ def test_on_the_bundled_model_harmless_questions_get_answers_and_harmful_ones_st
 
 
 def test_the_bundled_models_own_prompts_are_the_default(bundled):
-    contrast, validation, note = module.learning_prompts(bundled, None, None, 0)
+    contrast, validation, note = choosing.learning_prompts(bundled, None, None, 0)
     assert contrast == organism.anchors() and validation == organism.validation()
     assert note == "Knobs chosen on 'organism validation'."
 
 
 def test_another_models_default_are_our_anchors_and_our_borderline_prompts(model):
-    contrast, validation, note = module.learning_prompts(model, None, None, 0)
+    contrast, validation, note = choosing.learning_prompts(model, None, None, 0)
     assert contrast == scans_lens.prompts.anchors()
     assert validation == scans_lens.prompts.borderline("validation") and validation.borderline
     assert note == "Knobs chosen on 'borderline validation'."

@@ -35,12 +35,12 @@ def at_the_instructions_end(model, prompts):
 def briskly():
     """Fewer scales and shorter replies are enough to see how a scale is chosen."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "VALIDATION_TOKENS", 5)
+        patch.setattr(choosing, "ROUNDS", 0)
         for where in (module, choosing):
-            patch.setattr(where, "VALIDATION_TOKENS", 5)
             patch.setattr(where, "BROKEN", 1.0)
         for where in (module, variants):
             patch.setattr(where, "SHARES", (0.1, 0.4))
-            patch.setattr(where, "ROUNDS", 0)
         patch.setattr(module, "MISSED", (0.01, 0.2))
         yield
 

@@ -22,7 +22,8 @@ from scans_lens.figures import FORMAT, rivals, sweeps
 from scans_lens.figures.study import States, Study, by_kind
 from scans_lens.generation import replies
 from scans_lens.lens import NoAnchorLayers
-from scans_lens.methods.scans import SCANS, VALIDATION_TOKENS, summary
+from scans_lens.methods.choosing import VALIDATION_TOKENS
+from scans_lens.methods.scans import SCANS, summary
 from scans_lens.organism import corpus, wordings
 from scans_lens.rates import Paired, Rate, holm
 from scans_lens.reading import flights

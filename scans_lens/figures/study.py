@@ -22,7 +22,8 @@ from scans_lens.figures.switching import Switching
 from scans_lens.generation import Replies, replies
 from scans_lens.judges import Judge
 from scans_lens.lens import AnchorLayers, NoAnchorLayers, anchor_layers
-from scans_lens.methods.scans import SCANS, VALIDATION_TOKENS
+from scans_lens.methods.choosing import VALIDATION_TOKENS
+from scans_lens.methods.scans import SCANS
 from scans_lens.model import Model, identity, is_bundled, shown_name, unembedding_of
 from scans_lens.prompts import Contrast
 from scans_lens.reading import residuals, transitions

@@ -18,13 +18,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from scans_lens import artefacts, judges, steering
+from scans_lens import artefacts, steering
 from scans_lens.chat import beginning, padded, prompt_ids
 from scans_lens.directions import Directions, Origin
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
+from scans_lens.methods.choosing import learning_prompts
 from scans_lens.methods.refusal_direction import checked_origin, require_own, spread
-from scans_lens.methods.scans import learning_prompts
 from scans_lens.model import Hook, Model, device_of, identity, resid_post
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, seen_at
@@ -127,6 +127,7 @@ class CAA:
         multipliers: Sequence[float] = MULTIPLIERS,
         tried: int = TRIED,
         judge: Judge | None = None,
+        budget: int | None = None,
         seed: int = 0,
         batch_size: int | None = None,
         progress: bool = True,
@@ -145,6 +146,7 @@ class CAA:
                 is broken (see `choosing.outward`). Near the best one finer ones are tried.
             tried: validation prompts of each kind, spread evenly over those that there are.
             judge: whether a reply refuses; by default the exact one for the bundled model, the panel for any other.
+            budget: see `SCANS.fit`.
             seed: of what is held out, where the caller gives a contrast and no validation prompts.
             batch_size: prompts at once; by default what fits and pays.
 
@@ -163,7 +165,7 @@ class CAA:
             raise ValueError("CAA chooses among multipliers other than 0, and there are none, or 0 is one.")
         steering.add(directions, layers, 1.0)  # says what is wrong with the layers
         fitted = cls(directions, int(layers[0]), 0.0)
-        trials = fitted._tried(model, validation, layers, multipliers, tried, judge, batch_size, progress)
+        trials = fitted._tried(model, validation, layers, multipliers, tried, judge, budget, batch_size, progress)
         chosen, found = choosing.best(trials)
         return replace(
             fitted,
@@ -181,12 +183,13 @@ class CAA:
         multipliers: Sequence[float],
         tried: int,
         judge: Judge | None,
+        budget: int | None,
         batch_size: int | None,
         progress: bool,
     ) -> tuple[Trial, ...]:
         sides = (validation.harmful, validation.harmless, validation.borderline)
         shorter = Contrast(validation.name, *(spread(side, tried) for side in sides))
-        bench = choosing.Bench.of(model, shorter, judge or judges.judge_for(model), batch_size)
+        bench = choosing.Bench.of(model, shorter, judge, batch_size, budget)
 
         def trying(layer: int) -> Callable[[float], Trial]:
             def trial(multiplier: float) -> Trial:
@@ -197,7 +200,7 @@ class CAA:
             return trial
 
         with tqdm(
-            total=1 + len(layers) * len(multipliers) + 2 * choosing.ROUNDS,
+            total=1 + len(layers) * len(multipliers) + (0 if budget else 2 * choosing.ROUNDS),
             desc="choosing layer and multiplier",
             unit="setting",
             disable=not progress,
@@ -208,7 +211,7 @@ class CAA:
                 found += choosing.outward([float(one) for one in multipliers], trying(int(layer)), found[0])
             best, _ = choosing.best(found)
             kin = [one for one in found if one.layer == best.layer]
-            finer = choosing.refined([found[0], *kin], trying(best.layer), choosing.ROUNDS)
+            finer = choosing.refined([found[0], *kin], trying(best.layer), bench.rounds)
             found += finer[1 + len(kin) :]
         return (found[0], *sorted(found[1:], key=lambda one: (one.layer, abs(one.multiplier), one.multiplier)))
 

@@ -18,12 +18,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from scans_lens import artefacts, judges, steering
+from scans_lens import artefacts, steering
 from scans_lens.directions import Directions, Origin
 from scans_lens.judges import Judge
 from scans_lens.lens import layers_by_thirds
 from scans_lens.methods import choosing
-from scans_lens.methods.scans import SHARES, learning_prompts
+from scans_lens.methods.choosing import SHARES, learning_prompts
+from scans_lens.methods.pairs import directions_along, pairs_of, principal
 from scans_lens.model import Hook, Model, identity, resid_post
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, collect, seen_at
@@ -152,6 +153,7 @@ class CAST:
         tanh: bool = False,
         whole_prompt: bool = True,
         judge: Judge | None = None,
+        budget: int | None = None,
         seed: int = 0,
         batch_size: int | None = None,
         progress: bool = True,
@@ -179,6 +181,7 @@ class CAST:
             tanh: see `Condition`.
             whole_prompt: whether the prompt is steered before its end, too, as in the released code.
             judge: whether a reply refuses; by default the exact one for the bundled model, rules for any other.
+            budget: see `SCANS.fit`.
 
         Raises:
             ValueError: fewer than two pairs, or no known use.
@@ -187,20 +190,20 @@ class CAST:
             raise ValueError(f"CAST steers {' or '.join(SIDES)} prompts, not {list(steers)}.")
         contrast, validation, note = learning_prompts(model, contrast, validation, seed)
         assert validation is not None
-        pairs = choosing.pairs_of(contrast, "CAST")
+        pairs = pairs_of(contrast, "CAST")
         everywhere = range(int(model.cfg.n_layers))
 
         def means(side: Sequence[str]) -> Tensor:
             return collect(model, side, lambda flight: mean_states(flight, everywhere), batch_size=batch_size)
 
         ends = [collect(model, side, Flight.residuals, batch_size=batch_size) for side in pairs]
-        behaviour = choosing.directions_along(model, contrast, pair_component(*ends), *ends).in_residual_norms()
+        behaviour = directions_along(model, contrast, pair_component(*ends), *ends).in_residual_norms()
         vectors = pair_component(*map(means, pairs))
         others = (*validation.harmless, *validation.borderline)
         found = similarity(torch.cat([means(validation.harmful), means(others)]), vectors, tanh)
         truth = np.arange(len(found)) < len(validation.harmful)
         searched = tuple(one for side in steers for one in _search(found.double().numpy(), truth, side))
-        bench = choosing.Bench.of(model, validation, judge or judges.judge_for(model), batch_size)
+        bench = choosing.Bench.of(model, validation, judge, batch_size, budget)
         thirds = layers_by_thirds(len(everywhere))
         bands = [tuple(layers)] if layers is not None else [tuple(thirds[name]) for name in ("middle", "latter")]
         plain = bench.refused(None)
@@ -230,7 +233,7 @@ class CAST:
             top, _ = choosing.best(trials)
             assert top.steers is not None
             kin = [one for one in trials if (one.steers, one.layers) == (top.steers, top.layers)]
-            finer = choosing.refined([trials[0], *kin], tried_with(top.steers, top.layers), choosing.ROUNDS)
+            finer = choosing.refined([trials[0], *kin], tried_with(top.steers, top.layers), bench.rounds)
             trials += finer[1 + len(kin) :]
         chosen, said = choosing.best(trials)
         assert chosen.steers is not None
@@ -277,7 +280,7 @@ class CAST:
             ValueError: no such file, not safetensors, cut short, something else, or of another model.
         """
         tensors, header = artefacts.read(path, "CAST")
-        choosing.require_parts(path, tensors, ("condition", "residual_norms", "vectors"))
+        artefacts.require_parts(path, tensors, ("condition", "residual_norms", "vectors"))
         origin = Origin.from_header(header["origin"])
         if model is not None:
             artefacts.require_same_model(origin.model, identity(model), "These CAST vectors")
@@ -336,7 +339,7 @@ def pair_component(
     The two rows of a pair are opposite, so that the component is that of the differences, uncentred.
     """
     middle = (harmful + harmless) / 2
-    return choosing.principal(torch.cat([harmful - middle, harmless - middle]), harmful, harmless)
+    return principal(torch.cat([harmful - middle, harmless - middle]), harmful, harmless)
 
 
 def _search(

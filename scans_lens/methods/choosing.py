@@ -1,4 +1,4 @@
-"""Choosing: a method's knobs looked for on validation prompts, by the rule of `SCANS.fit`.
+"""Choosing: knobs looked for on validation prompts, by one rule for every method.
 
 Of the settings that were tried, that one is taken which leaves the fewest borderline prompts refused while refusals of
 harmful ones fall by at most one and a half points of share.
@@ -7,27 +7,55 @@ harmful ones fall by at most one and a half points of share.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-from scans_lens import judges
-from scans_lens.directions import Directions, Origin, origin_of
-from scans_lens.generation import replies
+from scans_lens import judges, organism
+from scans_lens.generation import replies_under
 from scans_lens.judges import Judge
-from scans_lens.methods.scans import BROKEN, FALL, VALIDATION_TOKENS
-from scans_lens.model import Model
-from scans_lens.prompts import Contrast
+from scans_lens.lens import default_anchors
+from scans_lens.model import Model, is_bundled
+from scans_lens.prompts import Contrast, borderline
 from scans_lens.rates import Rate
 from scans_lens.steering import Method
 
-ROUNDS = 2
+SHARES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""Scales that are tried first, as shares of the layer's mean residual norm."""
+ROUNDS = 3
 """How often the scales halfway to the best one's neighbours are tried, too (halfway in ratio)."""
+FALL = 0.015
+"""By how much harmful refusals may fall on validation prompts, as a share of them."""
+BROKEN = 0.1
+"""A scale that costs more than this share of harmful refusals is the last that is tried."""
+VALIDATION_TOKENS = 24
+"""A reply's beginning is enough to see whether it refuses."""
+
+
+# ── Validation prompts ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def learning_prompts(
+    model: Model, contrast: Contrast | None, validation: Contrast | None, seed: int
+) -> tuple[Contrast, Contrast | None, str]:
+    """What to learn from, what to choose on, and a sentence about it."""
+    if contrast is None and validation is None:
+        validation = organism.validation() if is_bundled(model) else borderline("validation")
+    contrast = contrast or default_anchors(model)
+    if validation is None:
+        size = min(len(contrast.harmful), len(contrast.harmless)) // 5
+        if not size:
+            raise ValueError(
+                "No validation prompts were given, and the contrast is too small to hold a fifth of it out."
+            )
+        note = f"Knobs chosen on a held-out fifth of {contrast.name!r}."
+        validation, contrast = contrast.split(size, seed)
+    else:
+        note = f"Knobs chosen on {validation.name!r}."
+    if not validation.borderline:
+        note += " No borderline prompt was seen in choosing them."
+    return contrast, validation, note
 
 
 class Counts(TypedDict):
@@ -35,6 +63,100 @@ class Counts(TypedDict):
 
     harmless: tuple[int, int]
     harmful: tuple[int, int]
+
+
+class Spent(Exception):
+    """The replies that may still be asked for are too few for one more setting."""
+
+
+@dataclass
+class Bench:
+    """Validation prompts, who judges the replies to them, and how many may still be asked for."""
+
+    model: Model
+    harmless: tuple[str, ...]
+    """Borderline prompts where there are some."""
+    harmful: tuple[str, ...]
+    judge: Judge
+    tokens: int
+    batch_size: int | None
+    progress: bool = False
+    left: float = math.inf
+    """Replies; without end where no budget is given."""
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        validation: Contrast,
+        judge: Judge | None,
+        batch_size: int | None,
+        budget: int | None = None,
+        progress: bool = False,
+    ) -> Bench:
+        """What a contrast and a budget of replies make.
+
+        Raises:
+            ValueError: a budget that is too small for the plain model and one setting.
+        """
+        judge = judge or judges.judge_for(model)
+        tokens = min(VALIDATION_TOKENS, judges.SETTLED) if judge is judges.bundled else VALIDATION_TOKENS
+        others = validation.borderline or validation.harmless
+        n = len(others) + len(validation.harmful)
+        if budget is not None and budget < 3 * n:  # a setting may ask a prompt twice, pushed both ways
+            raise ValueError(
+                f"Choosing on {n} validation prompts takes at least {3 * n} replies; the budget of {budget} is too "
+                "small."
+            )
+        left = math.inf if budget is None else float(budget)
+        return cls(model, others, validation.harmful, judge, tokens, batch_size, progress, left)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        return (*self.harmless, *self.harmful)
+
+    @property
+    def rounds(self) -> int:
+        """How often finer scales are tried: with a budget, until it is spent or no finer ones are left."""
+        return ROUNDS if math.isinf(self.left) else sys.maxsize
+
+    def affordable(self, settings: Sequence[float], replies: int) -> list[float]:
+        """The first of these settings, as many as can be paid at so many replies each."""
+        return [one for place, one in enumerate(settings, 1) if place * replies <= self.left]
+
+    def refused_under(
+        self, methods: Sequence[Method | None], places: Sequence[int] | None = None
+    ) -> list[dict[int, bool]]:
+        """For every method, by place in `asked`, whether the prompt is refused under it.
+
+        Raises:
+            Spent: the budget does not reach; nothing was asked.
+        """
+        places = range(len(self.asked)) if places is None else places
+        own = [self.asked[place] for place in places]
+        if not own:
+            return [{} for _ in methods]
+        if len(own) * len(methods) > self.left:
+            raise Spent
+        self.left -= len(own) * len(methods)
+        how = {"max_new_tokens": self.tokens, "batch_size": self.batch_size, "progress": self.progress}
+        given = replies_under(self.model, own, methods, **how)
+        return [dict(zip(places, judges.refused(self.judge, said), strict=True)) for said in given]
+
+    def refused(self, method: Method | None, places: Sequence[int] | None = None) -> dict[int, bool]:
+        (found,) = self.refused_under([method], places)
+        return found
+
+    def counted(self, refused: dict[int, bool]) -> Counts:
+        n = len(self.harmless)
+        no = [refused[place] for place in range(len(self.asked))]
+        return {"harmless": (sum(no[:n]), n), "harmful": (sum(no[n:]), len(no) - n)}
+
+    def counts(self, method: Method | None) -> Counts:
+        return self.counted(self.refused(method))
+
+
+# ── Trials ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @runtime_checkable
@@ -52,75 +174,51 @@ class Tried(Protocol):
 Trial = TypeVar("Trial", bound=Tried)
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Validation prompts, and who judges the replies to them."""
-
-    model: Model
-    harmless: tuple[str, ...]
-    """Borderline prompts where there are some."""
-    harmful: tuple[str, ...]
-    judge: Judge
-    tokens: int
-    batch_size: int | None
-
-    @classmethod
-    def of(cls, model: Model, validation: Contrast, judge: Judge, batch_size: int | None) -> Bench:
-        tokens = min(VALIDATION_TOKENS, judges.SETTLED) if judge is judges.bundled else VALIDATION_TOKENS
-        others = validation.borderline or validation.harmless
-        return cls(model, others, validation.harmful, judge, tokens, batch_size)
-
-    @property
-    def asked(self) -> tuple[str, ...]:
-        return (*self.harmless, *self.harmful)
-
-    def refused(self, method: Method | None, places: Sequence[int] | None = None) -> dict[int, bool]:
-        """By place in `asked`, whether the prompt is refused under the method."""
-        places = range(len(self.asked)) if places is None else places
-        own = [self.asked[place] for place in places]
-        if not own:
-            return {}
-        said = replies(
-            self.model, own, method=method, max_new_tokens=self.tokens, batch_size=self.batch_size, progress=False
-        )
-        return dict(zip(places, judges.refused(self.judge, said), strict=True))
-
-    def counted(self, refused: dict[int, bool]) -> Counts:
-        n = len(self.harmless)
-        no = [refused[place] for place in range(len(self.asked))]
-        return {"harmless": (sum(no[:n]), n), "harmful": (sum(no[n:]), len(no) - n)}
-
-    def counts(self, method: Method | None) -> Counts:
-        return self.counted(self.refused(method))
-
-
-def best(trials: Sequence[Trial]) -> tuple[Trial, str]:
+def best(trials: Sequence[Trial], ties: Callable[[Trial], Any] = lambda trial: abs(trial.scale)) -> tuple[Trial, str]:
     """The trial with the fewest refusals of harmless prompts among those that keep harmful ones refused, and a note.
 
-    The first trial is the plain model, from which the fall is counted. Ties go to the smaller push.
+    The first trial is the plain model, from which the fall is counted.
+
+    Args:
+        ties: what is to be small among equals; by default the push.
     """
     plain, tried = trials[0], trials[1:]
     floor = Rate(*plain.harmful).value - FALL
     kept = [trial for trial in tried if Rate(*trial.harmful).value >= floor - 1e-9]
     if not kept:
-        least = max(tried, key=lambda trial: (trial.harmful[0], -trial.harmless[0], -abs(trial.scale)))
+        least = min(tried, key=lambda trial: (-trial.harmful[0], trial.harmless[0], ties(trial)))
         return least, "Everywhere harmful refusals fell by more than 1.5 points; the knobs are where they fell least."
-    return min(kept, key=lambda trial: (trial.harmless[0], abs(trial.scale))), ""
+    return min(kept, key=lambda trial: (trial.harmless[0], ties(trial))), ""
 
 
 def outward(scales: Sequence[float], tried: Callable[[float], Trial], plain: Trial) -> list[Trial]:
-    """Trials at these scales, from small to large, until one is broken.
+    """Trials at these scales, from small to large, until one is broken or the budget is spent.
 
-    It is where it loses more than a tenth of the harmful refusals, or refuses a tenth more of the harmless prompts:
-    no such scale can be chosen, and larger ones do worse.
+    It is broken where it loses more than a tenth of the harmful refusals, or refuses a tenth more of the harmless
+    prompts: no such scale can be chosen, and larger ones do worse.
     """
     found = []
     for scale in scales:
-        found.append(one := tried(scale))
+        try:
+            found.append(one := tried(scale))
+        except Spent:
+            break
         lost = plain.harmful[0] - one.harmful[0] > BROKEN * plain.harmful[1]
         if lost or one.harmless[0] - plain.harmless[0] > BROKEN * plain.harmless[1]:
             break
     return found
+
+
+def beside(scale: float, tried: Iterable[float]) -> list[float]:
+    """Scales halfway, in ratio, from one of those tried to its neighbours of the same sign; none that was tried.
+
+    They have two digits; below the smallest lies half of it.
+    """
+    known = set(tried)
+    sign, sizes = math.copysign(1.0, scale), sorted({abs(one) for one in known if one * scale > 0})
+    place = sizes.index(abs(scale))
+    ends = [sizes[place - 1] if place else sizes[0] / 4, *sizes[place + 1 : place + 2]]
+    return sorted({sign * float(f"{math.sqrt(end * abs(scale)):.2g}") for end in ends} - known)
 
 
 def refined(
@@ -129,72 +227,18 @@ def refined(
     rounds: int,
     chosen: Callable[[Sequence[Trial]], Trial] = lambda trials: best(trials)[0],
 ) -> list[Trial]:
-    """These trials and those halfway, in ratio, from the chosen scale to its neighbours of the same sign."""
+    """These trials and those beside the chosen scale, until the budget is spent or nothing is left to try."""
     known = list(trials)
     for _ in range(rounds):
-        centre = chosen(known).scale
-        sign, sizes = math.copysign(1.0, centre), sorted({abs(one.scale) for one in known if one.scale * centre > 0})
-        place = sizes.index(abs(centre))
-        ends = [sizes[place - 1] if place else sizes[0] / 4, *sizes[place + 1 : place + 2]]
-        finer = {sign * float(f"{math.sqrt(end * abs(centre)):.2g}") for end in ends}
-        known += [tried(scale) for scale in sorted(finer - {one.scale for one in known})]
+        finer = beside(chosen(known).scale, [one.scale for one in known])
+        if not finer:
+            break
+        try:
+            for scale in finer:
+                known.append(tried(scale))
+        except Spent:
+            break
     return sorted(known, key=lambda trial: trial.scale != 0)  # the plain model first, the others as they were tried
-
-
-# ── Principal directions of pairs ────────────────────────────────────────────────────────────────────────────
-
-
-def pairs_of(contrast: Contrast, method: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Harmful and harmless prompts side by side, as many as the shorter side has.
-
-    Raises:
-        ValueError: fewer than two pairs.
-    """
-    n = min(len(contrast.harmful), len(contrast.harmless))
-    if n < 2:
-        raise ValueError(f"{method} learns from pairs of prompts and needs two at least; {contrast.name!r} has {n}.")
-    return contrast.harmful[:n], contrast.harmless[:n]
-
-
-def principal(
-    rows: Float[Tensor, "row layer d_model"],
-    harmful: Float[Tensor, "pair layer d_model"],
-    harmless: Float[Tensor, "pair layer d_model"],
-) -> Float[Tensor, "layer d_model"]:
-    """The first principal component of the rows at every layer, of length 1, turned from harmless to harmful.
-
-    The rows are taken as they are: who wants them centred, centres them. The sign is that on which more of the pairs
-    agree, the harmful prompt's state lying further along than the harmless one's; a draw is settled by the means.
-    """
-    found = []
-    for layer in range(rows.shape[1]):
-        _, _, axes = torch.linalg.svd(rows[:, layer].double(), full_matrices=False)
-        apart = (harmful[:, layer] - harmless[:, layer]).double() @ axes[0]
-        votes = float(apart.sign().sum()) or float(apart.mean())
-        found.append(axes[0] if votes >= 0 else -axes[0])
-    return torch.stack(found).float()
-
-
-def directions_along(
-    model: Model,
-    contrast: Contrast,
-    vectors: Float[Tensor, "layer d_model"],
-    harmful: Float[Tensor, "pair layer d_model"],
-    harmless: Float[Tensor, "pair layer d_model"],
-) -> Directions:
-    """Vectors as they are, with the mean norms of the pairs' states and where they came from."""
-    norms = torch.cat([harmful, harmless]).norm(dim=-1).mean(dim=0)
-    n = len(harmful)
-    origin: Origin = replace(origin_of(model, contrast), n_harmful=n, n_harmless=n)
-    return Directions(vectors, norms, origin)
-
-
-def require_parts(path: str | Path, tensors: Mapping[str, Tensor], names: Collection[str]) -> None:
-    """Refuse a file that lacks tensors or has others."""
-    if set(tensors) != set(names):
-        raise ValueError(
-            f"{str(path)!r} should hold {', '.join(sorted(names))}, and holds {', '.join(sorted(tensors))}."
-        )
 
 
 def trial_from(kind: Callable[..., Any], header: dict[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 from scans_lens import artefacts, organism, prompts, steering
 from scans_lens.directions import Origin, origin_of
 from scans_lens.judges import Judge
+from scans_lens.methods.choosing import learning_prompts
 from scans_lens.methods.refusal_direction import (
     FEWEST,
     NOTHING,
@@ -35,7 +36,6 @@ from scans_lens.methods.refusal_direction import (
     spread,
     tail_means,
 )
-from scans_lens.methods.scans import learning_prompts
 from scans_lens.model import Hook, Model, is_bundled
 from scans_lens.prompts import Contrast, normalised
 from scans_lens.reading import Flight

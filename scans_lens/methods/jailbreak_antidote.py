@@ -15,11 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from scans_lens import artefacts, judges, steering
+from scans_lens import artefacts, steering
 from scans_lens.directions import Directions, Origin
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
-from scans_lens.methods.scans import SHARES, learning_prompts
+from scans_lens.methods.choosing import SHARES, learning_prompts
+from scans_lens.methods.pairs import directions_along, pairs_of, principal
 from scans_lens.model import Hook, Model, identity
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, collect
@@ -100,6 +101,7 @@ class JailbreakAntidote:
         layers: Sequence[int] | None = None,
         whole_prompt: bool = True,
         judge: Judge | None = None,
+        budget: int | None = None,
         seed: int = 0,
         batch_size: int | None = None,
         progress: bool = True,
@@ -125,6 +127,7 @@ class JailbreakAntidote:
             layers: where to push, instead of choosing.
             whole_prompt: whether the prompt is steered before its end, too, as in the authors' code.
             judge: whether a reply refuses; by default the exact one for the bundled model, rules for any other.
+            budget: see `SCANS.fit`.
 
         Raises:
             ValueError: fewer than two pairs, to learn from or held out, or a share outside of (0, 1].
@@ -136,10 +139,10 @@ class JailbreakAntidote:
         assert validation is not None
         learned, held = (
             [collect(model, side, Flight.residuals, batch_size=batch_size) for side in pairs]
-            for pairs in (choosing.pairs_of(one, "Jailbreak Antidote") for one in (contrast, validation))
+            for pairs in (pairs_of(one, "Jailbreak Antidote") for one in (contrast, validation))
         )
         units = difference_component(*learned)
-        dense = choosing.directions_along(model, contrast, units, *learned).in_residual_norms()
+        dense = directions_along(model, contrast, units, *learned).in_residual_norms()
         accuracy, lead = pair_accuracy(units, *held)
         if layers is None:
             layers = control_layers(accuracy, lead, layer_share)
@@ -150,7 +153,7 @@ class JailbreakAntidote:
             accuracy=tuple(accuracy.tolist()),
             whole_prompt=whole_prompt,
         )
-        bench = choosing.Bench.of(model, validation, judge or judges.judge_for(model), batch_size)
+        bench = choosing.Bench.of(model, validation, judge, batch_size, budget)
 
         def tried(scale: float) -> Trial:
             bar.update()
@@ -160,7 +163,7 @@ class JailbreakAntidote:
             trials = [tried(0.0)]
             for sign in (1.0, -1.0):
                 trials += choosing.outward([sign * one for one in SHARES], tried, trials[0])
-            trials = choosing.refined(trials, tried, choosing.ROUNDS)
+            trials = choosing.refined(trials, tried, bench.rounds)
         chosen, said = choosing.best(trials)
         return replace(fitted, scale=chosen.scale, trials=tuple(trials), note=f"{note} {said}".strip())
 
@@ -193,7 +196,7 @@ class JailbreakAntidote:
             ValueError: no such file, not safetensors, cut short, something else, or of another model.
         """
         tensors, header = artefacts.read(path, "Jailbreak Antidote")
-        choosing.require_parts(path, tensors, ("residual_norms", "vectors"))
+        artefacts.require_parts(path, tensors, ("residual_norms", "vectors"))
         origin = Origin.from_header(header["origin"])
         if model is not None:
             artefacts.require_same_model(origin.model, identity(model), "These Jailbreak Antidote vectors")
@@ -227,7 +230,7 @@ def difference_component(
     turned = torch.ones(len(harmful), 1, 1).to(harmful)
     turned[1::2] = -1
     differences = (harmful - harmless) * turned
-    return choosing.principal(differences - differences.mean(dim=0), harmful, harmless)
+    return principal(differences - differences.mean(dim=0), harmful, harmless)
 
 
 def pair_accuracy(

@@ -22,7 +22,7 @@ from scans_lens.directions import Origin, origin_of
 from scans_lens.generation import replies
 from scans_lens.judges import Judge
 from scans_lens.lens import refusal_log_odds, rising_tokens
-from scans_lens.methods.scans import VALIDATION_TOKENS, learning_prompts
+from scans_lens.methods.choosing import VALIDATION_TOKENS, learning_prompts
 from scans_lens.model import Hook, Model, identity, is_bundled
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, batches, seen_at

@@ -6,6 +6,7 @@ AAAI 2025, arXiv 2408.11491. Equation numbers are the paper's.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,38 +17,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scans_lens import artefacts, judges, organism, steering
+from scans_lens import artefacts, steering
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.directions import Directions, Origin, refusal_directions
-from scans_lens.generation import replies_under
 from scans_lens.judges import Judge
 from scans_lens.lens import anchor_layers, default_anchors
+from scans_lens.methods import choosing
+from scans_lens.methods.choosing import BROKEN, SHARES, Bench, learning_prompts
 from scans_lens.model import Hook, Model, after_final_norm, identity, is_bundled
-from scans_lens.prompts import Contrast, borderline
+from scans_lens.prompts import Contrast
 from scans_lens.rates import Rate
 from scans_lens.reading import Flight, collect
 from scans_lens.steering import Rows
 
 Preset = Literal["paper", "release"]
 
-SHARES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
-"""Scales that are tried first, as shares of the layer's mean residual norm."""
 ALPHAS = (0.5, 1.0, 2.0, 4.0)
 """Scales that are tried first where vectors are raw, as multiples of the difference of means."""
-ROUNDS = 3
-"""How often the scales halfway to the best one's neighbours are tried, too (halfway in ratio)."""
 MISSED = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
 """Shares of harmful validation prompts that the threshold may take for harmless: the thresholds that are tried.
 
 A small push answers borderline prompts long before it answers harmful ones, so that the best threshold may well let
 some harmful prompts be pushed the wrong way, as long as they stay refused.
 """
-FALL = 0.015
-"""By how much harmful refusals may fall on validation prompts, as a share of them."""
-BROKEN = 0.1
-"""A scale at which every threshold costs more than this share of harmful refusals is the last that is tried."""
-VALIDATION_TOKENS = 24
-"""A reply's beginning is enough to see whether it refuses."""
 DEPTH = 32
 """Layers of Llama-2-7b, on which the paper's bands are given."""
 
@@ -167,6 +159,7 @@ class SCANS:
         preset: Preset | None = None,
         layers: Sequence[int] | None = None,
         judge: Judge | None = None,
+        budget: int | None = None,
         seed: int = 0,
         batch_size: int | None = None,
         progress: bool = True,
@@ -191,6 +184,7 @@ class SCANS:
                 threshold and alpha are chosen on validation prompts, which have to be given.
             layers: where to steer, instead of what `anchor_layers` or the preset says.
             judge: whether a reply refuses; by default the exact one for the bundled model, rules for any other.
+            budget: replies to validation prompts that may be asked for; finer scales are tried until it is spent.
             batch_size: prompts at once; by default what fits and pays.
 
         Raises:
@@ -248,61 +242,41 @@ class SCANS:
             classifier, last_after_norm = voters(anchored, held)
             fitted = replace(fitted, classifier=classifier, last_after_norm=last_after_norm)
         t_held, t_others = one_way(held, last_after_norm)
-        return fitted.with_chosen_knobs(
-            model,
-            (others, validation.harmful),
-            (t_others, t_held),
-            grid,
-            judge or judges.judge_for(model),
-            batch_size,
-            progress,
-        )
+        bench = Bench.of(model, validation, judge, batch_size, budget, progress)
+        return fitted.with_chosen_knobs(bench, (t_others, t_held), grid)
 
     def with_chosen_knobs(
         self,
-        model: Model,
-        texts: tuple[Sequence[str], Sequence[str]],
+        bench: Bench,
         moves: tuple[Float[Tensor, "other layer d_model"], Float[Tensor, "harmful layer d_model"]],
         grid: Sequence[float],
-        judge: Judge,
-        batch_size: int | None,
-        progress: bool,
     ) -> SCANS:
         """The same with the best threshold and scale.
 
         Each prompt is answered under both signs of each scale, where some threshold gives it that sign, and every
         threshold is then looked up rather than run.
+
+        Args:
+            moves: what the classifier reads of the bench's harmless and of its harmful prompts.
+            grid: scales to try first.
         """
-        asked, n = (*texts[0], *texts[1]), len(texts[0])
-        tokens = min(VALIDATION_TOKENS, judges.SETTLED) if judge is judges.bundled else VALIDATION_TOKENS
         score = torch.cat([self.classifier.score(side) for side in moves]).double()
         tried = {missed: self.classifier.calibrated(moves[1], missed=missed) for missed in MISSED}
         lowest, highest = (end(one.threshold for one in tried.values()) for end in (min, max))
-
-        def refused(methods: Sequence[SCANS | None], places: Sequence[int]) -> list[dict[int, bool]]:
-            if not places:
-                return [{} for _ in methods]
-            own = [asked[place] for place in places]
-            given = replies_under(model, own, methods, max_new_tokens=tokens, batch_size=batch_size, progress=progress)
-            return [dict(zip(places, judges.refused(judge, said), strict=True)) for said in given]
-
-        def counted(no: Sequence[bool]) -> dict[str, tuple[int, int]]:
-            return {"harmless": (sum(no[:n]), n), "harmful": (sum(no[n:]), len(no) - n)}
-
-        (plain,) = refused([None], range(len(asked)))
         strict = tried[MISSED[0]]
-        trials = [Trial(0.0, MISSED[0], strict.threshold, **counted(list(plain.values())))]
+        trials = [Trial(0.0, MISSED[0], strict.threshold, **bench.counts(None))]
         sides = (
             (math.inf, (score < highest).nonzero()[:, 0].tolist()),
             (-math.inf, (score >= lowest).nonzero()[:, 0].tolist()),
         )
 
         def tried_at(scales: Sequence[float]) -> list[list[Trial]]:
-            """Every threshold's trial at each of these scales, which share prefill and batches."""
+            """Every threshold's trial at each scale that can be paid; they share prefill and batches."""
+            scales = bench.affordable(scales, sum(len(places) for _, places in sides))
             if not scales:
                 return []
             away, towards = (
-                refused(
+                bench.refused_under(
                     [replace(self, scale=one, classifier=replace(strict, threshold=threshold)) for one in scales],
                     places,
                 )
@@ -313,17 +287,19 @@ class SCANS:
                 found.append([])
                 for missed, one in tried.items():
                     pushed = [no_towards if at >= one.threshold else no_away for at in score.tolist()]
-                    no = [side[place] for place, side in enumerate(pushed)]
-                    found[-1].append(Trial(scale, missed, one.threshold, **counted(no)))
+                    no = {place: side[place] for place, side in enumerate(pushed)}
+                    found[-1].append(Trial(scale, missed, one.threshold, **bench.counted(no)))
             return found
 
         for own in tried_at(grid):
             trials += own
-            if max(trial.harmful[0] for trial in own) < trials[0].harmful[0] - BROKEN * (len(asked) - n):
+            if max(trial.harmful[0] for trial in own) < trials[0].harmful[0] - BROKEN * len(bench.harmful):
                 break
-        for _ in range(ROUNDS):
-            for own in tried_at(_beside(choice(trials)[0].scale, [trial.scale for trial in trials])):
-                trials += own
+        for _ in range(bench.rounds):
+            finer = tried_at(choosing.beside(choice(trials)[0].scale, [trial.scale for trial in trials]))
+            if not finer:
+                break
+            trials += itertools.chain.from_iterable(finer)
         trials.sort(key=lambda trial: trial.scale)
         chosen, found = choice(trials)
         return replace(
@@ -454,28 +430,6 @@ def _vectors(
     return directions.in_residual_norms(), "residual norms", SHARES
 
 
-def learning_prompts(
-    model: Model, contrast: Contrast | None, validation: Contrast | None, seed: int
-) -> tuple[Contrast, Contrast | None, str]:
-    """What to learn from, what to choose on, and a sentence about it."""
-    if contrast is None and validation is None:
-        validation = organism.validation() if is_bundled(model) else borderline("validation")
-    contrast = contrast or default_anchors(model)
-    if validation is None:
-        size = min(len(contrast.harmful), len(contrast.harmless)) // 5
-        if not size:
-            raise ValueError(
-                "No validation prompts were given, and the contrast is too small to hold a fifth of it out."
-            )
-        note = f"Knobs chosen on a held-out fifth of {contrast.name!r}."
-        validation, contrast = contrast.split(size, seed)
-    else:
-        note = f"Knobs chosen on {validation.name!r}."
-    if not validation.borderline:
-        note += " No borderline prompt was seen in choosing them."
-    return contrast, validation, note
-
-
 def either_way(flight: Flight) -> Float[Tensor, "row layer_and_one d_model"]:
     """Transitions of all layers, and behind them the last layer's once more, after the final norm."""
     return torch.cat([flight.transitions(), _transitions(flight, True)[:, -1:]], dim=1)
@@ -511,26 +465,9 @@ def voters(
     return best, normed
 
 
-def _beside(best: float, tried: Sequence[float]) -> list[float]:
-    """The scales halfway, in ratio, from the best one to those tried next to it; below the smallest, half of it."""
-    below, above = ([one for one in tried if one < best], [one for one in tried if one > best])
-    low = max(below) or best / 4
-    ends = [low, *([min(above)] if above else [])]
-    return [found for end in ends if (found := float(f"{math.sqrt(best * end):.2g}")) not in tried]
-
-
 def choice(trials: Sequence[Trial]) -> tuple[Trial, str]:
-    """The trial with the fewest refusals of harmless prompts among those that keep harmful ones refused."""
-    plain, tried = trials[0], trials[1:]
-    floor = Rate(*plain.harmful).value - FALL
-    kept = [trial for trial in tried if Rate(*trial.harmful).value >= floor - 1e-9]
-    if not kept:
-        best = max(tried, key=lambda trial: (trial.harmful[0], -trial.harmless[0], -trial.missed, -trial.scale))
-        return (
-            best,
-            "Everywhere harmful refusals fell by more than 1.5 points; threshold and scale are where they fell least.",
-        )
-    return min(kept, key=lambda trial: (trial.harmless[0], trial.missed, trial.scale)), ""
+    """The best trial; ties go to the threshold that misses fewest harmful prompts, and then to the smaller scale."""
+    return choosing.best(trials, lambda trial: (trial.missed, trial.scale))
 
 
 def summary(scans: SCANS) -> list[dict[str, Any]]:

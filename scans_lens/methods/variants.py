@@ -15,20 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scans_lens import artefacts, judges
+from scans_lens import artefacts
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
-from scans_lens.methods.scans import (
-    ROUNDS,
-    SCANS,
-    SHARES,
-    Trial,
-    choice,
-    either_way,
-    learning_prompts,
-    one_way,
-    voters,
-)
+from scans_lens.methods.choosing import SHARES, Bench, learning_prompts
+from scans_lens.methods.scans import SCANS, Trial, choice, either_way, one_way, voters
 from scans_lens.model import Model, after_final_norm, identity
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, collect
@@ -41,6 +32,7 @@ def centred(
     *,
     validation: Contrast | None = None,
     judge: Judge | None = None,
+    budget: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     progress: bool = True,
@@ -53,11 +45,12 @@ def centred(
 
     Args:
         contrast, validation: as in `SCANS.fit`; give those that `scans` was fitted with.
+        budget: see `SCANS.fit`.
 
     Raises:
         ValueError: another model than `scans` was fitted on.
     """
-    return _reread(scans, model, contrast, validation, False, judge, seed, batch_size, progress)
+    return _reread(scans, model, contrast, validation, False, judge, budget, seed, batch_size, progress)
 
 
 def at_instruction(
@@ -67,6 +60,7 @@ def at_instruction(
     *,
     validation: Contrast | None = None,
     judge: Judge | None = None,
+    budget: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     progress: bool = True,
@@ -79,11 +73,12 @@ def at_instruction(
 
     Args:
         contrast, validation: as in `SCANS.fit`; give those that `scans` was fitted with.
+        budget: see `SCANS.fit`.
 
     Raises:
         ValueError: another model than `scans` was fitted on.
     """
-    return _reread(scans, model, contrast, validation, True, judge, seed, batch_size, progress)
+    return _reread(scans, model, contrast, validation, True, judge, budget, seed, batch_size, progress)
 
 
 def continuous(
@@ -92,6 +87,7 @@ def continuous(
     *,
     validation: Contrast | None = None,
     judge: Judge | None = None,
+    budget: int | None = None,
     batch_size: int | None = None,
     progress: bool = True,
 ) -> SCANS:
@@ -103,6 +99,7 @@ def continuous(
 
     Args:
         validation: as in `SCANS.fit`; give what `scans` was fitted with.
+        budget: see `SCANS.fit`.
 
     Raises:
         ValueError: another model than `scans` was fitted on, or no validation prompts for a model that is not ours.
@@ -114,15 +111,15 @@ def continuous(
     t_harmful = scans.transitions(model, validation.harmful, batch_size=batch_size)
     threshold, scores = scans.classifier.threshold, scans.classifier.score(t_harmful)
     ramped = replace(scans, width=float((scores - threshold).abs().double().median()), scale=0.0)
-    bench = choosing.Bench.of(model, validation, judge or judges.judge_for(model), batch_size)
+    bench = Bench.of(model, validation, judge, batch_size, budget)
     missed = float((scores < threshold).double().mean())
 
     def tried(scale: float) -> Trial:
         return Trial(scale, missed, threshold, **bench.counts(replace(ramped, scale=scale) if scale else None))
 
     plain = tried(0.0)
-    start = choosing.outward(SHARES if scans.unit == "residual norms" else (scans.scale / 2, scans.scale), tried, plain)
-    trials = choosing.refined([plain, *start], tried, ROUNDS, lambda known: choice(known)[0])
+    start = choosing.outward(_first_scales(scans), tried, plain)
+    trials = choosing.refined([plain, *start], tried, bench.rounds, lambda known: choice(known)[0])
     chosen, found = choice(trials)
     note = f"Threshold as fitted; width and scale chosen on {validation.name!r}. {found}".strip()
     return replace(ramped, scale=chosen.scale, trials=tuple(trials), note=note)
@@ -135,6 +132,7 @@ def _reread(
     validation: Contrast | None,
     at_instruction: bool,
     judge: Judge | None,
+    budget: int | None,
     seed: int,
     batch_size: int | None,
     progress: bool,
@@ -154,21 +152,18 @@ def _reread(
         scans, classifier=classifier, last_after_norm=normed, at_instruction=at_instruction, scale=0.0, note=note
     )
     t_harmful, t_others = one_way(held, normed)
-    return again.with_chosen_knobs(
-        model,
-        (others, validation.harmful),
-        (t_others, t_harmful),
-        SHARES if scans.unit == "residual norms" else (scans.scale / 2, scans.scale),
-        judge or judges.judge_for(model),
-        batch_size,
-        progress,
-    )
+    bench = Bench.of(model, validation, judge, batch_size, budget, progress)
+    return again.with_chosen_knobs(bench, (t_others, t_harmful), _first_scales(scans))
 
 
 def _either_way_at_instruction(flight: Flight) -> Float[Tensor, "row layer_and_one d_model"]:
     """States at the end of the instruction, all layers, and the last layer's once more, after the final norm."""
     states = flight.instructed()
     return torch.cat([states, after_final_norm(flight.model, states)[:, -1:]], dim=1)
+
+
+def _first_scales(scans: SCANS) -> tuple[float, ...]:
+    return SHARES if scans.unit == "residual norms" else (scans.scale / 2, scans.scale)
 
 
 def _require_own(scans: SCANS, model: Model) -> None:

@@ -1,0 +1,189 @@
+"""Choosing: laws of the rule, of the search, and of the budget of replies that all methods keep to alike."""
+
+from dataclasses import dataclass
+
+import pytest
+import tiny
+from test_scans import contrast_of, some
+
+from scans_lens.methods import choosing, variants
+from scans_lens.methods.caa import CAA
+from scans_lens.methods.cast import CAST
+from scans_lens.methods.choosing import Spent
+from scans_lens.methods.jailbreak_antidote import JailbreakAntidote
+from scans_lens.methods.scans import SCANS
+from scans_lens.prompts import Contrast
+
+
+@dataclass(frozen=True)
+class Trial:
+    scale: float
+    harmless: tuple[int, int]
+    harmful: tuple[int, int]
+
+
+def trial(scale: float, harmless: int, harmful: int) -> Trial:
+    return Trial(scale, (harmless, 10), (harmful, 100))
+
+
+# ── The rule ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_smallest_push_that_answers_most_while_refusals_of_harm_hold_is_chosen():
+    tried = [trial(0.0, 9, 90), trial(0.1, 9, 95), trial(-0.1, 5, 90), trial(-0.2, 2, 89), trial(-0.3, 2, 90)]
+    assert choosing.best(tried)[0].scale == -0.2
+    assert choosing.best([*tried, trial(-0.4, 0, 88)])[0].scale == -0.2  # harm would fall by two points
+    found, note = choosing.best([trial(0.0, 9, 90), trial(-0.1, 1, 70), trial(-0.2, 0, 80)])
+    assert found.scale == -0.2 and "fell by more than 1.5 points" in note
+
+
+# ── The search ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_broken_scale_is_the_last_that_is_tried_in_its_direction(monkeypatch):
+    monkeypatch.setattr(choosing, "BROKEN", 0.1)
+    plain = trial(0.0, 5, 90)
+    outcomes = {0.1: trial(0.1, 5, 90), 0.2: trial(0.2, 5, 79), 0.4: trial(0.4, 0, 90)}
+    assert [one.scale for one in choosing.outward((0.1, 0.2, 0.4), outcomes.__getitem__, plain)] == [0.1, 0.2]
+    outcomes[0.1] = trial(0.1, 7, 90)
+    assert [one.scale for one in choosing.outward((0.1, 0.2, 0.4), outcomes.__getitem__, plain)] == [0.1]
+
+
+@pytest.mark.parametrize(
+    ("best", "tried", "finer"),
+    [
+        (0.1, [0.0, 0.05, 0.1, 0.2], [0.071, 0.14]),
+        (0.05, [0.0, 0.05, 0.1], [0.025, 0.071]),
+        (0.8, [0.0, 0.4, 0.8], [0.57]),
+        (0.06, [0.0, 0.06, 0.061], [0.03]),  # halfway rounds to what was tried
+        (-0.1, [0.0, -0.2, -0.1, -0.05, 0.08], [-0.14, -0.071]),
+    ],
+)
+def test_finer_scales_lie_halfway_to_the_neighbours(best, tried, finer):
+    assert choosing.beside(best, tried) == finer
+
+
+def test_finer_scales_of_the_same_sign_are_tried_beside_the_best():
+    asked = []
+
+    def tried(scale):
+        asked.append(scale)
+        return trial(scale, 5, 90)
+
+    known = [trial(0.0, 9, 90), trial(0.1, 9, 90), trial(-0.1, 5, 90), trial(-0.2, 2, 90), trial(-0.4, 3, 90)]
+    found = choosing.refined(known, tried, 1)
+    assert asked == [-0.28, -0.14] and found[:5] == known and len(found) == 7
+    asked.clear()
+    choosing.refined([trial(0.0, 9, 90), trial(0.1, 2, 90)], tried, 1)
+    assert asked == [0.05]
+
+
+def test_a_search_without_end_ends_where_two_digits_tell_no_more():
+    known = [trial(0.0, 9, 90), trial(0.1, 5, 90), trial(0.2, 2, 90), trial(0.4, 3, 90)]
+    found = choosing.refined(known, lambda scale: trial(scale, 5, 90), 10**9)
+    scales = [one.scale for one in found]
+    assert len(set(scales)) == len(scales) and not choosing.beside(0.2, scales)
+    assert {0.14, 0.17, 0.18, 0.19, 0.21, 0.22} <= set(scales)
+
+
+@pytest.mark.parametrize("affords", [0, 1, 2, 3])
+def test_what_was_tried_before_the_budget_was_spent_is_kept(affords):
+    asked = []
+
+    def tried(scale):
+        if len(asked) == affords:
+            raise Spent
+        asked.append(scale)
+        return trial(scale, 5, 90)
+
+    found = choosing.outward((0.1, 0.2, 0.4), tried, trial(0.0, 9, 90))
+    assert [one.scale for one in found] == [0.1, 0.2, 0.4][:affords]
+    asked.clear()
+    known = [trial(0.0, 9, 90), trial(0.1, 5, 90), trial(0.2, 2, 90)]
+    assert choosing.refined(known, tried, 9)[:3] == known and len(asked) == affords
+
+
+# ── The budget ───────────────────────────────────────────────────────────────────────────────────────────────
+
+N = 10
+"""Prompts of a side: a setting takes twice as many replies, or up to four times where a prompt is pushed both ways."""
+
+
+class Listening:
+    """A judge that counts what it hears."""
+
+    def __init__(self) -> None:
+        self.heard = 0
+
+    def __call__(self, replies):
+        self.heard += len(replies)
+        return some(replies)
+
+
+def fitted(model, name: str, judge, **how):
+    """A method by its name, and its trials."""
+    settings = {"validation": contrast_of(N, "others", "tomorrow"), "judge": judge, "progress": False, **how}
+    contrast = contrast_of(N)
+    if name == "CAA":
+        return CAA.fit(model, contrast=contrast, layers=(1, 2), multipliers=(-4.0, -1.0), **settings)
+    if name in ("CAST", "antidote"):
+        return {"CAST": CAST, "antidote": JailbreakAntidote}[name].fit(model, contrast, layers=(1, 2), **settings)
+    plainly = {"judge": some, "progress": False, "layers": (1, 2)}
+    if name == "SCANS":
+        return SCANS.fit(model, contrast, **{**plainly, **settings})
+    start = SCANS.fit(model, contrast, validation=settings["validation"], **plainly)
+    if name == "continuous":
+        return variants.continuous(start, model, **settings)
+    return getattr(variants, name)(start, model, contrast, **settings)
+
+
+NAMES = ("SCANS", "centred", "at_instruction", "continuous", "CAST", "antidote", "CAA")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def briskly():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "VALIDATION_TOKENS", 5)
+        patch.setattr(choosing, "ROUNDS", 0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_model(tiny_model):
+    return tiny_model(tiny.LOADERS[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_budget_is_used_and_never_overdrawn(one_model, name, monkeypatch):
+    from scans_lens.methods import scans
+
+    for module in (choosing, scans):
+        monkeypatch.setattr(module, "BROKEN", 1.0)
+    first, judge, budget = Listening(), Listening(), 24 * N
+    by_default = fitted(one_model, name, first)
+    found = fitted(one_model, name, judge, budget=budget)
+    nothing_finer = not choosing.beside(found.chosen.scale, [one.scale for one in found.trials])
+    assert judge.heard <= budget and (judge.heard > budget - 4 * N or nothing_finer)
+    if first.heard <= budget - 4 * N:
+        assert len(found.trials) > len(by_default.trials)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_budget_for_no_setting_is_refused_before_anything_is_asked(one_model, name):
+    judge = Listening()
+    with pytest.raises(ValueError, match="20 validation prompts takes at least 60 replies; the budget of 59"):
+        fitted(one_model, name, judge, budget=59)
+    assert judge.heard == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_smallest_budget_still_chooses(one_model, name):
+    judge = Listening()
+    found = fitted(one_model, name, judge, budget=60)
+    assert judge.heard <= 60 and len(found.trials) > 1 and found.chosen.scale != 0
+
+
+def test_without_a_budget_nothing_is_ever_spent(one_model):
+    contrast = Contrast("three", ["a"], ["b"], ["c"])
+    bench = choosing.Bench.of(one_model, contrast, some, None)
+    assert bench.rounds == choosing.ROUNDS and bench.affordable([1.0] * 9, 10**9) == [1.0] * 9
