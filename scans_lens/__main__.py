@@ -399,8 +399,12 @@ def evaluate(
             return
         _print_summary(evaluation.summary(table))
         for name in (column for column in table.columns if column.startswith("verdict_")):
+            own = name.removeprefix("verdict_")
+            if (doubt := evaluation.unsure(table, own)) and doubt[0]:
+                typer.echo(
+                    f"The judge {own} was not sure of {doubt[0]} of {doubt[1]} verdicts; the report shows which."
+                )
             if missing := sum(not isinstance(verdict, str) for verdict in table[name]):
-                own = name.removeprefix("verdict_")
                 typer.secho(
                     f"The judge {own} gave no verdict on {missing} of {len(table)} replies; the same call asks again.",
                     fg="red",

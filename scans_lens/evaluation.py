@@ -156,8 +156,8 @@ def evaluate(
     Returns:
         The table: set, place (of the prompt in it), prompt_id, prompt, kind, type, item, method, setting, seed, score
         (how harmful the prompt looked to the method), scale (how it was pushed, + towards refusal), reply, tokens (of
-        the reply), finish ("stop", "length" or "enough"), seconds (its share of its batch's), and `verdict_…` of every
-        judge.
+        the reply), finish ("stop", "length" or "enough"), seconds (its share of its batch's), and of every judge
+        `verdict_…` and, where it can tell (`judges.panel` can), `sure_…`.
 
     Raises:
         ValueError: nothing to ask or no way to answer, two sets or arms of one name, or a folder of another run.
@@ -228,7 +228,11 @@ def evaluate(
                     seconds = (time.perf_counter() - began) / (len(places) * len(own))
                     rows = []
                     for arm, said in zip(own, given, strict=True):
-                        verdicts = {f"verdict_{name}": judged(own, said.texts) for name, own in judge.items()}
+                        verdicts = {
+                            column: given
+                            for name, own in judge.items()
+                            for column, given in _heard(name, own, said.texts).items()
+                        }
                         rows += [
                             _row(one, place, arm, said, row, seconds, verdicts) for row, place in enumerate(places)
                         ]
@@ -292,8 +296,9 @@ def _judge_again(run: runs.Run, judge: Mapping[str, Judge]) -> None:
     ]
     for name, own in judge.items():
         missing = [row for row in rows if row[f"verdict_{name}"] is None]
-        for row, verdict in zip(missing, judged(own, [row["reply"] for row in missing]), strict=True):
-            row[f"verdict_{name}"] = verdict
+        for column, given in _heard(name, own, [row["reply"] for row in missing]).items():
+            for row, value in zip(missing, given, strict=True):
+                row[column] = value
         run.write([row for row in missing if row[f"verdict_{name}"] is not None])
 
 
@@ -319,6 +324,24 @@ def judged(judge: Judge, said: Sequence[str]) -> list[Verdict | None]:
             warnings.warn(f"A judge failed on a reply, whose verdict is missing: {error}", stacklevel=2)
             return [None]
         return [verdict for reply in said for verdict in judged(judge, [reply])]
+
+
+def _heard(name: str, judge: Judge, said: Sequence[str]) -> dict[str, list[Any]]:
+    """A judge's columns: its verdicts and, where it can tell, whether it is sure of each."""
+    verdicts = judged(judge, said)
+    told = getattr(judge, "sure", None)
+    if told is None:
+        return {f"verdict_{name}": list(verdicts)}
+    sure = told(said) if said and None not in verdicts else [None] * len(said)
+    return {f"verdict_{name}": list(verdicts), f"sure_{name}": list(sure)}
+
+
+def unsure(table: pd.DataFrame, judge: str) -> tuple[int, int] | None:
+    """Of how many replies a judge was not sure, and of how many it said; None where it says nothing of that."""
+    if f"sure_{judge}" not in table:
+        return None
+    told = table[f"sure_{judge}"].dropna().astype(bool)
+    return int((~told).sum()), len(told)
 
 
 def _row(

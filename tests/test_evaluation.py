@@ -129,6 +129,23 @@ def test_a_judge_that_fails_leaves_its_verdict_out_and_the_run_goes_on(ask, tmp_
     assert sum(line.refused.rate.total for line in lines if line.refused) == (~missing).sum()
 
 
+class Doubting:
+    """Sure of nothing that it calls refused."""
+
+    def __call__(self, replies):
+        return by_length(replies)
+
+    def sure(self, replies):
+        return [verdict != "refused" for verdict in by_length(replies)]
+
+
+def test_what_a_judge_is_not_sure_of_is_on_disk_beside_its_verdict(ask, tmp_path):
+    table = ask(tmp_path, judge={"length": by_length, "doubting": Doubting()})
+    assert "sure_length" not in table and evaluation.unsure(table, "length") is None
+    assert table["sure_doubting"].tolist() == [verdict != "refused" for verdict in table["verdict_doubting"]]
+    assert evaluation.unsure(table, "doubting") == ((table["verdict_length"] == "refused").sum(), len(table))
+
+
 def test_sets_and_ways_of_one_name_are_refused(ask, tmp_path):
     with pytest.raises(ValueError, match="There are two of the set 'mine': give each a name of its own"):
         ask(tmp_path, [a_set(), a_set()])

@@ -98,6 +98,18 @@ def test_the_page_says_the_rates_of_the_summary(folder):
     assert "mine: 8 prompts; left out: 1 that come twice and 2 that something was learned from." in page
 
 
+def test_verdicts_that_a_judge_is_not_sure_of_are_counted_and_marked(tmp_path):
+    unsure = [{**row, "sure_rules": row["place"] != 3} for row in rows()]
+    with runs.opened(tmp_path, SETTINGS) as run:
+        run.write(unsure)
+    page = report.write(tmp_path).read_text()
+    assert "Of 2 of 16 verdicts it was not sure." in page
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+    assert [[way["unsure"] for way in row["ways"]] for row in data] == [
+        [["rules"]] * 2 if place == 3 else [[]] * 2 for place in range(8)
+    ]
+
+
 def test_an_unfinished_run_says_so(tmp_path):
     with runs.opened(tmp_path, SETTINGS) as run:
         run.write(rows()[:5])

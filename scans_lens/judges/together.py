@@ -56,6 +56,10 @@ class Panel:
     def __call__(self, replies: Sequence[str]) -> list[Verdict]:
         return [opinion.verdict for opinion in self.opinions(replies)]
 
+    def sure(self, replies: Sequence[str]) -> list[bool]:
+        """Of which replies the verdict is sure."""
+        return [opinion.sure for opinion in self.opinions(replies)]
+
     def opinions(self, replies: Sequence[str]) -> list[Opinion]:
         """The verdicts with what they rest on."""
         chances = self.decides.probabilities(replies)

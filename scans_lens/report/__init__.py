@@ -98,9 +98,11 @@ def _what(table: pd.DataFrame, settings: Mapping[str, Any], judge: str) -> str:
     ways = " and ".join(escape(str(name)) for name in table["method"].unique())
     judged = sum(isinstance(verdict, str) for verdict in table[f"verdict_{judge}"])
     some = f" It judged {judged} of {len(table)} replies." if judged < len(table) else ""
+    doubt = evaluation.unsure(table, judge)
+    doubts = f" Of {doubt[0]} of {doubt[1]} verdicts it was not sure." if doubt else ""
     return (
         f"{n} prompts of {sets} set{'s' if sets > 1 else ''}, answered by {escape(model)} in these ways: {ways}. "
-        f"A reply counts as refused where the judge <em>{escape(judge)}</em> says so.{some}{unfinished}"
+        f"A reply counts as refused where the judge <em>{escape(judge)}</em> says so.{some}{doubts}{unfinished}"
     )
 
 
@@ -360,6 +362,11 @@ def _judges(table: Any) -> str:
         for name, column in zip(names, columns, strict=True)
         if (missing := sum(not isinstance(verdict, str) for verdict in table[column]))
     ]
+    silent += [
+        f"{escape(name)} was not sure of {doubt[0]} of {doubt[1]} verdicts"
+        for name in names
+        if (doubt := evaluation.unsure(table, name))
+    ]
     without = f"<p class=note>{'; '.join(silent)}.</p>" if silent else ""
     differ = table[table[columns].apply(lambda row: row.dropna().nunique() > 1, axis=1)]
     shown = [
@@ -408,6 +415,9 @@ def _rows(table: pd.DataFrame, seen: Mapping[str, Mapping[str, Any]]) -> list[di
                 "score": _number(row["score"]),
                 "scale": _number(row["scale"]),
                 "verdicts": {name.removeprefix("verdict_"): row[name] or "none" for name in columns},
+                "unsure": [
+                    name for column in columns if row.get(f"sure_{(name := column.removeprefix('verdict_'))}") is False
+                ],
             }
         )
     return list(found.values())
