@@ -340,8 +340,8 @@ def unsure(table: pd.DataFrame, judge: str) -> tuple[int, int] | None:
     """Of how many replies a judge was not sure, and of how many it said; None where it says nothing of that."""
     if f"sure_{judge}" not in table:
         return None
-    told = table[f"sure_{judge}"].dropna().astype(bool)
-    return int((~told).sum()), len(told)
+    told = [sure for sure in table[f"sure_{judge}"] if isinstance(sure, bool)]
+    return told.count(False), len(told)
 
 
 def _row(
