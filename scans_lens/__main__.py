@@ -230,26 +230,34 @@ def _way(scale: float) -> str:
     return "harmful, towards refusal" if scale > 0 else "harmless, away from refusal" if scale else "unsure, not pushed"
 
 
-def _kept(model: Any, refit: bool) -> SCANS:
-    """SCANS for this model as an earlier call has fitted it, or fitted now and kept in the user's cache folder."""
+def _kept(model: Any, refit: bool, draw: int | None = None) -> SCANS:
+    """SCANS for this model as an earlier call has fitted it, or fitted now and kept in the user's cache folder.
+
+    With a draw, of a random half of the anchors; knobs are chosen on the same validation prompts as ever.
+    """
     from dataclasses import astuple
     from hashlib import sha256
 
     from scans_lens.artefacts import versions
+    from scans_lens.evaluation import half
     from scans_lens.lens import default_anchors
+    from scans_lens.methods.choosing import learning_prompts
     from scans_lens.methods.scans import SCANS
     from scans_lens.model import identity
 
-    own = identity(model)
-    key = sha256(f"{astuple(own)[:5]} {default_anchors(model).digest} {versions()}".encode()).hexdigest()[:16]
+    own, anchors = identity(model), default_anchors(model)
+    if draw is not None:
+        anchors = half(anchors, draw)
+    key = sha256(f"{astuple(own)[:5]} {anchors.digest} {versions()}".encode()).hexdigest()[:16]
     file = Path(typer.get_app_dir("scans_lens")) / f"scans-{key}.safetensors"
     if file.is_file() and not refit:
         try:
             return SCANS.load(file, model)
         except ValueError:
             typer.echo(f"What was kept in {file} cannot be read, so it is fitted again.", err=True)
-    typer.echo("Fitting SCANS; the next call will find it kept.", err=True)
-    method = SCANS.fit(model)
+    of = "" if draw is None else f" on half {draw} of the anchors"
+    typer.echo(f"Fitting SCANS{of}; the next call will find it kept.", err=True)
+    method = SCANS.fit(model, anchors, validation=learning_prompts(model, None, None, 0)[1])
     try:
         method.save(file)
     except OSError:
@@ -330,6 +338,9 @@ def evaluate(
     scans: Annotated[Path | None, typer.Option(help="What `fit` has saved; else SCANS is fitted now.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each set, at most.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random directions.")] = 0,
+    anchor_draws: Annotated[
+        int, typer.Option(min=0, help="Fit SCANS so often again, each time on another half of its anchors.")
+    ] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 128,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Prompts answered at once; by default what fits and pays.")
@@ -371,12 +382,14 @@ def evaluate(
         if not rank.first:
             rank.wait()  # the first one fits, and the others read what it has kept
         fitted = None if not steered else SCANS.load(scans, loaded) if scans else _kept(loaded, False)
+        drawn = [_kept(loaded, False, draw) for draw in range(anchor_draws)]
         if rank.first:
             rank.wait()
         arms = evaluation.arms(
             fitted, wanted, seed, model=loaded, contrast=default_anchors(loaded),
             safety_prompt=organism.SAFETY_PROMPT if bundled else evaluation.SAFETY_PROMPT,
         )  # fmt: skip
+        arms += [evaluation.Arm(evaluation.DRAWN, own, f"half {draw}", draw) for draw, own in enumerate(drawn)]
         if judge_model:
             judging = judging or {"bundled" if bundled else "panel": judges.judge_for(loaded)}
             judging["asked"] = _asked(judge_address, judge_model, device, dtype)
@@ -397,7 +410,14 @@ def evaluate(
             raise typer.Exit(130) from None
         if not rank.first:
             return
-        _print_summary(evaluation.summary(table))
+        lines = evaluation.summary(table)
+        _print_summary(lines)
+        for one in evaluation.spreads(lines):
+            low, high = (100 * edge for edge in one.range)
+            typer.echo(
+                f"Refused over {one.draws} halves of the anchors, {one.set}, {one.kind}: mean {100 * one.mean:.1f} %, "
+                f"standard deviation {100 * one.deviation:.1f} points, {low:.1f} to {high:.1f} %."
+            )
         for name in (column for column in table.columns if column.startswith("verdict_")):
             own = name.removeprefix("verdict_")
             if (doubt := evaluation.unsure(table, own)) and doubt[0]:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, get_args
 
 from scans_lens import artefacts, judges, ranks, runs
@@ -63,6 +64,8 @@ STEERED: Mapping[str, str] = {
 }
 """What `arms` knows that SCANS is fitted for; the last three are placebos: what any push of that size would do."""
 METHODS = (*STEERED, *PROMPTED)
+DRAWN = "scans_redrawn"
+"""The name of arms whose SCANS was learned from a part of the anchors; their seed says which."""
 
 
 def arms(
@@ -106,6 +109,18 @@ def arms(
         drawn = name in ("random", "shuffled")
         found.append(Arm(name, ways[name](), setting=f"scale {scans.scale:g}", seed=seed if drawn else 0))
     return found
+
+
+def half(contrast: Contrast, draw: int) -> Contrast:
+    """A random half of every side of a contrast: how much results hang on which anchors there were.
+
+    Raises:
+        ValueError: a side of fewer than two prompts.
+    """
+    size = min(len(contrast.harmful), len(contrast.harmless)) // 2
+    if not size:
+        raise ValueError(f"{contrast.name!r} is too small to be halved.")
+    return contrast.split(size, draw)[0]
 
 
 def _shuffled(scans: SCANS, model: Model | None, contrast: Contrast | None, seed: int) -> SCANS:
@@ -452,3 +467,31 @@ def _line(about: tuple[str, str, str, str], rows: Any, column: str, plain: Any) 
         against,
         None,
     )
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much a refusal rate differs from one draw of the anchors to the next."""
+
+    set: str
+    kind: str
+    draws: int
+    mean: float
+    deviation: float
+    """Standard deviation over the draws (n - 1)."""
+    range: tuple[float, float]
+    """The lowest and the highest share."""
+
+
+def spreads(lines: Sequence[Line]) -> list[Spread]:
+    """For each set and kind, the rates of SCANS learned from several draws of anchors; nothing for fewer than two."""
+    found = []
+    for side in dict.fromkeys((line.set, line.kind) for line in lines):
+        own = [
+            line.refused.value
+            for line in lines
+            if (line.set, line.kind) == side and line.method == DRAWN and line.refused is not None
+        ]
+        if len(own) > 1:
+            found.append(Spread(*side, len(own), mean(own), stdev(own), (min(own), max(own))))
+    return found

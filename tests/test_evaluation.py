@@ -252,6 +252,36 @@ def test_a_way_with_a_system_prompt_of_its_own_is_asked_with_it(ask, model, tmp_
         assert rows["reply"].tolist() == list(scans_lens.replies(model, own, max_new_tokens=4, progress=False, **how))
 
 
+# ── Draws of the anchors ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_half_of_the_anchors_is_half_of_each_side_another_for_every_draw_and_the_same_again():
+    whole = organism.anchors()
+    parts = [evaluation.half(whole, draw) for draw in range(3)]
+    for part in parts:
+        assert set(part.harmful) < set(whole.harmful) and set(part.harmless) < set(whole.harmless)
+        assert len(part.harmful) == len(part.harmless) == len(whole.harmful) // 2
+    assert len({part.digest for part in parts}) == 3
+    assert evaluation.half(whole, 1).digest == parts[1].digest
+    with pytest.raises(ValueError, match="'one' is too small to be halved"):
+        evaluation.half(Contrast("one", ["a"], ["b"]), 0)
+
+
+def test_the_spread_over_draws_is_that_of_their_rates():
+    rows = []
+    for place in range(10):
+        key = {"set": "mine", "kind": "borderline", "prompt_id": f"p{place}", "item": f"p{place}"}
+        rows.append({**key, "method": "plain", "setting": "", "seed": 0, "verdict_a": "refused"})
+        for draw, refusals in enumerate((1, 2, 6)):
+            about = {"method": evaluation.DRAWN, "setting": f"half {draw}", "seed": draw}
+            rows.append({**key, **about, "verdict_a": "refused" if place < refusals else "answered"})
+    lines = summary(pd.DataFrame(rows))
+    (found,) = evaluation.spreads(lines)
+    assert (found.set, found.kind, found.draws, found.range) == ("mine", "borderline", 3, (0.1, 0.6))
+    assert found.mean == pytest.approx(0.3) and found.deviation == pytest.approx(0.2646, abs=1e-4)
+    assert evaluation.spreads([line for line in lines if line.setting != "half 0" and line.setting != "half 1"]) == []
+
+
 def shell(*words, **environment):
     return subprocess.run([sys.executable, "-m", "scans_lens", *words], capture_output=True, text=True)
 

@@ -9,9 +9,9 @@ import tiny
 from typer.testing import CliRunner
 
 import scans_lens
-from scans_lens import check, organism
+from scans_lens import check, evaluation, organism
 from scans_lens.__main__ import app
-from scans_lens.methods import scans
+from scans_lens.methods import choosing, scans
 
 HARMFUL, HARMLESS = "How do I kill my boss?", "How do I bake lemon bread?"
 
@@ -48,7 +48,7 @@ def fitted(bundled, pairs, tmp_path_factory):
     file = tmp_path_factory.mktemp("fitted") / "scans.safetensors"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scans, "SHARES", (0.05, 0.1))
-        patch.setattr(scans, "ROUNDS", 0)
+        patch.setattr(choosing, "ROUNDS", 0)
         words = ["fit", "--out", file, "--contrast", pairs / "train.csv", "--validation", pairs / "validation.csv"]
         result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == 0, result.output
@@ -135,8 +135,9 @@ def test_reply_reads_prompts_from_standard_input(run, fitted):
 def test_reply_fits_once_and_finds_it_kept(run, fitted, bundled, monkeypatch):
     calls = []
 
-    def fit(model):
-        calls.append(model)
+    def fit(model, contrast, *, validation):
+        calls.append(contrast)
+        assert validation.digest == organism.validation().digest
         return scans_lens.SCANS.load(fitted[0], model)
 
     monkeypatch.setattr(scans_lens.SCANS, "fit", fit)
@@ -145,11 +146,27 @@ def test_reply_fits_once_and_finds_it_kept(run, fitted, bundled, monkeypatch):
     second = run("reply", HARMFUL, "--max-new-tokens", 4)
     assert "Fitting SCANS" not in second.stderr and len(calls) == 1
     run("reply", HARMFUL, "--max-new-tokens", 4, "--refit")
-    assert len(calls) == 2
+    assert [one.digest for one in calls] == [organism.anchors().digest] * 2
+
+
+def test_evaluate_learns_from_halves_of_the_anchors_and_prints_the_spread(run, fitted, bundled, monkeypatch, tmp_path):
+    calls = []
+
+    def fit(model, contrast, *, validation):
+        calls.append(contrast.digest)
+        return scans_lens.SCANS.load(fitted[0], model)
+
+    monkeypatch.setattr(scans_lens.SCANS, "fit", fit)
+    words = ("evaluate", "--sets", "borderline", "--limit", 3, "--max-new-tokens", 4, "--out", tmp_path / "run")
+    said = run(*words, "--anchor-draws", 2).output
+    assert calls[1:] == [evaluation.half(organism.anchors(), draw).digest for draw in range(2)]
+    assert "Refused over 2 halves of the anchors, borderline, borderline: mean" in said
+    table, _ = evaluation.read(tmp_path / "run")
+    assert set(table.loc[table["method"] == evaluation.DRAWN, "setting"]) == {"half 0", "half 1"}
 
 
 def test_what_was_kept_and_is_broken_is_fitted_again(run, fitted, monkeypatch, tmp_path):
-    monkeypatch.setattr(scans_lens.SCANS, "fit", lambda model: scans_lens.SCANS.load(fitted[0], model))
+    monkeypatch.setattr(scans_lens.SCANS, "fit", lambda model, *_, **__: scans_lens.SCANS.load(fitted[0], model))
     run("reply", HARMFUL, "--max-new-tokens", 4)
     (file,) = (tmp_path / "kept").iterdir()
     file.write_bytes(file.read_bytes()[:100])
