@@ -45,6 +45,7 @@ ORDER = (
     "report",
     "reproduce",
     "figures",
+    "shell",
     "__main__",
 )
 """Each imports only what stands before it."""

@@ -1,0 +1,178 @@
+"""Comparing: the commands that measure much at once: SCANS beside its rivals, and the tables of its paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    pass
+
+from scans_lens.shell.common import (
+    Backend,
+    Device,
+    Dtype,
+    Name,
+    Revision,
+    model_named,
+    prompt_set,
+    screen,
+    sentences,
+    writable,
+)
+
+
+def compare(
+    out: Annotated[Path, typer.Option(help="Folder for fitted methods, replies and numbers; goes on there.")],
+    model: Name = None,
+    backend: Backend = "bridge",
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    methods: Annotated[str | None, typer.Option(help="Names, commas between them; by default all.")] = None,
+    sets: Annotated[str | None, typer.Option(help="Names, or files with a column prompt; commas between them.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each set, at most.")] = None,
+    validated: Annotated[int, typer.Option(min=8, help="Validation prompts of each kind to choose knobs on.")] = 96,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 24,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at once; by default what fits and pays.")] = None,
+) -> None:
+    """SCANS beside its rivals: same anchors, same validation prompts for every knob, same questions, same judge.
+
+    Methods: scans, scans_centred, scans_instruction, scans_continuous, constant, random, safeswitch, cast, antidote,
+    caa, false_refusal, ablation, addition, self_cd, system.
+    """
+    with sentences():
+        from scans_lens import comparison, organism
+        from scans_lens.figures import drawing_comparison
+        from scans_lens.model import is_bundled
+
+        names = [name for name in methods.split(",") if name] if methods else comparison.DEFAULT
+        unknown = [name for name in names if name not in comparison.WAYS]
+        if unknown:
+            raise ValueError(f"There is no method {unknown[0]!r}: there are {', '.join(comparison.WAYS)}.")
+        chosen = [prompt_set(name) for name in sets.split(",")] if sets else None
+        loaded = model_named(model, backend, device, dtype, revision)
+        if chosen is None and limit is not None and is_bundled(loaded):
+            chosen = [organism.prompt_set(kind) for kind in organism.KINDS]
+        if chosen is not None and limit is not None:
+            chosen = [one.first(limit) for one in chosen]
+        try:
+            found = comparison.compare(
+                loaded, names, chosen, out=out, max_new_tokens=max_new_tokens, validated=validated,
+                batch_size=batch_size,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            typer.echo(f"Stopped. What was done is in {out}; the same command goes on from there.", err=True)
+            raise typer.Exit(130) from None
+        _print_comparison(found)
+        drawn = drawing_comparison.write(found, out)
+        typer.echo(f"Numbers: {out / 'comparison.json'}; figure: {drawn[0]}; replies: {out / 'replies'}.")
+
+
+def _print_comparison(found: Any) -> None:
+    from rich import box
+    from rich.table import Table
+
+    def table(title: str, *columns: str) -> Table:
+        made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+        made.add_column("way", overflow="fold")
+        for column in columns:
+            made.add_column(column, justify="right", overflow="fold")
+        return made
+
+    def share(rate: Any) -> str:
+        low, high = (100 * edge for edge in rate["interval"])
+        star = "*" if rate.get("p") is not None and rate["p"] < 0.05 else ""
+        return f"{100 * rate['value']:.1f}{star} [{low:.0f}, {high:.0f}]"
+
+    def mean(own: Any) -> str:
+        low, high = own["interval"]
+        return f"{own['value']:.3f} [{low:.3f}, {high:.3f}]"
+
+    fitted = {name: own for name, own in found["ways"].items() if own.get("fitted") is not False}
+    kinds = list(fitted["plain"].get("refused", {}))
+    refused = table("Refused (%), 95 %; * differs from plain (McNemar, exact, Holm, p < .05)", *kinds, "not beaten")
+    for name, own in fitted.items():
+        shares = (share(own["refused"][kind]) if kind in own.get("refused", {}) else "" for kind in kinds)
+        refused.add_row(name, *shares, "yes" if own.get("front") else "")
+    cost = table("What it costs, 95 %", "quiz right (%)", "perplexity", "KL (nats)", "ms a reply", "kB", "tuned on")
+    for name, own in fitted.items():
+        cost.add_row(
+            name,
+            share(own["quiz"]) if "quiz" in own else "",
+            mean(own["perplexity"]) if "perplexity" in own else "",
+            mean(own["kl"]) if "kl" in own else "",
+            f"{1000 * own['seconds a reply']:.1f}" if "seconds a reply" in own else "",
+            f"{own['stored'] / 1000:.1f}" if "stored" in own else "",
+            f"{own['tuning']['replies']:,}" if own.get("tuning", {}).get("replies") else "",
+        )
+    for one in (refused, cost):
+        screen().print(one)
+    tried = table("What was tried on validation prompts; each in grid.csv", "settings", "knobs")
+    tried.columns[2].justify = "left"
+    for fit, own in {own["fit"]: own for own in fitted.values() if own.get("tried", {}).get("settings")}.items():
+        knobs = "; ".join(f"{knob} {_values(values)}" for knob, values in own["tried"]["knobs"].items())
+        tried.add_row(fit, str(own["tried"]["settings"]), knobs)
+    if tried.row_count:
+        screen().print(tried)
+    for name, own in found["ways"].items():
+        if name not in fitted:
+            typer.echo(f"{name} could not be fitted: {own['knobs']}")
+    typer.echo(
+        "Not beaten: no other way refuses fewer borderline prompts without refusing fewer harmful ones or jailbreaks. "
+        "Perplexity: of the corpus' answers; KL: at the first token, harmless prompts; ms: wall time, in a batch; kB: "
+        f"to be stored; tuned on: replies judged in fitting and choosing, {found['validation']['budget']:,} at most "
+        "for choosing."
+    )
+
+
+def _values(values: Any) -> str:
+    """Values of a knob in a few words: all of them, or how many between which."""
+    shown = [f"{one:g}" if isinstance(one, float) else str(one) for one in values]
+    if len(shown) <= 6:
+        return (" | " if any(", " in one for one in shown) else ", ").join(shown)
+    return f"{shown[0]} to {shown[-1]} ({len(shown)} values)"
+
+
+def reproduce(
+    out: Annotated[
+        Path, typer.Option(help="Folder for replies, fits, tables and the page; an interrupted run goes on.")
+    ],
+    model: Name = None,
+    backend: Backend = "bridge",
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    table: Annotated[list[int] | None, typer.Option(help="Only this one; may be repeated.")] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Of 64 anchors a side.")] = 5,
+    limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each kind of a set, at most.")] = None,
+) -> None:
+    """Measure the tables of the SCANS paper on a model, beside the paper's numbers where it is one of the paper's."""
+    with sentences():
+        from rich import box
+        from rich.table import Table
+
+        from scans_lens import reproduce as reproduction
+
+        for number in table or []:
+            if number not in reproduction.TABLES:
+                known = ", ".join(map(str, reproduction.TABLES))
+                raise ValueError(f"The paper has no table {number}: there are {known}.")
+        writable(out / "tables.json")
+        made = reproduction.Reproduction(model_named(model, backend, device, dtype, revision), out, draws, limit)
+        sheets = []
+        for number in table or reproduction.TABLES:
+            sheet = made.sheet(number)
+            sheets.append(sheet)
+            shown = Table(title=f"Table {number}: {sheet.title}", box=box.SIMPLE_HEAD, padding=(0, 1))
+            for place, column in enumerate(sheet.head):
+                shown.add_column(column, no_wrap=place < 2 or number > 1, justify="left" if place < 2 else "right")
+            for row in sheet.rows:
+                shown.add_row(*row, style="dim" if row[1] == "paper" else "")
+            screen().print(shown)
+            for note in sheet.notes:
+                typer.echo(note)
+            page = reproduction.write(made, sheets)
+        typer.echo(f"Written to {page}.")

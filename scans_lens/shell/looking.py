@@ -1,0 +1,239 @@
+"""Looking: the commands about one model: what decides refusal in it, what steering does, whether it is read rightly."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from scans_lens.methods.scans import SCANS
+
+from scans_lens.shell.common import (
+    Backend,
+    Device,
+    Dtype,
+    Name,
+    Pairs,
+    Revision,
+    contrast_in,
+    kept,
+    model_named,
+    screen,
+    sentences,
+    writable,
+)
+
+
+def anchor(
+    model: Name = None,
+    backend: Backend = "bridge",
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    contrast: Pairs = None,
+    seed: Annotated[int, typer.Option(help="Of bootstrap and label shuffles.")] = 0,
+    save: Annotated[Path | None, typer.Option(help="Write the evidence as JSON.")] = None,
+) -> None:
+    """Print the layers in which refusal is decided, with the evidence."""
+    with sentences():
+        import json
+
+        from scans_lens.directions import refusal_directions
+        from scans_lens.lens import anchor_layers, default_anchors, thirds
+
+        writable(save)
+        loaded = model_named(model, backend, device, dtype, revision)
+        chosen = contrast_in(contrast) or default_anchors(loaded)
+        found = anchor_layers(loaded, contrast=chosen, seed=seed)
+        typer.echo(str(found))
+        typer.echo(f"Next tokens that rise from harmless to harmful prompts: {_listed(found.rising)}")
+        typer.echo("By third (first principal component, as in the paper's table 1):")
+        for third in thirds(loaded, refusal_directions(loaded, chosen, progress=False)):
+            place = f"{third.layers[0]}-{third.layers[-1]}"
+            typer.echo(f"  {third.name:<7} {place:>6}  {_listed(third.tokens)}")
+        if save:
+            save.write_text(json.dumps(found.to_dict(), indent=1) + "\n")
+
+
+def _listed(tokens: tuple[str, ...]) -> str:
+    return "  ".join(repr(token)[1:-1] for token in tokens)
+
+
+def fit(
+    out: Annotated[Path, typer.Option(help="Where to write the fitted method (safetensors).")],
+    model: Name = None,
+    backend: Backend = "bridge",
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    preset: Annotated[str | None, typer.Option(help="paper or release; none chooses every knob on validation.")] = None,
+    contrast: Pairs = None,
+    validation: Pairs = None,
+    abstain: Annotated[float, typer.Option(min=0.0, help="No push where the score is nearer to the threshold.")] = 0.0,
+) -> None:
+    """Fit SCANS and keep it; prints what every scale did on validation prompts at the chosen threshold."""
+    with sentences():
+        from dataclasses import replace
+
+        from scans_lens.methods.scans import SCANS
+
+        writable(out)
+        loaded = model_named(model, backend, device, dtype, revision)
+        scans = SCANS.fit(loaded, contrast_in(contrast), validation=contrast_in(validation), preset=preset)  # type: ignore[arg-type]
+        scans = replace(scans, abstain=abstain)
+        scans.save(out)
+        typer.echo(str(scans))
+        _print_trials(scans)
+        typer.echo(f"Written to {out}.")
+
+
+def _print_trials(scans: SCANS) -> None:
+    from rich.table import Table
+
+    from scans_lens.methods.scans import summary
+
+    if not scans.trials:
+        return
+    table = Table(title="Refused on validation prompts")
+    table.add_column("scale", justify="right")
+    table.add_column("borderline, else harmless", justify="right")
+    table.add_column("harmful", justify="right")
+    for row in summary(scans):
+        mark = " *" if row["scale"] == scans.scale else ""
+        table.add_row(f"{row['scale']:g}{mark}", str(row["harmless"]), str(row["harmful"]))
+    screen().print(table)
+
+
+def reply(
+    prompts: Annotated[list[str], typer.Argument(help="What to ask; - reads one prompt a line from standard input.")],
+    model: Name = None,
+    backend: Backend = "bridge",
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    scans: Annotated[
+        Path | None, typer.Option(help="A fitted method, from `fit`; by default it is fitted here.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Where a reply is cut.")] = 256,
+    refit: Annotated[bool, typer.Option("--refit", help="Do not use what an earlier call has fitted.")] = False,
+) -> None:
+    """Print the plain and the steered reply to each prompt side by side, with its score."""
+    with sentences():
+        from rich.table import Table
+        from rich.text import Text
+
+        from scans_lens import judges
+        from scans_lens.generation import replies
+        from scans_lens.methods.scans import SCANS
+
+        asked = [line.strip() for line in sys.stdin if line.strip()] if prompts == ["-"] else list(prompts)
+        loaded = model_named(model, backend, device, dtype, revision)
+        method = SCANS.load(scans, loaded) if scans else kept(loaded, refit)
+        plain = replies(loaded, asked, system=system, max_new_tokens=max_new_tokens)
+        steered = replies(loaded, asked, method=method, system=system, max_new_tokens=max_new_tokens)
+        assert steered.score is not None and steered.scale is not None
+        judge = judges.judge_for(loaded)
+        table = Table(show_lines=True)
+        for column in ("prompt", "plain", "steered"):
+            table.add_column(column, ratio=1)
+        for place, prompt in enumerate(asked):
+            score, scale = float(steered.score[place]), float(steered.scale[place])
+            way = _way(scale)
+            about = (
+                f"\nscore {score:.4f}, threshold {method.classifier.threshold:.4f}: {way} ({scale:+g} {method.unit})"
+            )
+            cells = [Text(prompt) + Text(about, style="dim")]
+            for said in (plain, steered):
+                cells.append(Text(said[place]) + Text(f"\n[{judge([said[place]])[0]}]", style="dim"))
+            table.add_row(*cells)
+        screen().print(table)
+
+
+def _way(scale: float) -> str:
+    return "harmful, towards refusal" if scale > 0 else "harmless, away from refusal" if scale else "unsure, not pushed"
+
+
+def explain(
+    prompt: Annotated[str, typer.Argument(help="What the user says.")],
+    model: Name = None,
+    backend: Backend = "bridge",
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+    scans: Annotated[Path | None, typer.Option(help="What `fit` has saved; else SCANS is fitted now.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 128,
+) -> None:
+    """Show why the model refuses a prompt: tokens by their projection, the score by layer, the push, both replies."""
+    with sentences():
+        from rich.panel import Panel
+        from rich.text import Text
+
+        from scans_lens.explain import explained
+        from scans_lens.methods.scans import SCANS
+
+        loaded = model_named(model, backend, device, dtype, revision)
+        found = explained(
+            loaded, prompt, SCANS.load(scans, loaded) if scans else kept(loaded, False), max_new_tokens=max_new_tokens
+        )
+        console = screen()
+        middle = float(found.look.projection.mean())
+        most = float((found.look.projection - middle).abs().max()) or 1.0
+        line = Text()
+        for token, projection in zip(found.look.tokens, found.look.projection.tolist(), strict=True):
+            line.append(token.replace("\n", "⏎"), style=_shade((projection - middle) / most))
+        line.append(
+            f"\n\nred towards refusal, blue away from it; cosines {found.look.projection.min():+.2f} to ", style="dim"
+        )
+        line.append(f"{found.look.projection.max():+.2f}, coloured from their mean {middle:+.2f}", style="dim")
+        console.print(Panel(line, title="every token along the refusal direction, at the steered layers"))
+        bars = Text()
+        for layer, cosine in enumerate(found.look.by_layer.tolist()):
+            votes = layer in found.voting
+            bars.append(f"layer {layer:>3} {cosine:+.4f} ", style="bold" if votes else "dim")
+            bars.append("█" * round(40 * max(cosine, 0.0)) + (" votes" if votes else "") + "\n")
+        way = _way(found.scale)
+        bars.append(f"score {found.score:.4f}, threshold {found.threshold:.4f}: {way} ({found.scale:+g} {found.unit})")
+        console.print(Panel(bars, title="how harmful the prompt looks, layer by layer"))
+        for name, said, verdict in zip(("plain", "steered"), (found.plain, found.steered), found.verdicts, strict=True):
+            console.print(Panel(Text(said or "(empty)"), title=f"{name}: {verdict}"))
+
+
+def _shade(share: float) -> str:
+    """Red for +1, blue for -1, on a ground that both a light and a dark terminal can show."""
+    pale = round(235 - 150 * min(abs(share), 1.0))
+    red, green, blue = (235, pale, pale) if share > 0 else (pale, pale, 235)
+    return f"black on rgb({red},{green},{blue})"
+
+
+def check(
+    model: Name = None,
+    backend: Backend = "bridge",
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
+) -> None:
+    """Try the laws on your own model; exit status 1 when one fails."""
+    with sentences():
+        from rich.table import Table
+        from rich.text import Text
+
+        from scans_lens.check import laws, positions
+
+        loaded = model_named(model, backend, device, dtype, revision)
+        findings = laws(loaded)
+        table = Table("law", "measured", "holds")
+        for finding in findings:
+            table.add_row(
+                finding.law, Text(finding.measured), "yes" if finding.ok else Text("FAILED", style="bold red")
+            )
+        screen().print(table)
+        where = Table("id", "token", "part", title="Where the template's positions lie")
+        for token, text, part in positions(loaded):
+            where.add_row(str(token), Text(repr(text)[1:-1]), part)
+        screen().print(where)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
