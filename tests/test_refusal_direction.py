@@ -17,6 +17,7 @@ from scans_lens import artefacts, judges, organism
 from scans_lens.chat import chat_tokens, template, words_of
 from scans_lens.directions import Origin
 from scans_lens.generation import replies
+from scans_lens.methods import choosing
 from scans_lens.methods import refusal_direction as module
 from scans_lens.methods.refusal_direction import (
     SITES,
@@ -326,7 +327,7 @@ def test_refusals_begin_with_the_tokens_that_gain_where_the_judge_says_refused(m
     found = refusal_openings(model, contrast.harmful, contrast.harmless, judge=some, progress=False)
     sides = []
     for side, wanted in ((contrast.harmful, "refused"), (contrast.harmless, "answered")):
-        verdicts = some(replies(model, side, max_new_tokens=module.VALIDATION_TOKENS, progress=False))
+        verdicts = some(replies(model, side, max_new_tokens=choosing.VALIDATION_TOKENS, progress=False))
         kept = [prompt for prompt, verdict in zip(side, verdicts, strict=True) if verdict == wanted]
         sides.append(first_logits(model, kept).softmax(dim=-1).mean(dim=0))
     rise = (sides[0] - sides[1]).clamp(min=0)

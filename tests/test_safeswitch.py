@@ -16,6 +16,7 @@ from scans_lens import capability, judges, organism, prober, reading, steering
 from scans_lens.chat import chat_tokens, end_tokens, prompt_ids, reply_ids, text_of
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.directions import Directions, Origin
+from scans_lens.methods import choosing
 from scans_lens.methods import safeswitch as module
 from scans_lens.methods.safeswitch import REFUSING, RefusalHead, SafeSwitch, threshold_above
 from scans_lens.methods.scans import SCANS
@@ -422,7 +423,7 @@ def quickly(model, contrast=None, **how) -> SafeSwitch:
 @pytest.fixture(scope="module", autouse=True)
 def briskly():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "VALIDATION_TOKENS", 5)
+        patch.setattr(choosing, "VALIDATION_TOKENS", 5)
         patch.setattr(module, "REFUSAL_TOKENS", 5)
         patch.setattr(prober, "EPOCHS", 5)
         yield

@@ -22,7 +22,7 @@ from scans_lens.figures.switching import Switching
 from scans_lens.generation import Replies, replies
 from scans_lens.judges import Judge
 from scans_lens.lens import AnchorLayers, NoAnchorLayers, anchor_layers
-from scans_lens.methods.choosing import VALIDATION_TOKENS
+from scans_lens.methods.choosing import reply_tokens
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Model, identity, is_bundled, shown_name, unembedding_of
 from scans_lens.prompts import Contrast
@@ -220,7 +220,7 @@ class Study:
     @cached_property
     def verdict_tokens(self) -> int:
         """New tokens after which a reply can be judged, if nothing else is wanted of it."""
-        return judges.SETTLED if self.judge is judges.bundled else VALIDATION_TOKENS
+        return reply_tokens(self.judge)
 
     def replies(self, texts: Sequence[str], method: Method | None = None, tokens: int | None = None) -> Replies:
         """What the model says; just enough to be judged, unless more is asked for."""

@@ -18,9 +18,9 @@ from torch import Tensor
 from scans_lens import judges, organism
 from scans_lens.generation import replies
 from scans_lens.judges import Judge
+from scans_lens.methods.choosing import reply_tokens
 from scans_lens.methods.safeswitch import (
     TRAINED,
-    VALIDATION_TOKENS,
     SafeSwitch,
     complied,
     with_jailbreaks,
@@ -139,8 +139,8 @@ class Switching:
     def seen(self, texts: Mapping[str, Sequence[str]]) -> Seen:
         asked = [text for own in texts.values() for text in own]
         kinds = tuple(kind for kind, own in texts.items() for _ in own)
-        tokens = min(VALIDATION_TOKENS, judges.SETTLED)
-        said = replies(self.model, asked, max_new_tokens=tokens, batch_size=self.batch_size, progress=False)
+        how = {"max_new_tokens": reply_tokens(judges.bundled), "batch_size": self.batch_size, "progress": False}
+        said = replies(self.model, asked, **how)
         parts: list[list[Tensor]] = [[], [], []]
         order: list[Tensor] = []
         for places, flight in flights(self.model, asked, batch_size=self.batch_size):

@@ -58,6 +58,11 @@ def learning_prompts(
     return contrast, validation, note
 
 
+def reply_tokens(judge: Judge) -> int:
+    """New tokens after which the judge can tell whether a reply refuses."""
+    return min(VALIDATION_TOKENS, judges.SETTLED) if judge is judges.bundled else VALIDATION_TOKENS
+
+
 class Counts(TypedDict):
     """Refused and all, of either side."""
 
@@ -100,7 +105,6 @@ class Bench:
             ValueError: a budget that is too small for the plain model and one setting.
         """
         judge = judge or judges.judge_for(model)
-        tokens = min(VALIDATION_TOKENS, judges.SETTLED) if judge is judges.bundled else VALIDATION_TOKENS
         others = validation.borderline or validation.harmless
         n = len(others) + len(validation.harmful)
         if budget is not None and budget < 3 * n:  # a setting may ask a prompt twice, pushed both ways
@@ -109,7 +113,7 @@ class Bench:
                 "small."
             )
         left = math.inf if budget is None else float(budget)
-        return cls(model, others, validation.harmful, judge, tokens, batch_size, progress, left)
+        return cls(model, others, validation.harmful, judge, reply_tokens(judge), batch_size, progress, left)
 
     @property
     def asked(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from scans_lens.directions import Origin, origin_of
 from scans_lens.generation import replies
 from scans_lens.judges import Judge
 from scans_lens.lens import refusal_log_odds, rising_tokens
-from scans_lens.methods.choosing import VALIDATION_TOKENS, learning_prompts
+from scans_lens.methods.choosing import learning_prompts, reply_tokens
 from scans_lens.model import Hook, Model, identity, is_bundled
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, batches, seen_at
@@ -452,10 +452,9 @@ def refusal_openings(
         ValueError: no reply to a harmful prompt is a refusal, or every reply to a harmless one.
     """
     judge = judge or judges.judge_for(model)
-    most = min(VALIDATION_TOKENS, judges.SETTLED) if judge is judges.bundled else VALIDATION_TOKENS
     found = []
     for name, prompts, wanted in (("harmful", harmful, True), ("harmless", harmless, False)):
-        said = replies(model, prompts, max_new_tokens=most, batch_size=batch_size, progress=progress)
+        said = replies(model, prompts, max_new_tokens=reply_tokens(judge), batch_size=batch_size, progress=progress)
         verdicts = judges.refused(judge, said)
         found.append([prompt for prompt, no in zip(prompts, verdicts, strict=True) if no == wanted])
         if not found[-1]:

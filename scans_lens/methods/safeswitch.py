@@ -25,6 +25,7 @@ from scans_lens.directions import Origin, origin_of
 from scans_lens.generation import replies
 from scans_lens.judges import Judge, Verdict
 from scans_lens.lens import default_anchors
+from scans_lens.methods.choosing import reply_tokens
 from scans_lens.model import (
     Hook,
     Model,
@@ -55,8 +56,6 @@ ROUNDING = 1e-6
 """How far above a prompt's own score a threshold lies; in float32 scores differ a little with the company."""
 TRAINED = 600
 """Training prompts of a kind that the bundled model's own probers learn from."""
-VALIDATION_TOKENS = 24
-"""A reply's beginning is enough to see whether it complies."""
 REFUSAL_TOKENS = 96
 """New tokens of a model's own refusals, from which its head learns."""
 REFUSING = (
@@ -531,9 +530,9 @@ def _heard(
 ) -> Heard:
     named = {name: getattr(contrast, name) for name in ("harmless", "borderline", "harmful")}
     asked = [prompt for own in named.values() for prompt in own]
-    tokens = min(VALIDATION_TOKENS, judges.SETTLED) if judge is judges.bundled else VALIDATION_TOKENS
     listener = _Listener(layer, ahead)
-    said = replies(model, asked, method=listener, max_new_tokens=tokens, batch_size=batch_size, progress=progress)
+    how = {"max_new_tokens": reply_tokens(judge), "batch_size": batch_size, "progress": progress}
+    said = replies(model, asked, method=listener, **how)
     states = said.decisions
     sides = tuple(name for name, own in named.items() for _ in own)
     return Heard(states["first"], states.get("second"), sides, torch.tensor(complied(judge, said), dtype=torch.bool))
