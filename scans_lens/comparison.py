@@ -34,7 +34,7 @@ from scans_lens.steering import Method, Push
 VALIDATION = 96
 """Prompts of each kind on which every method chooses its knobs."""
 BUDGET = 30
-"""For which it may ask for as many replies as this many settings take; it looks finer until they are spent."""
+"""Settings that a method may try, counted in replies to every borderline and harmful validation prompt."""
 TESTED = 150
 """Test prompts of each kind that the bundled model is asked."""
 NEW_TOKENS = 24
@@ -121,10 +121,17 @@ class Ground:
         return {**self.how(judge), "budget": self.budget}
 
     @cached_property
-    def scans(self) -> SCANS:
-        """What the variants start from: as it was kept, where it was."""
-        kept = self.out / "methods" / "scans.safetensors"
-        return SCANS.load(kept, self.model) if kept.is_file() else SCANS.fit(self.model, self.anchors, **self.chosen())
+    def scans(self) -> Fitted:
+        """What the variants start from: kept, and counted, like any other."""
+        found = fitted(self, "scans")
+        if found.arm is None:
+            raise ValueError(f"It starts from SCANS, which could not be fitted: {found.knobs}")
+        return found
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """What fits depend on; those of other terms are not to be mixed up with these."""
+        return {"anchors": self.anchors.digest, "validation": self.validation.digest, "budget": self.budget}
 
 
 Fit = Callable[[Ground, Judge], Method]
@@ -142,10 +149,24 @@ class Way:
     """From what is kept to the method."""
     file: str = ""
     """Whose file it shares; its own by default."""
+    upon: str = ""
+    """Whose search it goes on with, and whose replies count as its own, too."""
 
 
 def _of_scans(make: Callable[..., Any]) -> Fit:
-    return lambda ground, judge: make(ground.scans, ground.model, **ground.chosen(judge))
+    return lambda ground, judge: make(_scans(ground), ground.model, **ground.chosen(judge))
+
+
+def _scans(ground: Ground) -> SCANS:
+    arm = ground.scans.arm
+    assert arm is not None and isinstance(arm.method, SCANS)
+    return arm.method
+
+
+def _continuous(ground: Ground, judge: Judge) -> SCANS:
+    """It keeps the threshold that SCANS has paid for, and has what SCANS left over, three settings at least."""
+    left = max(ground.budget - ground.scans.replies, ground.budget // BUDGET * 3)
+    return variants.continuous(_scans(ground), ground.model, **{**ground.how(judge), "budget": left})
 
 
 def _direction(ground: Ground, judge: Judge) -> Any:
@@ -165,7 +186,7 @@ WAYS: Mapping[str, Way] = {
     ),
     "scans_centred": Way("SCANS, transitions minus their mean", SCANS, _of_scans(variants.centred)),
     "scans_instruction": Way("SCANS, harm read at the instruction's end", SCANS, _of_scans(variants.at_instruction)),
-    "scans_continuous": Way("SCANS, pushes in proportion to the score", SCANS, _of_scans(variants.continuous)),
+    "scans_continuous": Way("SCANS, pushes in proportion to the score", SCANS, _continuous, upon="scans"),
     "safeswitch": Way("a refusal head where an unsafe reply comes (2502.01042)", SafeSwitch, _switch),
     "cast": Way(
         "pushes those who meet a condition (2409.05907)", CAST,
@@ -268,12 +289,24 @@ def fitted(ground: Ground, name: str) -> Fitted:
         found.save(own)  # type: ignore[attr-defined]
     except ValueError as error:  # what a method cannot do on this model is a result, too
         found, failed = None, str(error)
-    taken = {"replies": judge.replies, "seconds": time.perf_counter() - began, "failed": failed}
+    before = fitted(ground, way.upon).replies if way.upon else 0
+    seconds = time.perf_counter() - began
+    taken = {"replies": before + judge.replies, "seconds": seconds, "failed": failed, "terms": ground.terms}
     own.parent.mkdir(parents=True, exist_ok=True)
     about.write_text(json.dumps(taken, indent=1) + "\n", encoding="utf-8")
     if found is None:
-        return Fitted(name, None, judge.replies, taken["seconds"], 0, failed)
+        return Fitted(name, None, taken["replies"], seconds, 0, failed)
     return _made(name, way, found, taken, own)
+
+
+def _require_own(ground: Ground) -> None:
+    """Refuse a folder of fits on other prompts, or from another budget, before anything is added to it."""
+    for file in sorted((ground.out / "methods").glob("*.json")):
+        if json.loads(file.read_text(encoding="utf-8")).get("terms") != ground.terms:
+            raise ValueError(
+                f"{str(ground.out)!r} holds {file.stem} fitted on other prompts, or from another budget of replies: "
+                "name a new folder."
+            )
 
 
 def _made(name: str, way: Way, found: Any, taken: Numbers, file: Path) -> Fitted:
@@ -297,9 +330,10 @@ def compare(
 
     Every method learns from the same anchors (`lens.default_anchors`) and chooses its knobs on the same validation
     prompts with the same judge, from as many replies at most (`BUDGET`), looking finer until they are spent or two
-    digits tell no more. SafeSwitch alone learns from kinds of its own: it needs harmful prompts that are complied
-    with, jailbreaks; its replies label what its probers learn. The refusal direction and false refusal choose among
-    candidates by scores at one token, as published, and need few. All are then asked the same test prompts.
+    digits tell no more; the continuous variant goes on where SCANS' own search ended. SafeSwitch alone learns from
+    kinds of its own: it needs harmful prompts that are complied with, jailbreaks; its replies label what its probers
+    learn. The refusal direction and false refusal choose among candidates by scores at one token, as published, and
+    need few. All are then asked the same test prompts.
 
     Args:
         methods: names among `WAYS`.
@@ -314,7 +348,7 @@ def compare(
         replies and seconds of tuning, and whether it lies on the Pareto front.
 
     Raises:
-        ValueError: an unknown method, or no sets for a model that has none of its own.
+        ValueError: an unknown method, no sets for a model that has none of its own, or a folder of another comparison.
     """
     for name in methods:
         if name not in WAYS:
@@ -325,6 +359,7 @@ def compare(
     own_kinds = ("borderline", "plain", "harmful", "jailbreak", "quiz")
     sets = sets or [organism.prompt_set(kind).first(TESTED) for kind in own_kinds]
     ground.out.mkdir(parents=True, exist_ok=True)
+    _require_own(ground)
     ways = []
     for name in methods:
         if progress and WAYS[name].kind is not None:

@@ -65,7 +65,7 @@ STEERED: Mapping[str, str] = {
 """What `arms` knows that SCANS is fitted for; the last three are placebos: what any push of that size would do."""
 METHODS = (*STEERED, *PROMPTED)
 DRAWN = "scans_redrawn"
-"""The name of arms whose SCANS was learned from a part of the anchors; their seed says which."""
+"""The name of arms whose SCANS was learned from a part of the anchors; their setting says which."""
 
 
 def arms(
@@ -112,7 +112,7 @@ def arms(
 
 
 def half(contrast: Contrast, draw: int) -> Contrast:
-    """A random half of every side of a contrast: how much results hang on which anchors there were.
+    """As many random prompts of each side as half of the smaller one, to see how much hangs on which anchors those are.
 
     Raises:
         ValueError: a side of fewer than two prompts.
@@ -243,11 +243,9 @@ def evaluate(
                     seconds = (time.perf_counter() - began) / (len(places) * len(own))
                     rows = []
                     for arm, said in zip(own, given, strict=True):
-                        verdicts = {
-                            column: given
-                            for name, own in judge.items()
-                            for column, given in _heard(name, own, said.texts).items()
-                        }
+                        verdicts: dict[str, list[Any]] = {}
+                        for name, asked in judge.items():
+                            verdicts |= _heard(name, asked, said.texts)
                         rows += [
                             _row(one, place, arm, said, row, seconds, verdicts) for row, place in enumerate(places)
                         ]
@@ -345,18 +343,25 @@ def _heard(name: str, judge: Judge, said: Sequence[str]) -> dict[str, list[Any]]
     """A judge's columns: its verdicts and, where it can tell, whether it is sure of each."""
     verdicts = judged(judge, said)
     told = getattr(judge, "sure", None)
-    if told is None:
+    if not callable(told):
         return {f"verdict_{name}": list(verdicts)}
-    sure = told(said) if said and None not in verdicts else [None] * len(said)
+    places = [place for place, verdict in enumerate(verdicts) if verdict is not None]
+    sure: list[bool | None] = [None] * len(verdicts)
+    try:
+        given: Any = told([said[place] for place in places])
+        for place, own in zip(places, given, strict=True):
+            sure[place] = bool(own)
+    except Exception as error:  # a judge may be anybody's
+        warnings.warn(f"A judge failed to say how sure it is: {error}", stacklevel=2)
+        sure = [None] * len(verdicts)
     return {f"verdict_{name}": list(verdicts), f"sure_{name}": list(sure)}
 
 
 def unsure(table: pd.DataFrame, judge: str) -> tuple[int, int] | None:
-    """Of how many replies a judge was not sure, and of how many it said; None where it says nothing of that."""
-    if f"sure_{judge}" not in table:
-        return None
-    told = [sure for sure in table[f"sure_{judge}"] if isinstance(sure, bool)]
-    return told.count(False), len(told)
+    """Of how many replies a judge was not sure, and of how many it said; None where it said that of none."""
+    column = f"sure_{judge}"
+    told = [sure for sure in table[column] if isinstance(sure, bool)] if column in table else []
+    return (told.count(False), len(told)) if told else None
 
 
 def _row(
@@ -412,7 +417,7 @@ class Line:
     """Shares refused by the plain model and here, of the prompts that both have answered."""
     against_plain: Paired | None
     p: float | None
-    """McNemar's exact test, corrected by Holm for all lines of the summary."""
+    """McNemar's exact test, corrected by Holm for all lines of the summary; draws of the anchors are not tested."""
 
 
 def summary(table: pd.DataFrame, judge: str | None = None) -> list[Line]:
@@ -436,9 +441,13 @@ def summary(table: pd.DataFrame, judge: str | None = None) -> list[Line]:
         plain = own[own["method"] == PLAIN].set_index("prompt_id")[column]
         for way, rows in own.groupby(["method", "setting"], sort=False):
             lines.append(_line((*_texts(side), *_texts(way)), rows, column, plain))
-    compared = [line for line in lines if line.against_plain is not None]
+
+    def tested(line: Line) -> bool:
+        return line.against_plain is not None and line.method != DRAWN
+
+    compared = [line for line in lines if tested(line)]
     corrected = iter(holm([line.against_plain.p for line in compared if line.against_plain]))
-    return [Line(**{**vars(line), "p": next(corrected)}) if line.against_plain else line for line in lines]
+    return [Line(**{**vars(line), "p": next(corrected)}) if tested(line) else line for line in lines]
 
 
 def _texts(key: Any) -> tuple[str, str]:

@@ -86,6 +86,13 @@ def test_a_search_without_end_ends_where_two_digits_tell_no_more():
     assert {0.14, 0.17, 0.18, 0.19, 0.21, 0.22} <= set(scales)
 
 
+def test_a_search_for_pushes_that_change_nothing_ends_before_they_vanish():
+    known = [trial(0.0, 9, 90), trial(0.025, 9, 90), trial(0.05, 9, 90)]
+    found = choosing.refined(known, lambda scale: trial(scale, 9, 90), choosing.FINEST)
+    assert min(one.scale for one in found[1:]) > 0.025 / 2 ** (choosing.FINEST + 1)
+    assert len(found) <= len(known) + 2 * choosing.FINEST
+
+
 @pytest.mark.parametrize("affords", [0, 1, 2, 3])
 def test_what_was_tried_before_the_budget_was_spent_is_kept(affords):
     asked = []
@@ -162,8 +169,8 @@ def test_a_budget_is_used_and_never_overdrawn(one_model, name, monkeypatch):
     first, judge, budget = Listening(), Listening(), 24 * N
     by_default = fitted(one_model, name, first)
     found = fitted(one_model, name, judge, budget=budget)
-    nothing_finer = not choosing.beside(found.chosen.scale, [one.scale for one in found.trials])
-    assert judge.heard <= budget and (judge.heard > budget - 4 * N or nothing_finer)
+    searched_out = len({one.scale for one in found.trials}) >= choosing.FINEST
+    assert judge.heard <= budget and (judge.heard > budget - 4 * N or searched_out)
     if first.heard <= budget - 4 * N:
         assert len(found.trials) > len(by_default.trials)
 
@@ -183,7 +190,44 @@ def test_the_smallest_budget_still_chooses(one_model, name):
     assert judge.heard <= 60 and len(found.trials) > 1 and found.chosen.scale != 0
 
 
+def test_every_reply_that_scans_paid_for_is_in_a_trial(one_model, monkeypatch):
+    """The grid ends at the scale that breaks refusal, as the others' does, and nothing is asked beyond it."""
+    from scans_lens.methods import scans
+
+    class OnceSteered(Listening):
+        def __call__(self, replies):
+            self.heard += len(replies)
+            return ["refused" if replies.scale is None else "answered"] * len(replies)
+
+    monkeypatch.setattr(scans, "BROKEN", 0.1)
+    judge = OnceSteered()
+    found = fitted(one_model, "SCANS", judge)
+    assert {one.scale for one in found.trials} == {0.0, choosing.SHARES[0]}
+    assert judge.heard <= 2 * N + 4 * N
+
+
+def test_a_budget_that_pays_for_some_layers_spreads_them_and_says_so(one_model, monkeypatch):
+    monkeypatch.setattr(choosing, "BROKEN", 1.0)
+    settings = {"validation": contrast_of(N, "others", "tomorrow"), "judge": some, "progress": False}
+    whole = (0, 1, 2, 3)
+    found = CAA.fit(
+        one_model, contrast=contrast_of(N), layers=whole, multipliers=(-4.0, -1.0), budget=2 * N * 9, **settings
+    )
+    assert {one.layer for one in found.trials} == {-1, 0, 2}
+    assert "The budget paid for 2 of 4 layers, evenly spread." in found.note
+    paid = CAA.fit(one_model, contrast=contrast_of(N), layers=whole, multipliers=(-4.0, -1.0), **settings)
+    assert {one.layer for one in paid.trials} == {-1, *whole} and "budget" not in paid.note
+
+
 def test_without_a_budget_nothing_is_ever_spent(one_model):
     contrast = Contrast("three", ["a"], ["b"], ["c"])
     bench = choosing.Bench.of(one_model, contrast, some, None)
-    assert bench.rounds == choosing.ROUNDS and bench.affordable([1.0] * 9, 10**9) == [1.0] * 9
+    bench.counts(None)
+    assert bench.rounds == choosing.ROUNDS and bench.affords(10**5) > 1 and bench.left == float("inf")
+
+
+def test_a_judge_that_only_counts_for_another_needs_no_more_of_a_reply():
+    from scans_lens import judges
+    from scans_lens.comparison import Counting
+
+    assert choosing.reply_tokens(Counting(judges.bundled)) == choosing.reply_tokens(judges.bundled)

@@ -122,7 +122,7 @@ def test_every_method_keeps_to_one_budget_of_replies_and_uses_it(tuned):
     assert ground.budget == 4 * 16
     for way in ways:
         assert 2 * 16 <= way.replies <= ground.budget, way.name
-    assert max(way.replies for way in ways) > 3 * 16
+        assert way.replies > 3 * 16 or way.name == "cast", way.name  # whose condition some prompts do not meet
 
 
 def test_the_grid_holds_every_setting_that_was_tried_and_what_it_did(tuned):
@@ -143,6 +143,24 @@ def test_a_fit_that_was_kept_tells_the_same_as_when_it_was_made(tuned):
     for way in ways:
         again = comparison.fitted(ground, way.name)
         assert (again.replies, again.knobs, again.trials) == (way.replies, way.knobs, way.trials)
+
+
+def test_a_variant_that_goes_on_with_scans_counts_its_replies_too(tuned):
+    ground, ways = tuned
+    further = comparison.fitted(ground, "scans_continuous")
+    scans = next(way for way in ways if way.name == "scans")
+    assert scans.replies + 2 * 16 <= further.replies <= scans.replies + 3 * 16
+
+
+def test_fits_on_other_prompts_or_from_another_budget_are_not_gone_on_with(tuned, bundled, monkeypatch):
+    ground, _ = tuned
+    comparison._require_own(ground)
+    other = comparison.Ground(bundled, ground.out, validated=9, progress=False)
+    with pytest.raises(ValueError, match="holds antidote fitted on other prompts, or from another budget"):
+        comparison._require_own(other)
+    monkeypatch.setattr(comparison, "BUDGET", 5)
+    with pytest.raises(ValueError, match="holds antidote fitted on other prompts, or from another budget"):
+        comparison._require_own(ground)
 
 
 def test_a_counting_judge_judges_as_the_judge_and_counts():

@@ -146,6 +146,42 @@ def test_what_a_judge_is_not_sure_of_is_on_disk_beside_its_verdict(ask, tmp_path
     assert evaluation.unsure(table, "doubting") == ((table["verdict_length"] == "refused").sum(), len(table))
 
 
+def test_a_judge_that_cannot_say_how_sure_it_is_still_judges(ask, tmp_path):
+    class Unable(Doubting):
+        def sure(self, replies):
+            return [True] * (len(replies) + 1)
+
+    class Odd(Doubting):
+        sure = 0.9
+
+    class Moody(Doubting):
+        def __call__(self, replies):
+            if len(replies) > 1 or len(replies[0]) % 2:
+                raise RuntimeError("not today")
+            return by_length(replies)
+
+    with pytest.warns(UserWarning, match="how sure it is"):
+        table = ask(tmp_path / "unable", judge={"it": Unable()})
+    assert table["verdict_it"].notna().all() and evaluation.unsure(table, "it") is None
+    assert "sure_it" not in ask(tmp_path / "odd", judge={"it": Odd()})
+    with pytest.warns(UserWarning, match="verdict is missing"):
+        table = ask(tmp_path / "moody", judge={"it": Moody()})
+    assert (table["sure_it"].notna() == table["verdict_it"].notna()).all() and table["verdict_it"].isna().any()
+
+
+def test_a_run_that_began_before_judges_said_how_sure_they_are_goes_on(ask, tmp_path):
+    class Silent(Doubting):
+        sure = None
+
+    judge = {"it": Silent()}
+    judge["it"].about = "the same"
+    ask(tmp_path, [a_set(n=2)], judge=judge)
+    judge = {"it": Doubting()}
+    judge["it"].about = "the same"
+    table = ask(tmp_path, [a_set(n=2)], judge=judge)
+    assert evaluation.unsure(table, "it") is None and table["verdict_it"].notna().all()
+
+
 def test_sets_and_ways_of_one_name_are_refused(ask, tmp_path):
     with pytest.raises(ValueError, match="There are two of the set 'mine': give each a name of its own"):
         ask(tmp_path, [a_set(), a_set()])
@@ -276,6 +312,7 @@ def test_the_spread_over_draws_is_that_of_their_rates():
             about = {"method": evaluation.DRAWN, "setting": f"half {draw}", "seed": draw}
             rows.append({**key, **about, "verdict_a": "refused" if place < refusals else "answered"})
     lines = summary(pd.DataFrame(rows))
+    assert all(line.p is None for line in lines if line.method == evaluation.DRAWN)  # they test nothing
     (found,) = evaluation.spreads(lines)
     assert (found.set, found.kind, found.draws, found.range) == ("mine", "borderline", 3, (0.1, 0.6))
     assert found.mean == pytest.approx(0.3) and found.deviation == pytest.approx(0.2646, abs=1e-4)

@@ -37,6 +37,8 @@ PAIRS = 256
 """Pairs that are learned from."""
 TRIED = 96
 """Validation prompts of each kind that every layer and multiplier is tried on."""
+FINER = 4
+"""Settings of a budget that are kept back for finer multipliers."""
 FIRST, LAST = 0.25, 0.8
 """Layers between these shares of the depth are tried; the paper's best ones lie a little before the middle."""
 
@@ -146,7 +148,7 @@ class CAA:
                 is broken (see `choosing.outward`). Near the best one finer ones are tried.
             tried: validation prompts of each kind, spread evenly over those that there are.
             judge: whether a reply refuses; by default the exact one for the bundled model, the panel for any other.
-            budget: see `SCANS.fit`.
+            budget: see `SCANS.fit`; where it does not pay for every layer, fewer are tried, evenly spread.
             seed: of what is held out, where the caller gives a contrast and no validation prompts.
             batch_size: prompts at once; by default what fits and pays.
 
@@ -167,6 +169,9 @@ class CAA:
         fitted = cls(directions, int(layers[0]), 0.0)
         trials = fitted._tried(model, validation, layers, multipliers, tried, judge, budget, batch_size, progress)
         chosen, found = choosing.best(trials)
+        left_out = len(set(layers) - {trial.layer for trial in trials})
+        if left_out:
+            found = f"The budget paid for {len(layers) - left_out} of {len(layers)} layers, evenly spread. {found}"
         return replace(
             fitted,
             layer=chosen.layer,
@@ -199,16 +204,19 @@ class CAA:
 
             return trial
 
+        most = max(1, (bench.affords(len(bench.asked)) - 1 - FINER) // len(multipliers))
+        layers = sorted(int(layer) for layer in layers)
+        layers = [layers[place * len(layers) // most] for place in range(most)] if most < len(layers) else layers
         with tqdm(
-            total=1 + len(layers) * len(multipliers) + (0 if budget else 2 * choosing.ROUNDS),
+            total=1 + len(layers) * len(multipliers) + 2 * bench.rounds,
             desc="choosing layer and multiplier",
             unit="setting",
             disable=not progress,
             leave=False,
         ) as bar:
             found = [trying(-1)(0.0)]
-            for layer in sorted(layers):
-                found += choosing.outward([float(one) for one in multipliers], trying(int(layer)), found[0])
+            for layer in layers:
+                found += choosing.outward([float(one) for one in multipliers], trying(layer), found[0])
             best, _ = choosing.best(found)
             kin = [one for one in found if one.layer == best.layer]
             finer = choosing.refined([found[0], *kin], trying(best.layer), bench.rounds)

@@ -227,7 +227,7 @@ class CAST:
             reached = condition.met(condition.similarity(means(bench.asked)[:, top.layer]))
             fitted[side], met[side] = one, reached.nonzero()[:, 0].tolist()
         with tqdm(desc="choosing layers and scale", unit="setting", disable=not progress, leave=False) as bar:
-            for side, band in itertools.product(steers, filter(None, bands)):
+            for side, band in itertools.product(sorted(steers, key=SIDES.index, reverse=True), filter(None, bands)):
                 sign = 1.0 if side == "harmful" else -1.0
                 trials += choosing.outward([sign * one for one in SHARES], tried_with(side, band), trials[0])
             top, _ = choosing.best(trials)

@@ -161,7 +161,7 @@ class JailbreakAntidote:
 
         with tqdm(desc="choosing the scale", unit="scale", disable=not progress, leave=False) as bar:
             trials = [tried(0.0)]
-            for sign in (1.0, -1.0):
+            for sign in (-1.0, 1.0):
                 trials += choosing.outward([sign * one for one in SHARES], tried, trials[0])
             trials = choosing.refined(trials, tried, bench.rounds)
         chosen, said = choosing.best(trials)

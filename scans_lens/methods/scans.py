@@ -6,7 +6,6 @@ AAAI 2025, arXiv 2408.11491. Equation numbers are the paper's.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -184,11 +183,13 @@ class SCANS:
                 threshold and alpha are chosen on validation prompts, which have to be given.
             layers: where to steer, instead of what `anchor_layers` or the preset says.
             judge: whether a reply refuses; by default the exact one for the bundled model, rules for any other.
-            budget: replies to validation prompts that may be asked for; finer scales are tried until it is spent.
+            budget: replies to validation prompts that may be asked for in choosing; with it, finer scales are tried
+                more often, until it is spent or two digits tell no more. Nothing is chosen where all was published.
             batch_size: prompts at once; by default what fits and pays.
 
         Raises:
-            ValueError: an unknown preset, or one without validation prompts on a model it was not published for.
+            ValueError: an unknown preset, or one without validation prompts on a model it was not published for; a
+                budget below three replies to every harmful and borderline validation prompt.
             NoAnchorLayers: no layer qualifies.
         """
         if preset not in (None, "paper", "release"):
@@ -199,11 +200,13 @@ class SCANS:
                 f"The {preset!r} preset's threshold was published for {', '.join(PUBLISHED)} and means nothing on "
                 "another model: give validation=Contrast(…) to choose one on."
             )
-        note = f"The {preset} preset, as published."
+        note, bench = f"The {preset} preset, as published.", None
         if preset and published:  # nothing is chosen, so nothing is held out
             contrast = contrast or default_anchors(model)
         else:
             contrast, validation, note = learning_prompts(model, contrast, validation, seed)
+            assert validation is not None
+            bench = Bench.of(model, validation, judge, batch_size, budget, progress)
         quiet = {"batch_size": batch_size, "progress": progress}
         directions = refusal_directions(model, contrast, **quiet)
         n = len(directions)
@@ -235,14 +238,12 @@ class SCANS:
                 classifier, threshold=published.threshold, calibrated_on="what was published for this model"
             )
             return replace(fitted, classifier=known, scale=published.alpha)
-        assert validation is not None
-        others = validation.borderline or validation.harmless
-        held = [collect(model, side, either_way, batch_size=batch_size) for side in (validation.harmful, others)]
+        assert bench is not None
+        held = [collect(model, side, either_way, batch_size=batch_size) for side in (bench.harmful, bench.harmless)]
         if not preset:
             classifier, last_after_norm = voters(anchored, held)
             fitted = replace(fitted, classifier=classifier, last_after_norm=last_after_norm)
         t_held, t_others = one_way(held, last_after_norm)
-        bench = Bench.of(model, validation, judge, batch_size, budget, progress)
         return fitted.with_chosen_knobs(bench, (t_others, t_held), grid)
 
     def with_chosen_knobs(
@@ -270,9 +271,9 @@ class SCANS:
             (-math.inf, (score >= lowest).nonzero()[:, 0].tolist()),
         )
 
-        def tried_at(scales: Sequence[float]) -> list[list[Trial]]:
-            """Every threshold's trial at each scale that can be paid; they share prefill and batches."""
-            scales = bench.affordable(scales, sum(len(places) for _, places in sides))
+        def tried_at(scales: Sequence[float]) -> list[Trial]:
+            """Every threshold's trial at each scale that can be paid; the scales share prefill and batches."""
+            scales = scales[: bench.affords(sum(len(places) for _, places in sides))]
             if not scales:
                 return []
             away, towards = (
@@ -284,22 +285,22 @@ class SCANS:
             )
             found = []
             for scale, no_away, no_towards in zip(scales, away, towards, strict=True):
-                found.append([])
                 for missed, one in tried.items():
                     pushed = [no_towards if at >= one.threshold else no_away for at in score.tolist()]
                     no = {place: side[place] for place, side in enumerate(pushed)}
-                    found[-1].append(Trial(scale, missed, one.threshold, **bench.counted(no)))
+                    found.append(Trial(scale, missed, one.threshold, **bench.counted(no)))
             return found
 
-        for own in tried_at(grid):
-            trials += own
-            if max(trial.harmful[0] for trial in own) < trials[0].harmful[0] - BROKEN * len(bench.harmful):
+        for scale in grid:
+            trials += (own := tried_at([scale]))
+            kept = max((trial.harmful[0] for trial in own), default=0)
+            if kept < trials[0].harmful[0] - BROKEN * len(bench.harmful):
                 break
         for _ in range(bench.rounds):
             finer = tried_at(choosing.beside(choice(trials)[0].scale, [trial.scale for trial in trials]))
             if not finer:
                 break
-            trials += itertools.chain.from_iterable(finer)
+            trials += finer
         trials.sort(key=lambda trial: trial.scale)
         chosen, found = choice(trials)
         return replace(

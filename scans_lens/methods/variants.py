@@ -140,19 +140,18 @@ def _reread(
     _require_own(scans, model)
     contrast, validation, note = learning_prompts(model, contrast, validation, seed)
     assert validation is not None
-    others = validation.borderline or validation.harmless
+    bench = Bench.of(model, validation, judge, batch_size, budget, progress)
     what = _either_way_at_instruction if at_instruction else either_way
 
     def read(*sides: Sequence[str]) -> list[Tensor]:
         return [collect(model, side, what, batch_size=batch_size) for side in sides]
 
-    held = read(validation.harmful, others)
+    held = read(bench.harmful, bench.harmless)
     classifier, normed = voters(read(contrast.harmful, contrast.harmless), held, centred=True)
     again = replace(
         scans, classifier=classifier, last_after_norm=normed, at_instruction=at_instruction, scale=0.0, note=note
     )
     t_harmful, t_others = one_way(held, normed)
-    bench = Bench.of(model, validation, judge, batch_size, budget, progress)
     return again.with_chosen_knobs(bench, (t_others, t_harmful), _first_scales(scans))
 
 

@@ -100,6 +100,8 @@ def _what(table: pd.DataFrame, settings: Mapping[str, Any], judge: str) -> str:
     some = f" It judged {judged} of {len(table)} replies." if judged < len(table) else ""
     doubt = evaluation.unsure(table, judge)
     doubts = f" Of {doubt[0]} of {doubt[1]} verdicts it was not sure." if doubt else ""
+    if doubt and doubt[1] < judged:
+        doubts += f" Of the other {judged - doubt[1]}, nothing is known of that."
     return (
         f"{n} prompts of {sets} set{'s' if sets > 1 else ''}, answered by {escape(model)} in these ways: {ways}. "
         f"A reply counts as refused where the judge <em>{escape(judge)}</em> says so.{some}{doubts}{unfinished}"
@@ -217,7 +219,11 @@ def _summary(lines: Sequence[Line]) -> str:
             continue
         pair = line.against_plain
         changed = (
-            (f"{100 * pair.difference:+.1f}", f"{pair.only_first} / {pair.only_second}", _p(line.p or 0.0))
+            (
+                f"{100 * pair.difference:+.1f}",
+                f"{pair.only_first} / {pair.only_second}",
+                "" if line.p is None else _p(line.p),
+            )
             if pair
             else ("", "", "")
         )
@@ -246,7 +252,7 @@ _CONTRASTS = {
 
 def _types(table: Any, column: str) -> str:
     """Refusals by the sets' own types, a column a way, harmful contrasts below the harmless prompts they belong to."""
-    own = table[(table["type"] != "") & table[column].notna()]
+    own = table[(table["type"] != "") & table[column].notna() & (table["method"] != evaluation.DRAWN)]
     ways = list(own["method"].unique())
     whole = {key: group for key, group in own.groupby(["set", "kind", "type"], sort=False)}
     groups = {key: group for key, group in whole.items() if len(set(group["prompt_id"])) >= FEW}
@@ -311,7 +317,7 @@ def _curve(table: Any) -> str:
 
 def _pushes(table: Any) -> str:
     """Which way each kind was pushed."""
-    own = table[table["scale"].notna()]
+    own = table[table["scale"].notna() & (table["method"] != evaluation.DRAWN)]
     if own.empty:
         return "<p class=note>Nothing was pushed.</p>"
     rows = []

@@ -123,7 +123,10 @@ def kept(model: Any, refit: bool, draw: int | None = None) -> SCANS:
             typer.echo(f"What was kept in {file} cannot be read, so it is fitted again.", err=True)
     of = "" if draw is None else f" on half {draw} of the anchors"
     typer.echo(f"Fitting SCANS{of}; the next call will find it kept.", err=True)
-    method = SCANS.fit(model, anchors, validation=learning_prompts(model, None, None, 0)[1])
+    try:
+        method = SCANS.fit(model, anchors, validation=learning_prompts(model, None, None, 0)[1])
+    except ValueError as error:
+        raise ValueError(f"SCANS could not be fitted{of}: {error}") from error
     try:
         method.save(file)
     except OSError:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    pass
 
 from scans_lens.shell.common import (
     Backend,
@@ -123,8 +120,8 @@ def _print_comparison(found: Any) -> None:
     typer.echo(
         "Not beaten: no other way refuses fewer borderline prompts without refusing fewer harmful ones or jailbreaks. "
         "Perplexity: of the corpus' answers; KL: at the first token, harmless prompts; ms: wall time, in a batch; kB: "
-        f"to be stored; tuned on: replies judged in fitting and choosing, {found['validation']['budget']:,} at most "
-        "for choosing."
+        "to be stored; tuned on: replies judged in fitting and choosing, at most "
+        f"{found['validation']['budget']:,} where knobs are chosen by replies."
     )
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    pass
 
 from scans_lens.shell.common import (
     Backend,
@@ -74,6 +71,10 @@ def evaluate(
         unknown = [name for name in wanted if name not in evaluation.METHODS]
         if unknown:
             raise ValueError(f"There is no method {unknown[0]!r}: there are {', '.join(evaluation.METHODS)}.")
+        if scans and anchor_draws:
+            raise ValueError(
+                "--anchor-draws fits SCANS on halves of the default anchors, and --scans names another fit: give one."
+            )
         judging = {name: judges.named(name) for name in judge.split(",")} if judge else None
         if judge_address and not judge_model:
             raise ValueError("An address needs the name of a model there: give --judge-model, too.")
@@ -164,7 +165,7 @@ def _print_summary(lines: Any) -> None:
             low, high = (100 * edge for edge in line.refused.interval)
             refused = f"{100 * line.refused.value:.1f} % [{low:.1f}, {high:.1f}] of {line.refused.rate.total}"
         if line.against_plain:
-            change, p = f"{100 * line.against_plain.difference:+.1f}", f"{line.p:.2g}"
+            change, p = f"{100 * line.against_plain.difference:+.1f}", "" if line.p is None else f"{line.p:.2g}"
         about = [str(getattr(line, name) or "") for name in shown]
         asked = line.set if line.set in (line.kind, "plain", "quiz", "jailbreak") else f"{line.set}, {line.kind}"
         table.add_row(asked, f"{line.method} {line.setting}".strip(), refused, change, p, *about)
