@@ -206,7 +206,8 @@ class CAA:
 
         most = max(1, (bench.affords(len(bench.asked)) - 1 - FINER) // len(multipliers))
         layers = sorted(int(layer) for layer in layers)
-        layers = [layers[place * len(layers) // most] for place in range(most)] if most < len(layers) else layers
+        if most < len(layers):  # the middles of as many parts
+            layers = [layers[(2 * place + 1) * len(layers) // (2 * most)] for place in range(most)]
         with tqdm(
             total=1 + len(layers) * len(multipliers) + 2 * bench.rounds,
             desc="choosing layer and multiplier",
