@@ -326,6 +326,13 @@ BUGS = (
         "beside(trials[-1].scale, [trial.scale for trial in trials])",
     ),
     Bug(
+        "a budget of replies is overdrawn",
+        "test_choosing.py::test_a_budget_is_used_and_never_overdrawn",
+        "methods/choosing.py",
+        "if len(own) * len(methods) > self.left:",
+        "if self.left < 0:",
+    ),
+    Bug(
         "prompts of one item are resampled as if they were several",
         "test_rates.py::test_asking_items_again_makes_no_change_surer",
         "rates.py",
