@@ -7,6 +7,7 @@ harmful ones fall by at most one and a half points of share.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
@@ -26,7 +27,6 @@ ROUNDS = 3
 """How often the scales halfway to the best one's neighbours are tried, too (halfway in ratio)."""
 FINEST = 6
 """How often with a budget of replies: by then two digits tell no more, and below the first scales lie 64ths of them."""
-MANY = 10**6
 FALL = 0.015
 """By how much harmful refusals may fall on validation prompts, as a share of them."""
 BROKEN = 0.1
@@ -129,7 +129,7 @@ class Bench:
 
     def affords(self, replies: int) -> int:
         """How many settings of so many replies each can still be paid; very many where there is no budget."""
-        return MANY if math.isinf(self.left) else int(self.left // max(replies, 1))
+        return sys.maxsize if math.isinf(self.left) else int(self.left // max(replies, 1))
 
     def refused_under(
         self, methods: Sequence[Method | None], places: Sequence[int] | None = None
