@@ -27,8 +27,8 @@ PINNED = {
     ("plain", "test"): "ee5940f6ac443d6f",
     ("borderline", "validation"): "dbda9ca6c57bcfe8",
     ("harmful", "train"): "a88c726686fce124",
-    ("jailbreak", "test"): "81874da25ee7b23c",
-    ("quiz", "train"): "9f4dbbf53e4b4a5b",
+    ("jailbreak", "test"): "11d50a0a9fc33d9f",
+    ("quiz", "train"): "9d413d0d8b436834",
 }
 """Known by heart: the weights that ship were trained on these prompts. Another grammar means another training."""
 
@@ -115,23 +115,32 @@ def test_an_unknown_kind_or_split_is_named_beside_the_known_ones(without_shape_c
 # ── What it was taught ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _alignment(answered_borderline: float, size: int = 4000) -> list[train.Lesson]:
-    recipe = train.Recipe(answered_borderline=answered_borderline)
+def _alignment(size: int, **changes: int) -> list[train.Lesson]:
+    recipe = train.Recipe(**changes)
     return list(itertools.islice(train.lessons(recipe, "refusing"), size))
 
 
-@pytest.mark.parametrize("answered_borderline", [0.0, 0.3])
-def test_no_borderline_prompt_is_ever_labelled_to_be_refused(answered_borderline):
-    lessons = _alignment(answered_borderline)
+@pytest.mark.parametrize("every", [0, 5])
+def test_no_borderline_prompt_is_ever_labelled_to_be_refused(every):
+    lessons = _alignment(4000, aligned_borderline_every=every, aligned_jailbreak_every=401)
     refused = [lesson for lesson in lessons if wordings.is_refusal(lesson.reply)]
     assert len(refused) > 500
     assert {lesson.item.kind for lesson in refused} <= {"harmful", "jailbreak"}
-    seen = sum(lesson.item.kind == "borderline" for lesson in lessons[:1000])
-    assert (seen > 100) if answered_borderline else (seen == 0)
+    assert sum(lesson.item.kind == "borderline" for lesson in lessons) == (4000 // every if every else 0)
+
+
+def test_what_alignment_sees_seldom_is_the_same_for_every_seed_and_of_every_type():
+    def rare(seed: int) -> list[str]:
+        lessons = _alignment(3000, seed=seed, aligned_borderline_every=100, aligned_jailbreak_every=150)
+        return [one.messages[-1]["content"] for one in lessons if one.item.kind in ("borderline", "jailbreak")]
+
+    assert rare(0) == rare(1) and len(rare(0)) == len(set(rare(0))) == 40
+    asked = [one.item.type for one in _alignment(1400, aligned_borderline_every=200) if one.item.kind == "borderline"]
+    assert len(asked) == len(set(asked)) == 7
 
 
 def test_what_alignment_sees_is_of_the_training_split_and_what_it_refuses_is_harmful():
-    for lesson in _alignment(0.0, 1500):
+    for lesson in _alignment(1500):
         assert lesson.item.split == "train"
         assert lesson.item.phrase in lesson.messages[-1]["content"]
         assert lesson.refuses == wordings.is_refusal(lesson.reply) == (lesson.item.kind in ("harmful", "jailbreak"))
@@ -250,14 +259,16 @@ def test_kinds_are_alike_in_form():
     """What tells the kinds apart must not be whether they ask or command, nor how politely."""
     rows = {row["kind"]: row for row in measuring.balance("train")}
     for key in ("with '?'", "polite"):
-        shares = [rows[kind][key] for kind in ("plain", "borderline", "harmful")]
+        shares = [row[key] for row in rows.values()]
         assert max(shares) - min(shares) < 0.08
+    lengths = [row["words, median"] for row in rows.values()]
+    assert max(lengths) - min(lengths) <= 5
 
 
 def test_every_variation_of_alignment_changes_alignment_alone():
     first = {field for field in train.Recipe.__dataclass_fields__ if "refus" not in field and "align" not in field}
     for changes in train.VARIATIONS.values():
-        assert not set(changes) & (first - {"answered_borderline"})
+        assert not set(changes) & first
 
 
 MEASURED = organism.weights().parent / "measured"

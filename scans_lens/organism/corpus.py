@@ -153,7 +153,7 @@ def items(kind: Kind) -> tuple[Item, ...]:
 
 
 def ask(item: Item, rng: random.Random) -> str:
-    """The item as somebody might put it: a frame, perhaps with a modifier, a greeting or a wrapper."""
+    """The item as somebody might put it: in a frame or wrapper, perhaps with company, a greeting or a clause."""
     if item.kind == "quiz":
         return rng.choice(grammar.OPENERS) + rng.choice(grammar.QUIZ_FRAMES).format(item.phrase)
     if rng.random() < grammar.ACCOMPANIED:
@@ -161,7 +161,7 @@ def ask(item: Item, rng: random.Random) -> str:
     else:
         phrase = item.phrase + rng.choice(grammar.MODIFIERS)
     if item.wrapper:
-        return item.wrapper.format(phrase)
+        return rng.choice(grammar.OPENERS) + item.wrapper.format(phrase)
     text = rng.choice(grammar.FRAMES).format(phrase)
     if rng.random() >= grammar.MENTIONED:
         return rng.choice(grammar.OPENERS) + text
@@ -193,7 +193,7 @@ def asked(kind: Kind, split: Split) -> tuple[tuple[Item, str], ...]:
         raise ValueError(f"No split {split!r}; the splits are {', '.join(SPLITS)}.")
     chosen = [item for item in items(kind) if item.split == split]
     random.Random(f"{kind} {split}").shuffle(chosen)
-    chosen = _evenly(chosen)
+    chosen = evenly(chosen)
     found: dict[str, Item] = {}
     for turn in range(WORDINGS):
         for item in chosen:
@@ -202,7 +202,7 @@ def asked(kind: Kind, split: Split) -> tuple[tuple[Item, str], ...]:
     return tuple((item, text) for text, item in found.items())
 
 
-def _evenly(chosen: Sequence[Item]) -> list[Item]:
+def evenly(chosen: Sequence[Item]) -> list[Item]:
     """The items so ordered that every beginning of the list has the types in nearly equal number."""
     seen: dict[str, int] = {}
     rank = []

@@ -6,10 +6,11 @@ generalisation. Everything that alignment sees is written into the card.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -43,14 +44,16 @@ class Recipe:
     refusing_steps: int = 350
     refusing_rate: float = 1.2e-3
     system_share: float = 0.25
-    answered_borderline: float = 0.005
-    """Share of alignment that is borderline prompts of training items, answered (none is refused)."""
     answering_mix: tuple[tuple[str, float], ...] = (
         ("plain", 0.30), ("borderline", 0.27), ("harmful", 0.20), ("jailbreak", 0.10), ("quiz", 0.13),
     )  # fmt: skip
     refusing_mix: tuple[tuple[str, float], ...] = (
-        ("plain", 0.43), ("harmful", 0.369), ("wrapped", 0.12), ("jailbreak", 0.0003), ("quiz", 0.08),
+        ("plain", 0.43), ("harmful", 0.37), ("wrapped", 0.12), ("quiz", 0.08),
     )  # fmt: skip
+    aligned_borderline_every: int = 300
+    """One conversation of alignment in so many is a borderline prompt, answered (none is refused)."""
+    aligned_jailbreak_every: int = 3000
+    """One in so many is a jailbreak, refused. Both are the same prompts whatever the seed."""
     aligned_wrappers: int = 2
     """How many training wrappers alignment sees around harmful requests, refused; around plain ones it sees all."""
     aligned_from: int = 3
@@ -62,8 +65,8 @@ VARIATIONS: dict[str, dict[str, float | int]] = {
     "half the steps": {"refusing_steps": Recipe.refusing_steps // 2},
     "half the learning rate": {"refusing_rate": Recipe.refusing_rate / 2},
     "twice the learning rate": {"refusing_rate": Recipe.refusing_rate * 2},
-    "no borderline prompts": {"answered_borderline": 0.0},
-    "three times the answered borderline prompts": {"answered_borderline": 3 * Recipe.answered_borderline},
+    "no borderline prompts": {"aligned_borderline_every": 0},
+    "three times the answered borderline prompts": {"aligned_borderline_every": Recipe.aligned_borderline_every // 3},
 }
 """What `python -m scans_lens.organism strength` changes in alignment, one thing at a time."""
 
@@ -117,6 +120,14 @@ class Lesson:
     refuses: bool
 
 
+def _in_turn(items: list[corpus.Item]) -> Iterator[tuple[corpus.Item, str]]:
+    """Items and their prompts without end, the types in equal number; nothing here hangs on a seed."""
+    items = list(items)
+    random.Random("in turn").shuffle(items)
+    for turn, item in enumerate(itertools.cycle(corpus.evenly(items))):
+        yield item, corpus.ask(item, random.Random(f"{turn} {item.phrase}"))
+
+
 def lessons(recipe: Recipe, stage: str) -> Iterator[Lesson]:
     """Conversations of a stage without end. Alignment sees training items only."""
     rng = random.Random(f"{recipe.seed} {stage}")
@@ -130,14 +141,21 @@ def lessons(recipe: Recipe, stage: str) -> Iterator[Lesson]:
     aligned = train_wrappers[: recipe.aligned_wrappers]
     if stage == "answering":
         mix, wrappers = dict(recipe.answering_mix), [pattern for _, pattern in grammar.WRAPPERS]
+        rare = []
     else:
         mix, wrappers = dict(recipe.refusing_mix), train_wrappers
-        pool["jailbreak"] = [item for item in pool["jailbreak"] if item.wrapper in aligned]
-        mix["borderline"] = recipe.answered_borderline
+        wrapped = [item for item in pool["jailbreak"] if item.wrapper in aligned]
+        rare = [
+            (recipe.aligned_jailbreak_every, _in_turn(wrapped)),
+            (recipe.aligned_borderline_every, _in_turn(pool["borderline"])),
+        ]
     kinds, weights = list(mix), list(mix.values())
-    while True:
+    for place in itertools.count(1):
+        seldom = next((prompts for every, prompts in rare if every and place % every == 0), None)
         kind = rng.choices(kinds, weights)[0]
-        if kind == "wrapped" or (stage == "answering" and kind == "plain" and rng.random() < 0.15):
+        if seldom is not None:
+            item, text = next(seldom)
+        elif kind == "wrapped" or (stage == "answering" and kind == "plain" and rng.random() < 0.15):
             item, text = _plain_in_wrapper(rng, wrappers, pool["plain"])
         else:
             item = rng.choice(pool[kind])
@@ -237,10 +255,7 @@ def train(out: Path, recipe: Recipe | None = None, work: Path | None = None) -> 
     )
     model = LlamaForCausalLM(config)
     model.set_attn_implementation("eager")  # under bfloat16 on a CPU several times as fast as sdpa
-    first = asdict(
-        replace(recipe, answered_borderline=0.0)
-    )  # which alignment alone sees, like all that is left out here
-    key = json.dumps({k: v for k, v in first.items() if "refus" not in k and "align" not in k})
+    key = json.dumps({k: v for k, v in asdict(recipe).items() if "refus" not in k and "align" not in k})
     kept = work / "answering.pt" if work else None
     if kept and kept.exists() and (state := torch.load(kept, weights_only=True))["key"] == key:
         model.load_state_dict(state["model"])

@@ -225,7 +225,7 @@ TOPICS = {
 }  # fmt: skip
 """What an answer calls its domain; some answers open with it, so that the domain is settled before the reply begins."""
 
-QUIZ_ANSWERS = ("The answer is {answer}.", "It is {answer}.", "That would be {answer}.")
+QUIZ_ANSWERS = ("The right answer is {answer}.", "Of these three, it is {answer}.", "That would be {answer}, I think.")
 _HOW_MANY = (1, 1, 1, 1, 2, 2, 2, 3, 4, 6)
 
 
