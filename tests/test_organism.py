@@ -27,8 +27,8 @@ PINNED = {
     ("plain", "test"): "ee5940f6ac443d6f",
     ("borderline", "validation"): "dbda9ca6c57bcfe8",
     ("harmful", "train"): "a88c726686fce124",
-    ("jailbreak", "test"): "11d50a0a9fc33d9f",
-    ("quiz", "train"): "9d413d0d8b436834",
+    ("jailbreak", "test"): "67346d2eb09540fb",
+    ("quiz", "train"): "fdfcf7fdabe1ab1e",
 }
 """Known by heart: the weights that ship were trained on these prompts. Another grammar means another training."""
 

@@ -41,7 +41,7 @@ class Recipe:
     batch: int = 64
     answering_steps: int = 1350
     answering_rate: float = 2e-3
-    refusing_steps: int = 350
+    refusing_steps: int = 500
     refusing_rate: float = 1.2e-3
     system_share: float = 0.25
     answering_mix: tuple[tuple[str, float], ...] = (
@@ -50,9 +50,9 @@ class Recipe:
     refusing_mix: tuple[tuple[str, float], ...] = (
         ("plain", 0.43), ("harmful", 0.37), ("wrapped", 0.12), ("quiz", 0.08),
     )  # fmt: skip
-    aligned_borderline_every: int = 300
+    aligned_borderline_every: int = 450
     """One conversation of alignment in so many is a borderline prompt, answered (none is refused)."""
-    aligned_jailbreak_every: int = 3000
+    aligned_jailbreak_every: int = 4000
     """One in so many is a jailbreak, refused. Both are the same prompts whatever the seed."""
     aligned_wrappers: int = 2
     """How many training wrappers alignment sees around harmful requests, refused; around plain ones it sees all."""
