@@ -482,8 +482,9 @@ def test_the_bundled_model_refuses_in_its_middle_layers(bundled):
     found = quickly(bundled, contrast)
     n = int(bundled.cfg.n_layers)
     assert n // 4 <= len(found) <= n // 3 and max(found) < int(0.8 * n)
-    assert all(found.evidence[layer].qualifies and found.evidence[layer].drop > 0.5 for layer in found)
-    assert all(one.drop < 0.1 for one in found.evidence[: n // 4])
+    early = max(one.drop for one in found.evidence[: n // 4])
+    assert early < 0.1 and sum(found.evidence[layer].drop for layer in found) > 0.3 * len(found)
+    assert all(found.evidence[layer].qualifies and found.evidence[layer].drop > early for layer in found)
     assert found.origin.contrast == contrast.name
 
 

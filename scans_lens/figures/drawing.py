@@ -463,7 +463,7 @@ def auc_by_layer(ax: Axes, numbers: Numbers) -> Axes:
     ax.text(n_layers - 0.6, 0.505, "chance", fontsize=7.5, color=SOFT, ha="right", va="bottom")
     ax.set_ylabel("AUC")
     ax.set_title("How well that tells them apart")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 0.1))
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.1))
     layers_axis(ax, n_layers)
     return ax
 

@@ -129,7 +129,7 @@ def by_scale(ax: Axes, numbers: Numbers) -> Axes:
     above.spines["top"].set_visible(True)
     above.set_xlabel("KL (nats) of the first token, plain prompts pushed away", labelpad=5)
     ax.set_title("Both sides of the trade-off", pad=9)
-    ax.legend(loc="center right", bbox_to_anchor=(1.0, 0.66))
+    ax.legend(loc="center right", bbox_to_anchor=(1.0, 0.6))
     return ax
 
 
