@@ -1,4 +1,7 @@
-"""Build the notebooks: each percent script beside this file becomes an executed .ipynb, to be read where it lies."""
+"""Build the notebooks: each percent script beside this file becomes an executed .ipynb, to be read where it lies.
+
+Names on the command line (`04_steer`) say which; without them all are built.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,13 @@ def main() -> int:
         stale = [script.stem for script in scripts() if not same_source(script)]
         print(f"Not built from their scripts: {', '.join(stale)}." if stale else "Scripts and notebooks agree.")
         return bool(stale)
+    named = [name for name in sys.argv[1:] if not name.startswith("-")]
+    if unknown := set(named) - {script.stem for script in scripts()}:
+        print(f"There is no notebook {', '.join(sorted(unknown))}; there are {', '.join(s.stem for s in scripts())}.")
+        return 1
     for script in scripts():
+        if named and script.stem not in named:
+            continue
         start = time.monotonic()
         notebook = executed(from_script(script))
         text = nbformat.writes(notebook)

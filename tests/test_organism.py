@@ -274,7 +274,7 @@ def test_every_variation_of_alignment_changes_alignment_alone():
 MEASURED = organism.weights().parent / "measured"
 
 
-@pytest.mark.parametrize("name", ["behaviour", "depth", "steered", "strength"])
+@pytest.mark.parametrize("name", ["behaviour", "depth", "steered", "strength", "tried"])
 def test_what_the_card_says_was_measured_on_the_weights_that_ship(name):
     assert json.loads((MEASURED / f"{name}.json").read_text())["weights"] == measuring.weights_of(organism.weights())
 
