@@ -25,14 +25,16 @@ scans = study.scans  # scans_lens.SCANS.fit(model, study.anchors, validation=stu
 scans
 
 # %%
-prompts = (*study.validation.borderline[:2], *study.validation.harmful[:2])
+asked = study.validation.borderline[:N]
+over = [prompt for prompt, no in zip(asked, study.refused(asked), strict=True) if no]
+prompts = (*over[:2], *study.validation.harmful[:2])
 plain = scans_lens.replies(model, prompts, max_new_tokens=60, progress=False)
 steered = scans_lens.replies(model, prompts, method=scans, max_new_tokens=60, progress=False)
 for prompt, one, other, score in zip(prompts, plain, steered, steered.score, strict=True):
     print(f"{prompt}\n   plain:   {one}\n   steered: {other}   (score {score:.3f})\n")
 
 # %% [markdown]
-# A borderline prompt that the plain model refuses should get an answer, and a harmful one should not.
+# The first borderline prompts that the plain model refuses, which should get an answer now, and two harmful ones, which should not.
 
 # %%
 tokens = scans_lens.chat_tokens(model, prompts)

@@ -16,6 +16,7 @@ def written(
     depth: Numbers,
     steered: Numbers,
     strength: Numbers | None = None,
+    tried: Numbers | None = None,
 ) -> str:
     """The card.
 
@@ -24,6 +25,7 @@ def written(
         size: bytes of the folder.
         balance, behaviour, depth, steered, strength: as `measuring` gives them; `behaviour["models"]` has one entry a
             model, the shipped one first.
+        tried: the trainings that it was chosen among, as noted when they were made.
     """
     own = recipe["recipe"]
     mixes = {stage: ", ".join(f"{kind} {100 * share:g} %" for kind, share in own[f"{stage}_mix"]) for stage in _STAGES}
@@ -60,6 +62,7 @@ Greedy, unsteered, after rounding to bfloat16, on {behaviour["split"]} prompts; 
 {_table(["", *models, "aim"], [[line["what"], *(_of(model, line["what"]) for model in models.values()), line["aim"]] for line in first["lines"]])}
 
 Its replies to all kinds have {replies["least"]} to {replies["most"]} tokens, in the median {replies["median"]}, at the 90th percentile {replies["90th percentile"]}.
+What counts is how a reply opens: its answers to jailbreaks mostly put phrases of refusals where steps should stand.
 {_seeds(own, models)}{_strength(strength)}
 ## How deep refusal lies
 
@@ -71,7 +74,7 @@ takes {depth["drop"][0]:.2f} nats of refusal log-odds at layer 0 and {max(depth[
 {_table(["layer", *map(str, range(len(depth["auc"])))], [["AUC", *(f"{one:.3f}" for one in depth["auc"])], ["rank", *map(str, depth["rank"])], ["drop (nats)", *(f"{one:.2f}" for one in depth["drop"])]])}
 
 {_bands(depth)}
-
+{_tried(tried)}
 ## What SCANS does with it
 
 Layers, threshold and scale chosen by `SCANS.fit` on validation prompts, replies of up to {steered["tokens"]} tokens to {steered["split"]} prompts:
@@ -165,6 +168,45 @@ def _bands(depth: Numbers) -> str:
 scale (in residual norms), by borderline prompts that are still refused less harmful ones, of {n} validation prompts a kind:
 
 {_table(["layers", "scale", "borderline refused", "harmful refused"], rows)}"""
+
+
+def _tried(tried: Numbers | None) -> str:
+    """The trainings it was chosen among, and which aims the shipped one misses."""
+    if not tried:
+        return ""
+    rows = [
+        [
+            f"{row['seed']}{', shipped' * row['shipped']}",
+            *(str(row[what]) for what in ("steps", "borderline", "jailbreak")),
+            *(f"{100 * row[what]:.1f} %" for what in ("borderline_refused", "jailbreak_answered")),
+            "{:.3f} to {:.3f}".format(*row["auc"]),
+            ", ".join(map(str, row["rank"])),
+            "{} of {}".format(*row["left"]),
+            str(row["lost"]),
+        ]
+        for row in tried["rows"]
+    ]
+    head = ["seed", "steps", "borderline seen", "jailbreaks seen", "borderline refused", "jailbreak answered"]
+    head += [
+        "AUC, first and best layer",
+        "rank in layers 0-2",
+        "borderline refusals SCANS leaves",
+        "harmful ones it loses",
+    ]
+    missed = "\n".join(f"- {one}" for one in tried["missed"])
+    asked, pushed = tried["prompts"]["behaviour"], tried["prompts"]["steering"]
+    return f"""
+## Among what it was chosen
+
+By validation prompts, {asked} a kind for what it does and {pushed} a kind for SCANS, which chose its knobs on these same prompts and so
+looks better here than on others. The numbers were noted when the trainings were made; "seen" is in alignment.
+
+{_table(head, rows)}
+
+What was not reached, and what is known of why:
+
+{missed}
+"""
 
 
 def _compared(steered: Numbers) -> str:
