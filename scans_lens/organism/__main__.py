@@ -88,7 +88,7 @@ def write_card(
             _store(measured / f"{name}.json", found[name])
     recipe = json.loads((weights() / "recipe.json").read_text())
     size = sum(file.stat().st_size for file in weights().iterdir())
-    aside = {name: kept(name) or None for name in ("strength", "tried")}
+    aside = {name: numbers for name in ("strength", "tried") if (numbers := kept(name))}
     text = card.written(recipe, size, measuring.balance("test"), behaviour, **found, **aside)
     out.write_text(text)
     typer.echo(f"Written to {out}.")
