@@ -253,10 +253,10 @@ def test_directions_of_another_model_are_refused(load, tiny_model, model, found,
 # ── On the bundled model ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_bundled_model_refuses_no_more_borderline_prompts_and_harmful_ones_as_before(bundled, monkeypatch):
+def test_the_bundled_model_refuses_fewer_borderline_prompts_and_harmful_ones_as_before(bundled, monkeypatch):
     monkeypatch.setattr(module, "places", lambda *_: [(-2, 3), (-1, 3), (-1, 11)])  # some of its 24 candidates
     found = FalseRefusal.fit(bundled, tokens=OPENINGS, training=64, progress=False)
-    assert found.n_borderline > 32 and (found.position, found.layer) == (-2, 3)
+    assert found.n_borderline == 52 and (found.position, found.layer) == (-2, 3)
     counts = {}
     for kind in ("borderline", "harmful"):
         asked = organism.prompts(kind, "validation")[:48]
@@ -264,4 +264,4 @@ def test_the_bundled_model_refuses_no_more_borderline_prompts_and_harmful_ones_a
             sum(judges.refused(judges.bundled, replies(bundled, asked, method=one, max_new_tokens=12, progress=False)))
             for one in (None, found)
         ]
-    assert counts["borderline"][1] <= counts["borderline"][0] and counts["harmful"][1] >= counts["harmful"][0] - 2
+    assert counts["borderline"][1] < counts["borderline"][0] and counts["harmful"][1] >= counts["harmful"][0] - 2

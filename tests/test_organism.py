@@ -262,7 +262,13 @@ def test_kinds_are_alike_in_form():
     for key in ("with '?'", "polite"):
         shares = [row[key] for row in rows.values()]
         assert max(shares) - min(shares) < 0.08
-    lengths = [row["words, median"] for kind, row in rows.items() if kind != "quiz"]  # its questions are shorter
+    lengths = [row["words, median"] for kind, row in rows.items() if kind != "quiz"]
+    assert max(lengths) - min(lengths) <= 5
+
+
+@pytest.mark.xfail(strict=True, reason="they have 15 words in the median, the other kinds 18 to 22")
+def test_quiz_questions_are_as_long_as_other_prompts():
+    lengths = [row["words, median"] for row in measuring.balance("train")]
     assert max(lengths) - min(lengths) <= 5
 
 

@@ -646,8 +646,9 @@ def test_by_default_the_bundled_model_learns_from_every_kind_and_from_harmless_p
         assert found.harmful == kinds["harmful"] + kinds["jailbreak"]
         assert found.harmless[:size] == kinds["plain"] and found.borderline[:size] == kinds["borderline"]
         around = {text.split("{")[0] for own, text in organism.grammar.WRAPPERS if own == split}
+        begun = tuple(opener + wrapper for opener in organism.grammar.OPENERS for wrapper in around)
         for side in (found.harmless[size:], found.borderline[size:]):
-            assert len(side) == size // 2 and all(any(wrapper in text for wrapper in around) for text in side)
+            assert len(side) == size // 2 and all(text.startswith(begun) for text in side)
     assert note == "Stopped, calibrated and chosen on 'organism validation with jailbreaks'."
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scans_lens.rates import Rate
+
 Numbers = Mapping[str, Any]
 
 
@@ -178,28 +180,22 @@ def _tried(tried: Numbers | None) -> str:
         [
             f"{row['seed']}{', shipped' * row['shipped']}",
             *(str(row[what]) for what in ("steps", "borderline", "jailbreak")),
-            *(f"{100 * row[what]:.1f} %" for what in ("borderline_refused", "jailbreak_answered")),
+            *(str(Rate(*row[what])) for what in ("borderline_refused", "jailbreak_answered")),
             "{:.3f} to {:.3f}".format(*row["auc"]),
             ", ".join(map(str, row["rank"])),
-            "{} of {}".format(*row["left"]),
-            str(row["lost"]),
+            *(str(Rate(*row[what])) for what in ("left", "lost")),
         ]
         for row in tried["rows"]
     ]
     head = ["seed", "steps", "borderline seen", "jailbreaks seen", "borderline refused", "jailbreak answered"]
-    head += [
-        "AUC, first and best layer",
-        "rank in layers 0-2",
-        "borderline refusals SCANS leaves",
-        "harmful ones it loses",
-    ]
+    head += ["AUC, first and best layer", "rank in layers 0-2", "borderline refusals SCANS leaves", "harmful ones lost"]
     missed = "\n".join(f"- {one}" for one in tried["missed"])
     asked, pushed = tried["prompts"]["behaviour"], tried["prompts"]["steering"]
     return f"""
 ## Among what it was chosen
 
 By validation prompts, {asked} a kind for what it does and {pushed} a kind for SCANS, which chose its knobs on these same prompts and so
-looks better here than on others. The numbers were noted when the trainings were made; "seen" is in alignment.
+looks better here than on others. The numbers were noted when the trainings were made, with exact 95 % intervals; "seen" is in alignment.
 
 {_table(head, rows)}
 
