@@ -9,9 +9,9 @@ import hashlib
 import importlib.util
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -35,6 +35,7 @@ class Model(Protocol):
     cfg: Any
     tokenizer: Any
     W_U: Any
+    blocks: Any
 
     def hooks(self, fwd_hooks: list[Hook]) -> AbstractContextManager[Any]: ...
 
@@ -49,11 +50,12 @@ class Identity:
     d_vocab: int
     unembedding: str
     """A hash of the unembedding in bfloat16, so that one model in two precisions is one model."""
+    blocks: str = ""
+    """A hash of what every block reads and writes, since fine-tuning often leaves the unembedding as it was."""
     name: str = ""
 
     def same_as(self, other: Identity) -> bool:
-        mine = (self.architecture, self.n_layers, self.d_model, self.d_vocab, self.unembedding)
-        return mine == (other.architecture, other.n_layers, other.d_model, other.d_vocab, other.unembedding)
+        return replace(self, name="") == replace(other, name="")
 
 
 def resid_post(layer: int) -> str:
@@ -265,10 +267,8 @@ def _first_line(error: Exception) -> str:
 
 
 def identity(model: Model) -> Identity:
-    """Architecture, shape and a hash of the unembedding."""
+    """Architecture, shape and hashes of samples of the weights."""
     unembedding = unembedding_of(model)
-    sample = unembedding.detach().flatten()
-    sample = sample[:: max(1, len(sample) // 65_536)].to("cpu", torch.bfloat16).view(torch.int16).numpy()
     cfg = model.cfg
     architecture = getattr(cfg, "architecture", None) or getattr(cfg, "original_architecture", None) or "unknown"
     return Identity(
@@ -276,9 +276,28 @@ def identity(model: Model) -> Identity:
         n_layers=int(cfg.n_layers),
         d_model=int(cfg.d_model),
         d_vocab=int(unembedding.shape[1]),
-        unembedding=hashlib.sha256(sample.tobytes()).hexdigest()[:16],
+        unembedding=_hashed([unembedding], 65_536),
+        blocks=_hashed((weight for block in model.blocks for weight in _weights(block)), 512),
         name=str(getattr(cfg, "model_name", "") or ""),
     )
+
+
+def _weights(block: Any) -> Iterator[Tensor]:
+    """Of the first head and of the MLP, what either class of model lays out alike."""
+    for part, name in (("attn", "W_Q"), ("attn", "W_V"), ("attn", "W_O"), ("mlp", "W_out")):
+        weight = getattr(getattr(block, part, None), name, None)
+        if isinstance(weight, Tensor) and weight.ndim in (2, 3):
+            yield weight[0] if weight.ndim == 3 else weight
+
+
+def _hashed(weights: Iterable[Tensor], size: int) -> str:
+    """Of about so many values of each, in bfloat16."""
+    found = hashlib.sha256()
+    for weight in weights:
+        sample = weight.detach().flatten()
+        sample = sample[:: max(1, len(sample) // size)].to("cpu", torch.bfloat16).view(torch.int16)
+        found.update(sample.numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def unembedding_of(model: Model) -> Float[Tensor, "d_model d_vocab"]:

@@ -1,11 +1,13 @@
 """The front door: loading, and what a model is."""
 
 import dataclasses
+import shutil
 
 import pytest
 import tiny
 import torch
 from conftest import one_by_one
+from transformers import AutoModelForCausalLM
 
 from scans_lens import model as front
 from scans_lens.chat import chat_tokens
@@ -61,6 +63,18 @@ def test_another_seed_or_family_is_another_model(load, tiny_model):
         identity(tiny_model(load, "mistral", "llama3")),
     ]
     assert not any(one.same_as(other) for one in found for other in found if one is not other)
+
+
+@pytest.mark.parametrize("name", ["self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.down_proj"])
+def test_a_fine_tuned_model_that_kept_its_head_is_another_model(load, family, tiny_folder, tmp_path, name):
+    shutil.copytree(tiny_folder(*family), tmp_path / "tuned")
+    tuned = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned")
+    with torch.no_grad():
+        tuned.model.layers[1].get_submodule(name).weight.mul_(1.5)
+    tuned.save_pretrained(tmp_path / "tuned")
+    before, after = identity(load(tiny_folder(*family))), identity(load(tmp_path / "tuned"))
+    assert before.unembedding == after.unembedding
+    assert not before.same_as(after)
 
 
 def test_a_name_is_shown_and_never_compared(model):

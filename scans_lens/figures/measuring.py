@@ -535,7 +535,7 @@ def refusal_rates(study: Study) -> dict[str, Any]:
             }
             for test, p in zip(tests, corrected, strict=True)
         ],
-        "judge": "exact" if study.bundled else "rules",
+        "judge": "exact" if study.bundled else "panel",
         "safety_prompt": organism.SAFETY_PROMPT,
         "draws": DRAWS,
         "placebo_cosine": {name: _likeness(study, methods) for name, methods in placebos.items()},

@@ -180,7 +180,7 @@ class CAST:
             layers: where to push, instead of choosing.
             tanh: see `Condition`.
             whole_prompt: whether the prompt is steered before its end, too, as in the released code.
-            judge: whether a reply refuses; by default the exact one for the bundled model, rules for any other.
+            judge: whether a reply refuses; by default the exact one for the bundled model, the panel for any other.
             budget: see `SCANS.fit`.
 
         Raises:

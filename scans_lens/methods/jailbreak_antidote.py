@@ -126,7 +126,7 @@ class JailbreakAntidote:
             layer_share: share of the layers that are pushed.
             layers: where to push, instead of choosing.
             whole_prompt: whether the prompt is steered before its end, too, as in the authors' code.
-            judge: whether a reply refuses; by default the exact one for the bundled model, rules for any other.
+            judge: whether a reply refuses; by default the exact one for the bundled model, the panel for any other.
             budget: see `SCANS.fit`.
 
         Raises:

@@ -182,7 +182,7 @@ class SCANS:
                 penalty 1.1). On models other than the paper's four, layers scale to the same fractions of depth, and
                 threshold and alpha are chosen on validation prompts, which have to be given.
             layers: where to steer, instead of what `anchor_layers` or the preset says.
-            judge: whether a reply refuses; by default the exact one for the bundled model, rules for any other.
+            judge: whether a reply refuses; by default the exact one for the bundled model, the panel for any other.
             budget: replies to validation prompts that may be asked for in choosing; with it, finer scales are tried
                 more often, until it is spent or two digits tell no more. Nothing is chosen where all was published.
             batch_size: prompts at once; by default what fits and pays.
