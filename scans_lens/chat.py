@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from jaxtyping import Int
@@ -54,6 +54,9 @@ class Tokens:
     def __len__(self) -> int:
         return self.ids.shape[0]
 
+
+Asked: TypeAlias = Sequence[str] | Tokens
+"""Prompts, or what `chat_tokens` made of them, with a system prompt perhaps."""
 
 _PROBES = ("Tell me a.", "What is b?", "Name one c!", "Say: d", "Count 1 2 3", "(brackets)")
 

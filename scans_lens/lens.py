@@ -283,7 +283,8 @@ def anchor_layers(
         seed: of both.
 
     Raises:
-        NoAnchorLayers: no layer qualifies. ValueError: folded weights, or refusal words that are no tokens.
+        NoAnchorLayers: no layer qualifies. ValueError: folded weights, directions of length one or of the residual's,
+            or refusal words that are no tokens.
     """
     require_raw(model, "anchor_layers")
     tokens = refusal_tokens(model, words)
@@ -295,6 +296,13 @@ def anchor_layers(
         directions = Directions(difference_of_means(harmful, harmless).float(), norms, origin_of(model, contrast))
     else:
         artefacts.require_same_model(directions.origin.model, identity(model), "These directions")
+        lengths = directions.vectors.norm(dim=1)
+        scaled = (torch.ones_like(lengths), directions.residual_norms.to(lengths))
+        if any(torch.allclose(lengths, other, rtol=1e-3) for other in scaled):
+            raise ValueError(
+                "anchor_layers pushes by the difference of means itself, and these directions have another length: "
+                "hand it what they were before unit() or in_residual_norms()."
+            )
     borderline = residuals(model, contrast.borderline, **reading) if contrast.borderline else None
 
     rng = np.random.default_rng(seed)

@@ -7,7 +7,6 @@ description of what that code does; what is said here to differ from it, differs
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 
 from scans_lens import capability, steering
 from scans_lens.capability import Accuracy, Piece
-from scans_lens.chat import prompt_ids, text_of
+from scans_lens.chat import Asked, prompt_ids, text_of
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Hook, Model
 from scans_lens.reading import Flight
@@ -42,7 +41,7 @@ class Everywhere:
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
         return steering.add(self.scans.directions, self.scans.layers, rows["scale"], since=flight.since(0))
 
-    def hooks(self, model: Model, prompts: Sequence[str]) -> list[Hook]:
+    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
         return steering.hooks_of(self, model, prompts)
 
 

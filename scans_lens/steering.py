@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts
+from scans_lens.chat import Asked
 from scans_lens.model import identity
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class Push:
         start = 0 if self.whole_prompt else flight.end_of_prompt
         return add(self.directions, self.layers, rows["scale"], since=flight.since(start))
 
-    def hooks(self, model: Model, prompts: Sequence[str]) -> list[Hook]:
+    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
         return hooks_of(self, model, prompts)
 
 
@@ -199,7 +200,7 @@ class Ablation:
             self.directions, self.layers, since=flight.since(0 if self.whole_prompt else flight.end_of_prompt)
         )
 
-    def hooks(self, model: Model, prompts: Sequence[str]) -> list[Hook]:
+    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
         return hooks_of(self, model, prompts)
 
 
@@ -252,19 +253,20 @@ class Together:
             hooks += method.hooks_for(own, flight)
         return hooks
 
-    def hooks(self, model: Model, prompts: Sequence[str]) -> list[Hook]:
+    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
         return hooks_of(self, model, prompts)
 
 
 @torch.no_grad()
-def hooks_of(method: Method, model: Model, prompts: Sequence[str]) -> list[Hook]:
+def hooks_of(method: Method, model: Model, prompts: Asked) -> list[Hook]:
     """A method's hooks for the caller's own loop over these prompts, all in one batch.
 
     They fit `chat_tokens(model, prompts)`, padded on the left: `model.hooks(fwd_hooks=…)`, `run_with_hooks`, or
-    TransformerLens' `generate`, with a cache or without one.
+    TransformerLens' `generate`, with a cache or without one. Prompts that are tokens already, since a system prompt
+    stands before them, say, are taken as they are; the same tokens have to be run.
     """
-    from scans_lens.chat import chat_tokens
+    from scans_lens.chat import Tokens, chat_tokens
     from scans_lens.reading import Flight
 
-    flight = Flight(model, chat_tokens(model, prompts))
+    flight = Flight(model, prompts if isinstance(prompts, Tokens) else chat_tokens(model, prompts))
     return method.hooks_for(method.decide(flight), flight.for_the_callers_loop())

@@ -220,6 +220,19 @@ def test_hooks_fit_a_padded_batch_with_a_sign_for_every_row(model):
         assert float(row.max() - row[said[0]]) < TIE
 
 
+def test_hooks_fit_prompts_behind_a_system_prompt(model):
+    scans = scans_for(model)
+    tokens = scans_lens.chat_tokens(model, PROMPTS, system="Be brief, and mind who asks.")
+    answers = quick(model, PROMPTS, system="Be brief, and mind who asks.", method=scans, max_new_tokens=1)
+    side = {} if hasattr(model, "original_model") else {"padding_side": "left"}
+    with torch.no_grad():
+        logits = model.run_with_hooks(
+            tokens.ids, attention_mask=tokens.mask, fwd_hooks=scans.hooks(model, tokens), **side
+        )
+    for row, said in zip(logits[:, -1], answers.tokens, strict=True):
+        assert float(row.max() - row[said[0]]) < TIE
+
+
 @pytest.mark.parametrize("cached", [True, False])
 def test_hooks_hold_all_through_transformer_lens_own_generate(model, cached):
     scans = scans_for(model)

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, steering
-from scans_lens.chat import beginning, padded, prompt_ids
+from scans_lens.chat import Asked, beginning, padded, prompt_ids
 from scans_lens.directions import Directions, Origin
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
@@ -111,7 +111,7 @@ class CAA:
         start = 0 if self.whole_prompt else flight.end_of_prompt
         return steering.add(self.directions, [self.layer], rows["scale"], since=flight.since(start))
 
-    def hooks(self, model: Model, prompts: Sequence[str]) -> list[Hook]:
+    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
         """For the caller's own loop over `chat_tokens(model, prompts)`; see `steering.hooks_of`."""
         return steering.hooks_of(self, model, prompts)
 

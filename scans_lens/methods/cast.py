@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, steering
+from scans_lens.chat import Asked
 from scans_lens.directions import Directions, Origin
 from scans_lens.judges import Judge
 from scans_lens.lens import layers_by_thirds
@@ -135,7 +136,7 @@ class CAST:
         start = 0 if self.whole_prompt else flight.end_of_prompt
         return steering.add(self.directions, self.layers, rows["scale"], since=flight.since(start))
 
-    def hooks(self, model: Model, prompts: Sequence[str]) -> list[Hook]:
+    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
         """For the caller's own loop over `chat_tokens(model, prompts)`; see `steering.hooks_of`."""
         return steering.hooks_of(self, model, prompts)
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts, organism, prompts, steering
+from scans_lens.chat import Asked
 from scans_lens.directions import Origin, origin_of
 from scans_lens.judges import Judge
 from scans_lens.methods.choosing import learning_prompts
@@ -145,7 +146,7 @@ class FalseRefusal:
         start = 0 if self.whole_prompt else flight.end_of_prompt
         return ablating(self.direction, int(flight.model.cfg.n_layers), since=flight.since(start))
 
-    def hooks(self, model: Model, prompts: Sequence[str]) -> list[Hook]:
+    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
         """For the caller's own loop over `chat_tokens(model, prompts)`; see `steering.hooks_of`."""
         return steering.hooks_of(self, model, prompts)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, judges, steering
-from scans_lens.chat import Tokens, template
+from scans_lens.chat import Asked, Tokens, template
 from scans_lens.directions import Origin, origin_of
 from scans_lens.generation import replies
 from scans_lens.judges import Judge
@@ -133,7 +133,7 @@ class DirectionalAblation:
         start = 0 if self.whole_prompt else flight.end_of_prompt
         return ablating(self.direction, int(flight.model.cfg.n_layers), since=flight.since(start))
 
-    def hooks(self, model: Model, prompts: Sequence[str]) -> list[Hook]:
+    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
         """For the caller's own loop over `chat_tokens(model, prompts)`; see `steering.hooks_of`."""
         return steering.hooks_of(self, model, prompts)
 
@@ -165,7 +165,7 @@ class ActivationAddition:
         start = 0 if self.whole_prompt else flight.end_of_prompt
         return adding(self.direction, self.layer, rows["scale"], since=flight.since(start))
 
-    def hooks(self, model: Model, prompts: Sequence[str]) -> list[Hook]:
+    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
         """For the caller's own loop over `chat_tokens(model, prompts)`; see `steering.hooks_of`."""
         return steering.hooks_of(self, model, prompts)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, judges, organism, steering
-from scans_lens.chat import padded, prompt_ids, reply_ids
+from scans_lens.chat import Asked, padded, prompt_ids, reply_ids
 from scans_lens.directions import Origin, origin_of
 from scans_lens.generation import replies
 from scans_lens.judges import Judge, Verdict
@@ -295,7 +295,7 @@ class SafeSwitch:
         start = flight.end_of_prompt + (self.k if self.keeps_ahead else 0)
         return self.head.hooks(flight, rows["weight"], start)
 
-    def hooks(self, model: Model, prompts: Sequence[str]) -> list[Hook]:
+    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
         """For the caller's own loop over `chat_tokens(model, prompts)`; see `steering.hooks_of`."""
         return steering.hooks_of(self, model, prompts)
 

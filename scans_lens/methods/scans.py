@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts, steering
+from scans_lens.chat import Asked
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.directions import Directions, Origin, refusal_directions
 from scans_lens.judges import Judge
@@ -129,7 +130,7 @@ class SCANS:
         """Eq. 6, from the last prompt token on."""
         return steering.add(self.directions, self.layers, rows["scale"], since=flight.since(flight.end_of_prompt))
 
-    def hooks(self, model: Model, prompts: Sequence[str]) -> list[Hook]:
+    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
         """For the caller's own loop over `chat_tokens(model, prompts)`; see `steering.hooks_of`."""
         return steering.hooks_of(self, model, prompts)
 

@@ -142,18 +142,20 @@ def _audit() -> int:
     """How many phrases, objects and wrappers of alignment's items recur in validation and test; 0 phrases is right."""
     shared = 0
     for kind in corpus.KINDS:
-        train = [item for item in corpus.items(kind) if item.split == "train"]
-        for split in ("validation", "test"):
-            held = [item for item in corpus.items(kind) if item.split == split]
-            phrases = {item.phrase for item in train} & {item.phrase for item in held}
-            wrappers = {item.wrapper for item in train if item.wrapper} & {item.wrapper for item in held}
-            objects = {item.object for item in held} - {item.object for item in train}
-            unseen = sum(not item.first_stage for item in held)
+        own = {split: [item for item in corpus.items(kind) if item.split == split] for split in corpus.SPLITS}
+        phrases = {split: {item.phrase for item in held} for split, held in own.items()}
+        wrappers = {split: {item.wrapper for item in held if item.wrapper} for split, held in own.items()}
+        trained = {item.object for item in own["train"]}
+        for split, others in (("validation", ("train",)), ("test", ("train", "validation"))):
+            texts = sum(len(phrases[split] & phrases[other]) for other in others)
+            around = sum(len(wrappers[split] & wrappers[other]) for other in others)
+            new = {item.object for item in own[split]} - trained
+            unseen = sum(not item.first_stage for item in own[split])
             typer.echo(
-                f"{kind:<11} {split:<11} {len(held):5} items: {len(phrases)} phrases and {len(wrappers)} wrappers "
-                f"shared with training, {len(objects)} objects new to alignment, {unseen} items new to both stages"
+                f"{kind:<11} {split:<11} {len(own[split]):5} items: {texts} phrases and {around} wrappers shared with "
+                f"{' or '.join(others)}, {len(new)} objects new to alignment, {unseen} items new to both stages"
             )
-            shared += len(phrases) + len(wrappers)
+            shared += texts + around
     return 1 if shared else 0
 
 

@@ -150,8 +150,7 @@ def _strength(strength: Numbers | None) -> str:
     kinds = list(strength["rows"][0]["refused"])
     rows = [[row["change"], *(rate(row["refused"][kind]) for kind in kinds)] for row in strength["rows"]]
     return f"""
-How much is refused follows how hard alignment pushes. From the same first stage, one thing changed, on validation
-prompts:
+Alignment made milder or stronger, from the same first stage and one thing at a time, on validation prompts:
 
 {_table(["alignment", *(f"{kind} refused" for kind in kinds)], rows)}
 """
