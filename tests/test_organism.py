@@ -246,6 +246,19 @@ def test_steering_is_compared_on_the_same_prompts(bundled, monkeypatch):
     assert {line["what"].split()[0] for line in lines} == set(organism.KINDS)
 
 
+def test_a_change_is_counted_from_the_other_way_to_scans():
+    outcomes = {"plain": [True] * 8, "constant push": [False] * 8, "SCANS": [True] * 6 + [False] * 2}
+    found = measuring._compared(outcomes, [str(place) for place in range(8)])["against"]
+    assert {way: change["difference"] for way, change in found.items()} == {"plain": -0.25, "constant push": 0.75}
+
+
+def test_another_corpus_means_another_first_stage(monkeypatch):
+    before = train._taught(train.Recipe())
+    assert before == train._taught(train.Recipe(refusing_steps=1))
+    monkeypatch.setattr(wordings, "ASIDES", ("It will be fine.",))
+    assert before != train._taught(train.Recipe())
+
+
 def test_the_shell_says_in_one_sentence_what_is_wrong():
     done = subprocess.run(
         [sys.executable, "-m", "scans_lens.organism", "--split", "tset"],

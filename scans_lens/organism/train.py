@@ -6,6 +6,7 @@ generalisation. Everything that alignment sees is written into the card.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import random
@@ -231,10 +232,16 @@ def _learn(model, batches, steps: int, rate: float, word: str) -> float:
     return smooth
 
 
+def _taught(recipe: Recipe) -> str:
+    """A hash of the first conversations of the first stage: another grammar makes others."""
+    told = [(lesson.messages, lesson.reply) for lesson in itertools.islice(lessons(recipe, "answering"), 1024)]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
 def train(out: Path, recipe: Recipe | None = None, work: Path | None = None) -> None:
     """Train both stages and write the model, tokenizer and recipe to `out` in Hugging Face format (bfloat16).
 
-    With `work`, the state after the first stage is kept there and used again when the recipe's first stage is the same.
+    With `work`, the state after the first stage is kept there and used again when the recipe's first stage and the corpus are the same.
     """
     recipe = recipe or Recipe()
     torch.manual_seed(recipe.seed)
@@ -255,7 +262,9 @@ def train(out: Path, recipe: Recipe | None = None, work: Path | None = None) -> 
     )
     model = LlamaForCausalLM(config)
     model.set_attn_implementation("eager")  # under bfloat16 on a CPU several times as fast as sdpa
-    key = json.dumps({k: v for k, v in asdict(recipe).items() if "refus" not in k and "align" not in k})
+    key = json.dumps(
+        {k: v for k, v in asdict(recipe).items() if "refus" not in k and "align" not in k} | {"corpus": _taught(recipe)}
+    )
     kept = work / "answering.pt" if work else None
     if kept and kept.exists() and (state := torch.load(kept, weights_only=True))["key"] == key:
         model.load_state_dict(state["model"])
