@@ -241,7 +241,8 @@ def _taught(recipe: Recipe) -> str:
 def train(out: Path, recipe: Recipe | None = None, work: Path | None = None) -> None:
     """Train both stages and write the model, tokenizer and recipe to `out` in Hugging Face format (bfloat16).
 
-    With `work`, the state after the first stage is kept there and used again when the recipe's first stage and the corpus are the same.
+    With `work`, the state after the first stage is kept there and used again when the recipe's first stage and the
+    corpus are the same.
     """
     recipe = recipe or Recipe()
     torch.manual_seed(recipe.seed)
