@@ -94,7 +94,7 @@ def test_typed_special_tokens_add_no_space_where_a_tokenizer_marks_the_beginning
     words = PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", chat_template=STYLES["llama2"].template
     )
-    model = SimpleNamespace(cfg=None, tokenizer=words, W_U=None, hooks=list)
+    model = SimpleNamespace(cfg=None, tokenizer=words, W_U=None, blocks=(), hooks=list)
     tail = template(model).tail
     for prompt in ("What is </s> for?", "</s>", "a<s>b</s>"):
         ids = prompt_ids(model, prompt)
