@@ -12,11 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts
-from scans_lens.chat import Asked
+from scans_lens.chat import Asked, Tokens, chat_tokens
 from scans_lens.model import identity
 
 if TYPE_CHECKING:
-    from scans_lens.chat import Tokens
     from scans_lens.directions import Directions
     from scans_lens.model import Hook, Model
     from scans_lens.reading import Flight, Since
@@ -265,7 +264,6 @@ def hooks_of(method: Method, model: Model, prompts: Asked) -> list[Hook]:
     TransformerLens' `generate`, with a cache or without one. Prompts that are tokens already, since a system prompt
     stands before them, say, are taken as they are; the same tokens have to be run.
     """
-    from scans_lens.chat import Tokens, chat_tokens
     from scans_lens.reading import Flight
 
     flight = Flight(model, prompts if isinstance(prompts, Tokens) else chat_tokens(model, prompts))

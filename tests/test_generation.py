@@ -207,28 +207,15 @@ def test_a_methods_hooks_in_the_callers_own_loop_give_the_first_token_of_its_rep
             assert float(logits.max() - logits[answers.tokens[place][0]]) < TIE
 
 
-def test_hooks_fit_a_padded_batch_with_a_sign_for_every_row(model):
+@pytest.mark.parametrize("system", [None, "Be brief, and mind who asks."])
+def test_hooks_fit_a_padded_batch_with_a_sign_for_every_row_behind_a_system_prompt_too(model, system):
     scans = scans_for(model)
-    tokens = scans_lens.chat_tokens(model, PROMPTS)
-    answers = quick(model, PROMPTS, method=scans, max_new_tokens=1, repetition_penalty=1.0)
+    tokens = scans_lens.chat_tokens(model, PROMPTS, system=system)
+    answers = quick(model, PROMPTS, system=system, method=scans, max_new_tokens=1, repetition_penalty=1.0)
     side = {} if hasattr(model, "original_model") else {"padding_side": "left"}
+    hooks = scans.hooks(model, PROMPTS if system is None else tokens)
     with torch.no_grad():
-        logits = model.run_with_hooks(
-            tokens.ids, attention_mask=tokens.mask, fwd_hooks=scans.hooks(model, PROMPTS), **side
-        )
-    for row, said in zip(logits[:, -1], answers.tokens, strict=True):
-        assert float(row.max() - row[said[0]]) < TIE
-
-
-def test_hooks_fit_prompts_behind_a_system_prompt(model):
-    scans = scans_for(model)
-    tokens = scans_lens.chat_tokens(model, PROMPTS, system="Be brief, and mind who asks.")
-    answers = quick(model, PROMPTS, system="Be brief, and mind who asks.", method=scans, max_new_tokens=1)
-    side = {} if hasattr(model, "original_model") else {"padding_side": "left"}
-    with torch.no_grad():
-        logits = model.run_with_hooks(
-            tokens.ids, attention_mask=tokens.mask, fwd_hooks=scans.hooks(model, tokens), **side
-        )
+        logits = model.run_with_hooks(tokens.ids, attention_mask=tokens.mask, fwd_hooks=hooks, **side)
     for row, said in zip(logits[:, -1], answers.tokens, strict=True):
         assert float(row.max() - row[said[0]]) < TIE
 
