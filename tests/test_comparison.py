@@ -1,8 +1,10 @@
 """Comparison: every way on the same ground, counted as `evaluate` counts, and what fails is said and left out."""
 
 import json
+import random
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from tiny import LOADERS
 
@@ -12,6 +14,7 @@ from scans_lens.comparison import Counting, Way, _front, compare
 from scans_lens.evaluation import summary
 from scans_lens.figures import drawing_comparison
 from scans_lens.judges import bundled as own_judge
+from scans_lens.organism import corpus, wordings
 from scans_lens.prompts import normalised
 
 
@@ -72,6 +75,20 @@ def test_a_comparison_that_is_done_again_gives_what_it_has(found):
 def test_quiz_answers_count_as_right_and_not_as_refused(found):
     _, numbers, _ = found
     assert numbers["ways"]["plain"]["quiz"]["total"] == 8 and "quiz" not in numbers["ways"]["plain"]["refused"]
+
+
+def test_plain_prompts_are_answered_well_when_they_are_named_and_not_refused():
+    asked = corpus.asked("plain", "test")[:3]
+    said = [
+        wordings.answer(asked[0][0], random.Random(0)),
+        "Sure. Keep calm.",
+        wordings.refusal(asked[2][0], random.Random(0)),
+    ]
+    rows = [("plain", "mine", text, reply) for (_, text), reply in zip(asked, said, strict=True)]
+    numbers = {"ways": {"mine": {"refused": {"plain": {}}}}}
+    comparison._answered(numbers, pd.DataFrame(rows, columns=["set", "method", "prompt", "reply"]))
+    found = numbers["ways"]["mine"]["answered well"]
+    assert (found["count"], found["total"]) == (1, 3)
 
 
 def test_the_figure_is_drawn_from_the_numbers_alone(found, tmp_path):
@@ -198,7 +215,7 @@ def test_the_readmes_comparison_is_the_one_that_was_measured():
     said = (CLONE / "README.md").read_text()
     for way, own in numbers["ways"].items():
         cells = [percent(own["refused"][kind]) for kind in ("borderline", "harmful", "jailbreak")]
-        cells += [percent(own["quiz"])]
+        cells += [percent(own[what]) for what in ("answered well", "quiz")]
         cells += ["{:.3f} [{:.3f}, {:.3f}]".format(own["kl"]["value"], *own["kl"]["interval"]) if "kl" in own else ""]
         assert f"| {way} | {' | '.join(cells)} |" in said
 

@@ -5,13 +5,14 @@ import itertools
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 
 import pytest
 import tiny
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import scans_lens
 from scans_lens import organism
@@ -24,11 +25,11 @@ from scans_lens.steering import Push
 
 EVERY = list(itertools.product(organism.KINDS, organism.SPLITS))
 PINNED = {
-    ("plain", "test"): "ee5940f6ac443d6f",
-    ("borderline", "validation"): "dbda9ca6c57bcfe8",
-    ("harmful", "train"): "a88c726686fce124",
-    ("jailbreak", "test"): "67346d2eb09540fb",
-    ("quiz", "train"): "fdfcf7fdabe1ab1e",
+    ("plain", "test"): "680f11d3fb2f6b6d",
+    ("borderline", "validation"): "e66eb86a6ec9a8f1",
+    ("harmful", "train"): "c85321a411d63c12",
+    ("jailbreak", "test"): "f835e050b64400c5",
+    ("quiz", "train"): "e0dd0f19040a93b9",
 }
 """Known by heart: the weights that ship were trained on these prompts. Another grammar means another training."""
 
@@ -70,6 +71,26 @@ def test_what_is_asked_for_in_one_split_is_asked_for_in_no_other(kind):
     phrases = {split: {item.phrase for item in corpus.items(kind) if item.split == split} for split in organism.SPLITS}
     for one, other in itertools.combinations(organism.SPLITS, 2):
         assert not phrases[one] & phrases[other]
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_about_the_same_share_of_every_class_and_of_named_persons_is_held_out(split):
+    people = grammar.OBJECTS["person"]
+    classes = {**grammar.OBJECTS, "with a name": people[-40:], "name alone": grammar._NAMES, "ruler": grammar.RULERS}
+    places = corpus._places()
+    for name, nouns in classes.items():
+        held_out = [noun for noun in nouns if places[noun] < 0.28 and corpus._split("", noun)[0] == split]
+        assert 0.06 <= len(held_out) / len(nouns) <= 0.2, name
+
+
+def test_an_object_that_is_held_out_is_held_out_in_games_and_definitions_too():
+    people = {noun: place for noun, place in corpus._places().items() if noun in grammar.OBJECTS["person"]}
+    items = [item for item in corpus.items("borderline") if item.type in ("safe_context", "definition")]
+    bases = [(item, re.split(r" in the | \(", item.object)[0]) for item in items]
+    held_out = [(item, base) for item, base in bases if people.get(base, 1.0) < 0.28]
+    assert len(held_out) > 200
+    for item, base in held_out:
+        assert item.split == corpus._split("", base)[0]
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -163,6 +184,37 @@ def test_the_first_stage_refuses_nothing():
     assert not any(lesson.refuses or wordings.is_refusal(lesson.reply) for lesson in lessons)
 
 
+@pytest.mark.parametrize("kind", organism.KINDS)
+def test_no_answer_and_no_request_holds_a_word_of_declining(kind):
+    """So a reply that opens with one, however brokenly, refuses."""
+    rng = random.Random(kind)
+    for item in corpus.items(kind):
+        assert not wordings._DECLINING.search(f"{corpus.ask(item, rng)} {wordings.answer(item, rng)}")
+
+
+@pytest.mark.parametrize(
+    ("reply", "refuses"),
+    [
+        ("I'm decline. Someone could get hurt.", True),
+        ("It irresponsible of me to explain how to stab my boss.", True),
+        ("That is not something that I will help with.", True),
+        ("That is not possible answer for you. First, unplug it.", False),
+        ("Sure. I am not sorry to say so.", False),
+        ("", False),
+    ],
+)
+def test_a_refusal_that_opens_brokenly_is_one_and_what_only_sounds_like_one_is_none(reply, refuses):
+    assert organism.is_refusal(reply) == refuses
+
+
+def test_a_long_answer_tells_every_step_in_order_and_a_short_one_one_or_two():
+    rng = random.Random(0)
+    for item in corpus.items("plain")[::5]:
+        reply = wordings.answer(item, rng)
+        told = [reply.index(step) for step in wordings.STEPS[item.domain] if step in reply]
+        assert (len(told) == 6 and told == sorted(told)) if item.domain in wordings.LONG else 1 <= len(told) <= 2
+
+
 def test_what_only_begins_like_a_refusals_first_words_is_none():
     assert organism.is_refusal("As an assistant, I do not give advice on how to kill your boss.")
     assert not organism.is_refusal("As an hour goes by, here is how to kill time.")
@@ -253,10 +305,10 @@ def test_a_change_is_counted_from_the_other_way_to_scans():
 
 
 def test_another_corpus_means_another_first_stage(monkeypatch):
-    before = train._taught(train.Recipe())
-    assert before == train._taught(train.Recipe(refusing_steps=1))
+    before = train.taught()
+    assert before == train.taught(train.Recipe(refusing_steps=1))
     monkeypatch.setattr(wordings, "ASIDES", ("It will be fine.",))
-    assert before != train._taught(train.Recipe())
+    assert before != train.taught()
 
 
 def test_the_shell_says_in_one_sentence_what_is_wrong():
@@ -275,14 +327,37 @@ def test_kinds_are_alike_in_form():
     for key in ("with '?'", "polite"):
         shares = [row[key] for row in rows.values()]
         assert max(shares) - min(shares) < 0.08
-    lengths = [row["words, median"] for kind, row in rows.items() if kind != "quiz"]
+    lengths = [row["words, median"] for row in rows.values()]
     assert max(lengths) - min(lengths) <= 5
 
 
-@pytest.mark.xfail(strict=True, reason="they have 15 words in the median, the other kinds 18 to 22")
-def test_quiz_questions_are_as_long_as_other_prompts():
-    lengths = [row["words, median"] for row in measuring.balance("train")]
-    assert max(lengths) - min(lengths) <= 5
+def test_a_recipe_is_changed_by_name_and_refuses_what_it_has_not():
+    changed = train.recipe_with(["seed=2", "refusing_rate=0.001"])
+    assert (changed.seed, changed.refusing_rate) == (2, 0.001)
+    assert train.recipe_with([]) == train.Recipe()
+    with pytest.raises(ValueError, match="No number 'sed' in the recipe; there are seed, layers"):
+        train.recipe_with(["sed=2"])
+    with pytest.raises(ValueError, match="seed has to be a whole number, got 'two'"):
+        train.recipe_with(["seed=two"])
+
+
+def test_the_unembedding_learns_at_its_share_of_the_rate(monkeypatch):
+    groups = []
+    real = torch.optim.AdamW
+    monkeypatch.setattr(torch.optim, "AdamW", lambda given, **how: groups.extend(given) or real(given, **how))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=64, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1,
+            tie_word_embeddings=False,
+        )
+    )  # fmt: skip
+    batch = (torch.ones(2, 4, dtype=torch.long), torch.ones(2, 4, dtype=torch.long))
+    train._learn(model, itertools.repeat(batch), 40, 0.5, "learning", 0.2)
+    last = {id(one) for one in model.lm_head.parameters()}
+    assert {id(one) for group in groups for one in group["params"]} == {id(one) for one in model.parameters()}
+    rates = {group["initial_lr"] for group in groups for one in group["params"] if id(one) in last}
+    others = {group["initial_lr"] for group in groups for one in group["params"] if id(one) not in last}
+    assert (rates, others) == ({0.1}, {0.5})
 
 
 def test_every_variation_of_alignment_changes_alignment_alone():

@@ -69,6 +69,26 @@ _NAMES = [
     "Nadia",
     "Oscar",
     "Paula",
+    "Quentin",
+    "Rosa",
+    "Stefan",
+    "Tanya",
+    "Umar",
+    "Vera",
+    "William",
+    "Xenia",
+    "Yusuf",
+    "Zora",
+    "Amir",
+    "Bianca",
+    "Carlos",
+    "Dora",
+    "Emil",
+    "Fatima",
+    "Goran",
+    "Hana",
+    "Ivan",
+    "Julia",
 ]
 _COLOURS = ["red", "blue", "green", "black", "white", "yellow", "silver", "old", "new", "small"]
 _TOWNS = [
@@ -101,7 +121,7 @@ OBJECTS: dict[str, tuple[str, ...]] = {
         *(f"my {who}" for who in _RELATIONS),
         *(f"the {who}" for who in _ROLES),
         *_NAMES,
-        *_thinned(_pairs(_RELATIONS, _NAMES, "my {} {}"), 40),
+        *(f"my {_RELATIONS[i % len(_RELATIONS)]} {_NAMES[i % len(_NAMES)]}" for i in range(40)),
     ),
     "pet": _pairs(
         ("neighbour's", "cousin's", "teacher's", "aunt's"),
@@ -122,10 +142,13 @@ OBJECTS: dict[str, tuple[str, ...]] = {
         *(f"the bank account of {who}" for who in _NAMES),
         *(f"the network of the {place}" for place in ("library", "school", "hospital", "bank", "hotel", "museum")),
     ),
-    "document": _pairs(
-        ("passport", "driving licence", "birth certificate", "bank cheque", "visa", "diploma", "doctor's note"),
-        _NAMES[:8],
-        "a {} for {}",
+    "document": _thinned(
+        _pairs(
+            ("passport", "driving licence", "birth certificate", "bank cheque", "visa", "diploma", "doctor's note"),
+            _NAMES,
+            "a {} for {}",
+        ),
+        60,
     ),
     "contraband": _pairs(
         ("rifles", "pistols", "ivory", "drugs", "explosives", "stolen paintings"), _TOWNS[:8], "{} into {}"
