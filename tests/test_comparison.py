@@ -198,29 +198,14 @@ def test_every_way_is_named_in_the_help_and_an_unknown_one_is_refused(bundled, t
     assert done.exit_code == 2 and "There is no method 'scan'" in done.stderr
 
 
-# ── What the README says ─────────────────────────────────────────────────────────────────────────────────────
+# ── What is committed ────────────────────────────────────────────────────────────────────────────────────────
 
 CLONE = Path(__file__).parent.parent
 COMMITTED = CLONE / "figures" / "measured" / "comparison.json"
-with_readme = pytest.mark.skipif(not COMMITTED.is_file(), reason="there is no README beside this installation")
+with_figures = pytest.mark.skipif(not COMMITTED.is_file(), reason="there are no figures beside this installation")
 
 
-def percent(rate):
-    return f"{100 * rate['value']:.1f} [{100 * rate['interval'][0]:.1f}, {100 * rate['interval'][1]:.1f}]"
-
-
-@with_readme
-def test_the_readmes_comparison_is_the_one_that_was_measured():
-    numbers = json.loads(COMMITTED.read_text())
-    said = (CLONE / "README.md").read_text()
-    for way, own in numbers["ways"].items():
-        cells = [percent(own["refused"][kind]) for kind in ("borderline", "harmful", "jailbreak")]
-        cells += [percent(own[what]) for what in ("answered well", "quiz")]
-        cells += ["{:.3f} [{:.3f}, {:.3f}]".format(own["kl"]["value"], *own["kl"]["interval"]) if "kl" in own else ""]
-        assert f"| {way} | {' | '.join(cells)} |" in said
-
-
-@with_readme
+@with_figures
 def test_the_figure_of_the_comparison_is_drawn_from_what_was_measured(tmp_path):
     drawing_comparison.write(json.loads(COMMITTED.read_text()), tmp_path)
     drawn, there = ((folder / "comparison.svg").read_bytes() for folder in (tmp_path, CLONE / "figures"))
