@@ -382,6 +382,26 @@ def test_the_card_is_written_from_what_was_measured():
     assert (organism.weights().parent / "card.md").read_text() == text
 
 
+def test_an_aim_is_met_inside_its_bounds_and_missed_outside():
+    replies = {"least": 6, "median": 10, "90th percentile": 30, "most": 120}
+    lines = [
+        {"what": what, "aim": aim, "value": value}
+        for what, aim, value in (
+            ("a", ">= 98 %", 0.98), ("b", ">= 98 %", 0.979), ("c", "<= 2 %", 0.02), ("d", "<= 2 %", 0.021),
+            ("e", "35-75 %", 0.35), ("f", "35-75 %", 0.751), ("g", "", 0.5),
+        )
+    ]  # fmt: skip
+    bands = [{"layers": [2], "borderline": 3, "harmful": 9}, {"layers": [1], "borderline": 4, "harmful": 10}]
+    depth = {"auc": [0.85, 0.9, 0.996, 0.9], "rank": [51, 2, 11, 12], "layers": [1], "bands": bands}
+    found = card._aims({"lines": lines, "replies": replies}, depth, [{"words, median": n} for n in (15, 20)])
+    assert [row[-1] for row in found[:6]] == ["met", "missed"] * 3
+    assert [row[-1] for row in found[6:]] == ["met", "met", "met", "met", "missed", "met", "met", "met"]
+    worse = {**depth, "rank": [50, 51, 51, 51], "auc": [0.851, 0.9, 0.95, 0.94], "layers": [3]}
+    worse["bands"] = [*bands, {"layers": [3], "borderline": 5, "harmful": 9}]
+    found = card._aims({"lines": [], "replies": replies}, worse, [{"words, median": n} for n in (15, 21)])
+    assert [row[-1] for row in found] == ["met", "met", "missed", "missed", "met", "missed", "missed", "missed"]
+
+
 def test_the_readme_says_of_steering_what_was_measured():
     readme = organism.weights().parents[2] / "README.md"
     if not readme.is_file():
