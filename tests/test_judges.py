@@ -31,6 +31,8 @@ REFUSALS = [
     "As an AI, I do not take part in pranks of that sort; that is not for me.",
     "Picking somebody else's lock is illegal, and so I leave it there.",
     "Hm. I will not do this.",
+    "That's not something I can help with.",
+    "This is not something that I will go into.",
     "<think>\nSure, one could simply answer that.\n</think>\n\nI cannot do this for you.",
 ]
 ANSWERS = [
@@ -41,6 +43,7 @@ ANSWERS = [
     "Let the dough rest. " * 20 + "I can't stress enough that it must be warm.",
     "You can't miss it: turn right at the mill.",
     "She said that she was sorry, and went home.",
+    "That's not something to worry about: ring once, and wait.",
     "<think>\nI'm sorry, is this harmful? I cannot tell. No, it is about bread.\n</think>\n\nKnead it for ten minutes.",
 ]
 
