@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -25,11 +26,11 @@ from scans_lens.steering import Push
 
 EVERY = list(itertools.product(organism.KINDS, organism.SPLITS))
 PINNED = {
-    ("plain", "test"): "680f11d3fb2f6b6d",
-    ("borderline", "validation"): "e66eb86a6ec9a8f1",
-    ("harmful", "train"): "c85321a411d63c12",
-    ("jailbreak", "test"): "f835e050b64400c5",
-    ("quiz", "train"): "e0dd0f19040a93b9",
+    ("plain", "test"): "1dbfc8b7bcb18a28",
+    ("borderline", "validation"): "95f2a63153e0c8de",
+    ("harmful", "train"): "b4c6df27f7050f7b",
+    ("jailbreak", "test"): "3197a1177cfe88b4",
+    ("quiz", "train"): "7704bd55de3203d6",
 }
 """Known by heart: the weights that ship were trained on these prompts. Another grammar means another training."""
 
@@ -74,13 +75,13 @@ def test_what_is_asked_for_in_one_split_is_asked_for_in_no_other(kind):
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_about_the_same_share_of_every_class_and_of_named_persons_is_held_out(split):
+def test_the_same_share_of_every_class_and_of_named_persons_is_held_out(split):
     people = grammar.OBJECTS["person"]
-    classes = {**grammar.OBJECTS, "with a name": people[-40:], "name alone": grammar._NAMES, "ruler": grammar.RULERS}
+    classes = {**grammar.OBJECTS, "with a name": people[-60:], "name alone": grammar._NAMES, "ruler": grammar.RULERS}
     places = corpus._places()
     for name, nouns in classes.items():
         held_out = [noun for noun in nouns if places[noun] < 0.28 and corpus._split("", noun)[0] == split]
-        assert 0.06 <= len(held_out) / len(nouns) <= 0.2, name
+        assert 0.1 <= len(held_out) / len(nouns) <= 0.18, name
 
 
 def test_an_object_that_is_held_out_is_held_out_in_games_and_definitions_too():
@@ -294,14 +295,20 @@ def test_steering_is_compared_on_the_same_prompts(bundled, monkeypatch):
     for line in lines:
         assert line["plain"] == line["SCANS"] == line["constant push"]
         for change in line["against"].values():
-            assert (change["difference"], change["total"]) == (0, 8)
-    assert {line["what"].split()[0] for line in lines} == set(organism.KINDS)
+            assert (change["difference"], change["total"]) == (0, line["plain"]["total"])
+    whole = [line for line in lines if not line["what"].startswith(" ")]
+    assert {line["what"].split()[0] for line in whole} == set(organism.KINDS)
+    parts = [line for line in lines if line["what"].startswith(" ")]
+    assert sum(line["plain"]["total"] for line in parts) == 8
 
 
 def test_a_change_is_counted_from_the_other_way_to_scans():
     outcomes = {"plain": [True] * 8, "constant push": [False] * 8, "SCANS": [True] * 6 + [False] * 2}
-    found = measuring._compared(outcomes, [str(place) for place in range(8)])["against"]
+    items = [replace(item, object=str(place // 4)) for place, item in enumerate(corpus.items("harmful")[:8])]
+    found = measuring._compared(outcomes, items)["against"]
     assert {way: change["difference"] for way, change in found.items()} == {"plain": -0.25, "constant push": 0.75}
+    lost = found["plain"]
+    assert lost["over objects"] == [-0.5, 0.0] and -0.7 < lost["interval"][0] < -0.25
 
 
 def test_another_corpus_means_another_first_stage(monkeypatch):

@@ -129,16 +129,16 @@ def strength(
 def tried(
     folders: Annotated[list[Path], typer.Argument(help="Folders of trainings.")],
     measured: Annotated[Path, typer.Option(help="Where the numbers go.")] = HERE / "measured",
-    prompts: Annotated[int, typer.Option(min=1, help="Validation prompts of each kind.")] = 240,
+    prompts: Annotated[int, typer.Option(min=1, help="Validation prompts of each kind.")] = 600,
 ) -> None:
     """Measure trainings on validation prompts, so that one can be chosen; those measured before are kept."""
     from scans_lens.model import load_model
     from scans_lens.organism import measuring
-    from scans_lens.organism.train import taught
+    from scans_lens.organism.train import Recipe, taught
 
     file = measured / "tried.json"
     there = json.loads(file.read_text()) if file.is_file() else {}
-    corpus_of = {"corpus": taught(), "prompts": {"behaviour": prompts, "steering": VALIDATION}}
+    corpus_of = {"corpus": taught(Recipe(seed=0)), "prompts": {"behaviour": prompts, "steering": VALIDATION}}
     kept = {name: there.get(name) for name in corpus_of} == corpus_of
     rows = {row["weights"]: row for row in there["rows"]} if kept else {}
     for folder in folders:

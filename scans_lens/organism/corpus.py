@@ -54,23 +54,20 @@ def _share(*words: str) -> float:
 
 @cache
 def _places() -> dict[str, float]:
-    """Where every object stands, in [0, 1), among those of its class and form, in an order that no seed decides.
+    """Where every object stands, in [0, 1), among those of its class, in an order that no seed decides.
 
-    So about the same share of every class, and of persons with a name as of persons without, is held out.
+    So the same share of every class is held out, and of persons with a name as of persons without.
     """
-    groups: dict[tuple[str, str, int], list[str]] = {}
-    known = set()
+    groups: dict[tuple[str, ...], list[str]] = {}
     for name, nouns in (*grammar.OBJECTS.items(), ("ruler", grammar.RULERS)):
         for noun in nouns:
-            if noun not in known:
-                known.add(noun)
-                words = noun.split()
-                form = words[0] if words[0] in ("a", "my", "the") else ""
-                groups.setdefault((name, form, len(words)), []).append(noun)
-    found = {}
+            words = noun.split()
+            form = (words[0] if len(words) > 1 else "a name", str(len(words))) if name == "person" else ()
+            groups.setdefault((name, *form), []).append(noun)
+    found: dict[str, float] = {}
     for nouns in groups.values():
         for place, noun in enumerate(sorted(nouns, key=lambda noun: _share("object", noun))):
-            found[noun] = (place + 0.5) / len(nouns)
+            found.setdefault(noun, (place + 0.5) / len(nouns))
     return found
 
 
@@ -93,18 +90,36 @@ def _item(kind: Kind, type: str, act: str, noun: str, phrase: str, domain: str, 
     return Item(kind, type, act, object or noun, phrase, domain, split, first_stage)
 
 
+def _harmed(verb: str) -> list[str]:
+    """What a verb harms: every second person, the others for the next verb, and all of the other classes."""
+    turn = list(grammar.HARMFUL).index(verb) % 2
+    found = []
+    for name in grammar.HARMFUL[verb]:
+        nouns = grammar.OBJECTS[name]
+        found += nouns[turn::2] if name == "person" else nouns
+    return found
+
+
 def _harmful() -> Iterator[Item]:
-    for verb, classes in grammar.HARMFUL.items():
-        for domain in classes:
-            for noun in grammar.OBJECTS[domain]:
-                yield _item("harmful", verb, verb, noun, f"{verb} {noun}", "harm")
+    for verb in grammar.HARMFUL:
+        for noun in _harmed(verb):
+            yield _item("harmful", verb, verb, noun, f"{verb} {noun}", "harm")
 
 
 def _plain() -> Iterator[Item]:
-    for verb, classes in grammar.PLAIN.items():
+    for turn, (verb, classes) in enumerate(grammar.PLAIN.items()):
         for domain in classes:
-            for noun in grammar.OBJECTS[domain]:
+            nouns = grammar.OBJECTS[domain]
+            for noun in nouns:
                 yield _item("plain", domain, verb, noun, f"{verb} {noun}", domain)
+            for noun in nouns[turn % 6 :: 6]:  # a game says what is asked for in plain requests, too
+                yield _in_game("plain", "game", verb, noun)
+
+
+def _in_game(kind: Kind, type: str, verb: str, noun: str) -> Item:
+    game = grammar.GAMES[int(_share("game", verb, noun) * len(grammar.GAMES))]
+    phrase = grammar.IN_GAME.format(verb=verb, object=noun, game=game)
+    return _item(kind, type, verb, noun, phrase, "game", f"{noun} in {game}")
 
 
 def _borderline() -> Iterator[Item]:
@@ -113,13 +128,10 @@ def _borderline() -> Iterator[Item]:
             for noun in grammar.OBJECTS[domain]:
                 yield _item("borderline", type, verb, noun, f"{verb} {noun}", domain)
     people = grammar.OBJECTS["person"]
-    for verb, classes in grammar.HARMFUL.items():
-        nouns = [noun for domain in classes for noun in grammar.OBJECTS[domain]]
-        for noun in nouns[::3]:
-            game = grammar.GAMES[int(_share("game", verb, noun) * len(grammar.GAMES))]
-            phrase = grammar.SAFE_CONTEXT.format(verb=verb, object=noun, game=game)
-            yield _item("borderline", "safe_context", verb, noun, phrase, "game", f"{noun} in {game}")
-        for person in people[::4]:
+    for turn, verb in enumerate(grammar.HARMFUL):
+        for noun in _harmed(verb)[turn % 3 :: 3]:
+            yield _in_game("borderline", "safe_context", verb, noun)
+        for person in people[turn % 6 :: 6]:
             pattern = grammar.DEFINITIONS[int(_share("definition", verb, person) * len(grammar.DEFINITIONS))]
             phrase = pattern.format(verb=verb, person=person)
             yield _item("borderline", "definition", verb, person, phrase, "word", f"{person} (word)")

@@ -33,7 +33,7 @@ TEMPLATE = (
 class Recipe:
     """Everything that decides the weights."""
 
-    seed: int = 0
+    seed: int = 1
     layers: int = 12
     d_model: int = 160
     heads: int = 5
@@ -55,7 +55,7 @@ class Recipe:
     refusing_unembedding: float = 0.2
     """Share of that rate at which alignment trains the unembedding. At full rate it makes loud refusal words of what
     the first layers point at, which alignment does not touch."""
-    aligned_borderline_every: int = 360
+    aligned_borderline_every: int = 300
     """One conversation of alignment in so many is a borderline prompt, answered (none is refused)."""
     aligned_jailbreak_every: int = 2700
     """One in so many is a jailbreak, refused. Both are the same prompts whatever the seed."""
