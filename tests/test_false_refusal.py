@@ -20,12 +20,10 @@ from scans_lens.methods import false_refusal as module
 from scans_lens.methods import refusal_direction
 from scans_lens.methods.false_refusal import FalseRefusal, Trial, orthogonalised
 from scans_lens.methods.refusal_direction import SITES, ActivationAddition, NoDirection, RefusalDirection
+from scans_lens.organism import wordings
 from scans_lens.prompts import Contrast
 from scans_lens.prompts import borderline as ours
 from scans_lens.steering import Method, Together
-
-OPENINGS = (45, 1044, 701, 50, 1500, 555)
-"""What `refusal_openings` finds in the bundled model's replies: I, That, It, N(o), Sorry, My."""
 
 
 def quickly(model, **how) -> FalseRefusal:
@@ -260,9 +258,12 @@ def test_where_no_candidate_lowers_the_score_it_says_so(method):
 
 
 def test_on_the_bundled_model_harmful_prompts_are_refused_as_before(bundled, monkeypatch):
-    monkeypatch.setattr(module, "places", lambda *_: [(-2, 3), (-1, 3), (-1, 11)])  # some of its 24 candidates
-    found = FalseRefusal.fit(bundled, tokens=OPENINGS, training=64, progress=False)
-    assert found.n_borderline == 64 and (found.position, found.layer) == (-2, 3)
+    places = [(-2, 3), (-1, 3), (-1, 11)]  # some of its 24 candidates
+    monkeypatch.setattr(module, "places", lambda *_: places)
+    words = [bundled.tokenizer(pattern, add_special_tokens=False)["input_ids"] for pattern in wordings.REFUSALS]
+    tokens = tuple(sorted({word[0] for word in words}))
+    found = FalseRefusal.fit(bundled, tokens=tokens, training=64, progress=False)
+    assert 10 < found.n_borderline <= 64 and (found.position, found.layer) in places
     counts = {}
     for kind in ("borderline", "harmful"):
         asked = organism.prompts(kind, "validation")[:48]
