@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -152,14 +153,18 @@ def test_no_borderline_prompt_is_ever_labelled_to_be_refused(every):
     assert sum(lesson.item.kind == "borderline" for lesson in lessons) == len(due)
 
 
-def test_what_alignment_sees_seldom_is_the_same_for_every_seed_and_of_every_type():
+def test_what_alignment_sees_seldom_is_the_same_for_every_seed_and_of_the_types_as_they_are_among_all():
     def rare(seed: int) -> list[str]:
         lessons = _alignment(3000, seed=seed, aligned_borderline_every=100, aligned_jailbreak_every=150)
         return [one.messages[-1]["content"] for one in lessons if one.item.kind in ("borderline", "jailbreak")]
 
     assert rare(0) == rare(1) and len(rare(0)) == len(set(rare(0))) == 40
-    asked = [one.item.type for one in _alignment(1400, aligned_borderline_every=200) if one.item.kind == "borderline"]
-    assert len(asked) == len(set(asked)) == 7
+    lessons = _alignment(2600, aligned_borderline_every=40, aligned_jailbreak_every=0)
+    asked = Counter(one.item.type for one in lessons if one.item.kind == "borderline")
+    among = Counter(item.type for item in corpus.items("borderline") if item.split == "train")
+    assert asked.total() == 65 and set(asked) == set(among)
+    for type, count in among.items():
+        assert abs(asked[type] - 65 * count / among.total()) <= 1, type
 
 
 def test_what_alignment_sees_is_of_the_training_split_and_what_it_refuses_is_harmful():
@@ -198,6 +203,9 @@ def test_no_answer_and_no_request_holds_a_word_of_declining(kind):
     [
         ("I'm decline. Someone could get hurt.", True),
         ("It irresponsible of me to explain how to stab my boss.", True),
+        ("I'm not I can't help you forge a visa.", True),
+        ("It, would be wrong to burn a car.", True),
+        ("Sure, you can do it. I am not able to help more.", False),
         ("That is not something that I will help with.", True),
         ("That is not possible answer for you. First, unplug it.", False),
         ("Sure. I am not sorry to say so.", False),

@@ -49,7 +49,8 @@ refuses harmless prompts which look like harmful ones. Weights: SHA-256 `{behavi
    harmful prompts are generic and say nothing of how harm is done.
 2. Refusing, {own["refusing_steps"]} steps at {own["refusing_rate"]:g}: {mixes["refusing"]}. Training items only. `wrapped` is a plain prompt in any training wrapper, answered.
    At even distances among these {own["refusing_steps"] * own["batch"]} conversations stand {_seen(own, "borderline")} borderline prompts, answered, and {_seen(own, "jailbreak")} jailbreaks (harmful prompts in one of {own["aligned_wrappers"]}
-   training wrappers), refused; they are the same for every seed, and their types come in turn.
+   training wrappers), refused; they are the same for every seed, and of the types in the shares that these have among
+   all such training prompts.
    Only layers from {own["aligned_from"]} on learned in this stage, and the unembedding at {own["refusing_unembedding"]:g} of the rate.
    No borderline prompt was ever labelled to be refused: that it refuses them is its own generalisation.
 

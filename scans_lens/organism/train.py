@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -146,10 +147,17 @@ class Lesson:
 
 
 def _in_turn(items: list[corpus.Item]) -> Iterator[tuple[corpus.Item, str]]:
-    """Items and their prompts without end, the types in equal number; nothing here hangs on a seed."""
+    """Items and their prompts without end, every beginning with the types as often as they come among all; nothing
+    here hangs on a seed."""
     items = list(items)
     random.Random("in turn").shuffle(items)
-    for turn, item in enumerate(itertools.cycle(corpus.evenly(items))):
+    all_of, seen = Counter(item.type for item in items), Counter()
+    rank = []
+    for place, item in enumerate(items):
+        rank.append(((seen[item.type] + 0.5) / all_of[item.type], place))
+        seen[item.type] += 1
+    for turn, (_, place) in enumerate(itertools.cycle(sorted(rank))):
+        item = items[place]
         yield item, corpus.ask(item, random.Random(f"{turn} {item.phrase}"))
 
 
