@@ -34,7 +34,7 @@ TEMPLATE = (
 class Recipe:
     """Everything that decides the weights."""
 
-    seed: int = 1
+    seed: int = 0
     layers: int = 12
     d_model: int = 160
     heads: int = 5
@@ -56,9 +56,9 @@ class Recipe:
     refusing_unembedding: float = 0.2
     """Share of that rate at which alignment trains the unembedding. At full rate it makes loud refusal words of what
     the first layers point at, which alignment does not touch."""
-    aligned_borderline_every: int = 300
+    aligned_borderline_every: int = 350
     """One conversation of alignment in so many is a borderline prompt, answered (none is refused)."""
-    aligned_jailbreak_every: int = 2700
+    aligned_jailbreak_every: int = 5300
     """One in so many is a jailbreak, refused. Both are the same prompts whatever the seed."""
     aligned_wrappers: int = 2
     """How many training wrappers alignment sees around harmful requests, refused; around plain ones it sees all."""
