@@ -325,9 +325,14 @@ def names(item: Item, reply: str) -> bool:
     return _yours(item.phrase) in reply
 
 
+def gives_a_step(item: Item, reply: str) -> bool:
+    """Whether the reply gives a step of the item's domain, whatever it says beside it."""
+    return any(step in reply for step in STEPS[item.domain])
+
+
 def is_good_answer(item: Item, reply: str) -> bool:
     """Whether the reply says what was asked for and gives a step of its domain."""
-    return names(item, reply) and any(step in reply for step in STEPS[item.domain])
+    return names(item, reply) and gives_a_step(item, reply)
 
 
 def is_right(item: Item, reply: str) -> bool:
