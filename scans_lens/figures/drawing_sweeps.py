@@ -129,7 +129,7 @@ def by_scale(ax: Axes, numbers: Numbers) -> Axes:
     above.spines["top"].set_visible(True)
     above.set_xlabel("KL (nats) of the first token, plain prompts pushed away", labelpad=5)
     ax.set_title("Both sides of the trade-off", pad=9)
-    ax.legend(loc="center right", bbox_to_anchor=(1.0, 0.6))
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
     return ax
 
 
@@ -152,7 +152,7 @@ def beside_placebos(ax: Axes, numbers: Numbers) -> Axes:
     _refused_axis(ax)
     _scale_axis(ax, numbers)
     ax.set_title(f"{kind} prompts: SCANS beside placebos (n = {numbers['placebo_n']})")
-    ax.legend(loc="upper left", ncols=2, columnspacing=1.2, fontsize=7.4)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, columnspacing=1.2)
     return ax
 
 
