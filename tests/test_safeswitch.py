@@ -657,7 +657,7 @@ def test_on_the_bundled_model_jailbreaks_are_refused_and_harmless_questions_stil
     sides = [module.with_jailbreaks(split, n) for split, n in (("train", 64), ("validation", 32))]
     pairs = module._told("train", 64)
     found = SafeSwitch.fit(bundled, sides[0], validation=sides[1], pairs=pairs, progress=False)
-    harmful = organism.prompts("jailbreak", "validation")[100:148]
+    harmful = organism.prompts("jailbreak", "validation")[100:196]
     harmless = organism.prompts("plain", "validation")[100:124] + organism.prompts("borderline", "validation")[100:124]
     how = {"max_new_tokens": judges.SETTLED, "batch_size": 64, "progress": False}
     before, after = (
