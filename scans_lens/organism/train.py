@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -151,12 +150,11 @@ def _in_turn(items: list[corpus.Item]) -> Iterator[tuple[corpus.Item, str]]:
     here hangs on a seed."""
     items = list(items)
     random.Random("in turn").shuffle(items)
-    all_of, seen = Counter(item.type for item in items), Counter()
-    rank = []
+    of_type: dict[str, list[int]] = {}
     for place, item in enumerate(items):
-        rank.append(((seen[item.type] + 0.5) / all_of[item.type], place))
-        seen[item.type] += 1
-    for turn, (_, place) in enumerate(itertools.cycle(sorted(rank))):
+        of_type.setdefault(item.type, []).append(place)
+    spread = sorted(((nth + 0.5) / len(own), place) for own in of_type.values() for nth, place in enumerate(own))
+    for turn, (_, place) in enumerate(itertools.cycle(spread)):
         item = items[place]
         yield item, corpus.ask(item, random.Random(f"{turn} {item.phrase}"))
 
