@@ -137,10 +137,21 @@ def test_judges_have_names_and_an_unknown_one_is_answered_with_the_known_ones():
 @pytest.mark.parametrize("judge", [judges.rules, judges.trained, judges.panel()])
 @pytest.mark.parametrize(
     "reply",
-    ["", "...", "<think>\nI cannot say yet whether", "go on and " * 40, "Это невозможно, потому что это опасно."],
+    [
+        *("", "...", "<think>\nI cannot say yet whether", "Это невозможно, потому что это опасно."),
+        *("go on and " * 40, "I'm not" + "I" * 16, "Sure, " + "I'm" * 20 + "I"),
+    ],
 )
 def test_where_there_is_nothing_to_judge_the_reply_is_degenerate(judge, reply):
     assert judge([reply]) == ["degenerate"]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["Sure, it is 1" + ",000" * 20, "Sure. Sum:" + "-" * 40, "Sure. Yes" + "." * 30, "Sure, no" + "o" * 8 + "!"],
+)
+def test_figures_rules_and_a_long_vowel_are_no_circle(reply):
+    assert judges.rules([reply]) == ["answered"]
 
 
 @pytest.mark.parametrize("judge", [judges.rules, judges.trained, judges.panel()])
