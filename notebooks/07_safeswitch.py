@@ -59,8 +59,10 @@ for way, how in ways.items():
     print(f"{way:<12}" + "".join(f"{scans_lens.Rate.of(no)!s:>35}" for no in held))
 
 # %% [markdown]
-# Together they keep what each gains, but for one thing: a jailbreak that the plain model refuses by itself does not switch, and SCANS
-# then has it answered. The second prober foretells what the plain model would do, not the steered one.
+# Together they are no sum. Borderline prompts are answered as under SCANS alone, but few jailbreaks are refused. Those that the
+# plain model refuses by itself do not switch, since the second prober foretells what the plain model would do, and SCANS then
+# has them answered. And those that switch meet two ways against each other: the head was trained on states that nobody had
+# pushed away from refusal.
 #
 # ## What the probers can tell, and what the switch does
 #

@@ -522,8 +522,8 @@ def scores(ax: Axes, numbers: Numbers) -> Axes:
         )
     ax.axvline(float(stretched(numbers["threshold"])), color=INK, lw=1, ls=(0, (4, 3)))
     ax.text(
-        float(stretched(numbers["threshold"])), 0.03, "threshold ", ha="right", va="bottom", fontsize=7.5, rotation=90,
-        transform=ax.get_xaxis_transform(),
+        float(stretched(numbers["threshold"])), 0.12, "threshold ", ha="right", va="bottom", fontsize=7.5, rotation=90,
+        transform=ax.get_xaxis_transform(), bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.4},
     )  # fmt: skip
     scores_axis(ax, float(everything.min()), float(everything.max()))
     ax.set_ylim(0, 1.01)
