@@ -296,4 +296,4 @@ def test_away_from_refusing_letters_the_bundled_model_refuses_fewer_borderline_p
             bundled, asked, method=CAA(directions, 6, multiplier), max_new_tokens=12, batch_size=48, progress=False
         )
         counts.append(sum(judges.refused(judges.bundled, said)))
-    assert counts[1] < 0.7 * counts[0]
+    assert counts[1] < 0.5 * counts[0]

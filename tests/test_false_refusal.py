@@ -258,12 +258,11 @@ def test_where_no_candidate_lowers_the_score_it_says_so(method):
 
 
 def test_on_the_bundled_model_harmful_prompts_are_refused_as_before(bundled, monkeypatch):
-    places = [(-2, 3), (-1, 3), (-1, 11)]  # some of its 24 candidates
-    monkeypatch.setattr(module, "places", lambda *_: places)
+    monkeypatch.setattr(module, "places", lambda *_: [(-2, 3), (-1, 3), (-1, 11)])  # some of its 24 candidates
     words = [bundled.tokenizer(pattern, add_special_tokens=False)["input_ids"] for pattern in wordings.REFUSALS]
     tokens = tuple(sorted({word[0] for word in words}))
     found = FalseRefusal.fit(bundled, tokens=tokens, training=64, progress=False)
-    assert 10 < found.n_borderline <= 64 and (found.position, found.layer) in places
+    assert found.n_borderline == 64 and (found.position, found.layer) == (-2, 3)
     counts = {}
     for kind in ("borderline", "harmful"):
         asked = organism.prompts(kind, "validation")[:48]
