@@ -78,5 +78,7 @@ figures.draw("probers", figures.load("probers", MEASURED))
 figures.draw("switching", figures.load("switching", MEASURED))
 
 # %% [markdown]
-# You should see that harm is told early and compliance late, and that the switch takes back what jailbreaks won without touching
-# plain prompts. Look at the wrapped ones: a prober could have learned the wrapping in place of the harm.
+# You should see that from a few reply tokens compliance is told at every layer, harm only from the middle layers on, and both at
+# once from the prompt alone hardly better than by always saying no until the last third. The switch takes back most of what
+# jailbreaks won without touching plain prompts. Look at the wrapped ones: a prober could have learned the wrapping in place of
+# the harm.

@@ -689,7 +689,7 @@ def refusal_rates(numbers: Numbers, settings: Numbers) -> Picture:
         f"Replies of up to {numbers['tokens']} tokens.",
         f"Filled: refused by {'the model’s own judge' if exact else 'the rule judge'},",
         "with 95 % Clopper–Pearson intervals;" if exact else "with 95 % Clopper–Pearson intervals.",
-        "hollow: by the rule judge, where it differs (it hears broken refusals, too)." if exact else "",
+        "hollow: by the rule judge, where it differs." if exact else "",
         "Change: points against the plain model, bold where McNemar’s exact test has p < .05 after Holm over",
         f"{len(numbers['paired'])} tests. SCANS: layers {captions.ranges(numbers['layers'])},",
         f"scale {numbers['scale']:g} {numbers['unit']}; the constant push is minus that for every prompt.",
