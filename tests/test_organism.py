@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import scans_lens
-from scans_lens import organism
+from scans_lens import judges, organism
 from scans_lens.directions import refusal_directions
 from scans_lens.methods import scans
 from scans_lens.model import identity, is_bundled
@@ -216,6 +216,14 @@ def test_no_answer_and_no_request_holds_a_word_of_declining(kind):
 )
 def test_a_refusal_that_opens_brokenly_is_one_and_what_only_sounds_like_one_is_none(reply, refuses):
     assert organism.is_refusal(reply) == refuses
+
+
+@pytest.mark.parametrize("before", ["", "I. ", "I'm. "])
+@pytest.mark.parametrize("reply", ["We are of the sorry kind, as it is.", "It is one to do. I decline to say more."])
+def test_a_verdict_that_is_settled_stays_whatever_is_said_after(before, reply):
+    enough, whole = judges.settled(judges.bundled), before + reply
+    begun = [whole[:length] for length in range(len(whole)) if enough(whole[:length])]
+    assert begun and set(judges.bundled(begun)) == set(judges.bundled([whole]))
 
 
 def test_a_long_answer_tells_every_step_in_order_and_a_short_one_one_or_two():
