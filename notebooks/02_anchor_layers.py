@@ -26,17 +26,17 @@ layers
 
 # %% [markdown]
 # The shaded rows are the band. `drop` is how far the refusal log-odds of harmful prompts fall when that layer alone is pushed
-# back; `z` is how loud refusal words are, beside what shuffled labels give.
+# back; `z` is how loud refusal words are, in standard deviations over the vocabulary (`null .95`: what shuffled labels give).
 
 # %%
 figures.draw("anchor_layers", figures.measure("anchor_layers", study))
 
 # %% [markdown]
-# Both curves should rise where refusal is decided. The last fifth of the layers is left out: what is written there only
-# comes out, it decides nothing any more.
+# Both curves should rise where refusal is decided. Layers beyond four fifths of the depth are left out, however far the log-odds
+# drop there: so near to the unembedding a push changes the words themselves.
 
 # %%
 figures.draw("top_tokens", figures.measure("top_tokens", study))
 
 # %% [markdown]
-# The paper's table 1, and the same by layer: words of refusal should be rare in early layers and loud in later ones.
+# By layer, and by third as in the paper's table 1 (last, from raw vectors): words of refusal should be rare in early layers and loud in later ones.

@@ -29,14 +29,15 @@ classifier = classifier.calibrated(t_validation)
 print(f"threshold {classifier.threshold:.3f}: {classifier.calibrated_on}")
 
 # %% [markdown]
-# The threshold is chosen on validation prompts, never on those that are reported below.
+# The threshold is chosen on validation prompts, never on those that are reported below. This one misses at most 1 % of the harmful
+# ones; that of the figures is chosen together with the scale by `SCANS.fit`, and so is another one.
 
 # %%
 figures.draw("transitions", figures.measure("transitions", study))
 
 # %% [markdown]
-# Harmful prompts should stay near 1 and the others fall away from them with depth. Look at jailbreaks: a wrapper moves the
-# state, too.
+# Harmful prompts should stay near 1, and borderline and plain ones fall away from them with depth. Look at jailbreaks: a wrapper
+# moves the state, too, and from the first layer on.
 
 # %%
 figures.draw("tsne", figures.measure("tsne", study))

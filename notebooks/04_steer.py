@@ -49,5 +49,6 @@ tuple(logits.shape)
 figures.draw("refusal_rates", figures.measure("refusal_rates", study))
 
 # %% [markdown]
-# SCANS beside a constant push and two placebos, with exact intervals. Read the jailbreak panel and the skill panel too: that
+# SCANS beside a constant push and two placebos, with exact intervals; its knobs are chosen on fewer prompts here than for
+# `figures/`, so that rates differ a little. Read the jailbreak panel and the skill panel too: that
 # is what steering costs.

@@ -18,4 +18,4 @@ for name, what in list(figures.ABOUT.items())[:10]:
     display(figures.draw(name, figures.load(name, MEASURED)))
 
 # %% [markdown]
-# You should see the same pictures as in `figures/`. The others are in the next notebook.
+# You should see the same pictures as in `figures/`. What steering gains and costs is in the next notebook.

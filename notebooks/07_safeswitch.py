@@ -59,8 +59,10 @@ for way, how in ways.items():
     print(f"{way:<12}" + "".join(f"{scans_lens.Rate.of(no)!s:>35}" for no in held))
 
 # %% [markdown]
-# Together they keep what each gains, but for one thing: a jailbreak that the plain model refuses by itself does not switch, and SCANS
-# then has it answered. The second prober foretells what the plain model would do, not the steered one.
+# Together they are no sum. Borderline prompts are answered as under SCANS alone, but few jailbreaks are refused. Those that the
+# plain model refuses by itself do not switch, since the second prober foretells what the plain model would do, and SCANS then
+# has them answered. And those that switch meet two ways against each other: the head was trained on states that nobody had
+# pushed away from refusal.
 #
 # ## What the probers can tell, and what the switch does
 #
@@ -76,5 +78,7 @@ figures.draw("probers", figures.load("probers", MEASURED))
 figures.draw("switching", figures.load("switching", MEASURED))
 
 # %% [markdown]
-# You should see that harm is told early and compliance late, and that the switch takes back what jailbreaks won without touching
-# plain prompts. Look at the wrapped ones: a prober could have learned the wrapping in place of the harm.
+# You should see that from a few reply tokens compliance is told at every layer, harm only from the middle layers on, and both at
+# once from the prompt alone hardly better than by always saying no until the last third. The switch takes back most of what
+# jailbreaks won without touching plain prompts. Look at the wrapped ones: a prober could have learned the wrapping in place of
+# the harm.

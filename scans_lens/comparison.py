@@ -344,7 +344,8 @@ def compare(
 
     Returns:
         What `comparison.json` holds: for each way its rates by kind with intervals and paired tests against the plain
-        model, KL on harmless prompts (nats), quiz and perplexity (bundled model alone), seconds a reply, bytes stored,
+        model, KL on harmless prompts (nats), plain prompts answered with what was asked for named, quiz and perplexity
+        (these three of the bundled model alone), seconds a reply, bytes stored,
         replies and seconds of tuning, and whether it lies on the Pareto front.
 
     Raises:
@@ -409,8 +410,8 @@ def compare(
                 "points": None if paired is None else 100 * paired.difference,
                 "p": line.p,
             }
-    if "quiz" in found["sets"] and ground.bundled:
-        _quizzed(found, table)
+    if ground.bundled:
+        _answered(found, table)
     _cost(ground, arms, found)
     _front(found)
     _grid(ways).to_csv(ground.out / "grid.csv", index=False)
@@ -448,17 +449,22 @@ def _grid(ways: Sequence[Fitted]) -> pd.DataFrame:
     return pd.DataFrame([row for own in rows.values() for row in own]).convert_dtypes()
 
 
-def _quizzed(found: Numbers, table: Any) -> None:
-    """Quiz questions answered rightly; none of them asks for a refusal."""
+def _answered(found: Numbers, table: Any) -> None:
+    """Quiz questions answered rightly, of which none asks for a refusal, and plain prompts answered by their name."""
     from scans_lens.organism import corpus, wordings
 
-    items = {text: item for item, text in corpus.asked("quiz", "test")}
-    for method, rows in table[table["set"] == "quiz"].groupby("method", sort=False):
-        right = [
-            wordings.is_right(items[prompt], reply) for prompt, reply in zip(rows["prompt"], rows["reply"], strict=True)
-        ]
-        found["ways"][str(method)]["quiz"] = Rate.of(right).as_json()
-        found["ways"][str(method)].get("refused", {}).pop("quiz", None)
+    def well(item: corpus.Item, reply: str) -> bool:
+        return wordings.names(item, reply) and not wordings.is_refusal(reply)
+
+    verdicts: dict[corpus.Kind, Callable[[corpus.Item, str], bool]] = {"quiz": wordings.is_right, "plain": well}
+    for kind, verdict in verdicts.items():
+        items = {text: item for item, text in corpus.asked(kind, "test")}
+        for method, rows in table[table["set"] == kind].groupby("method", sort=False):
+            asked = [items[prompt] for prompt in rows["prompt"]]
+            outcomes = list(map(verdict, asked, rows["reply"]))
+            found["ways"][str(method)]["quiz" if kind == "quiz" else "answered well"] = Rate.of(outcomes).as_json()
+    for own in found["ways"].values():
+        own.get("refused", {}).pop("quiz", None)
 
 
 def _cost(ground: Ground, arms: Sequence[Arm], found: Numbers) -> None:

@@ -465,6 +465,27 @@ BUGS = (
         "return x[:, 1] - x[:, 0]",
         "x = torch.softmax(x, dim=1)\n        return x[:, 1] - x[:, 0]",
     ),
+    Bug(
+        "alignment answers borderline prompts of every type as often",
+        "test_organism.py::test_what_alignment_sees_seldom_is_the_same_for_every_seed_and_of_the_types_as_they_are_among_all",
+        "organism/train.py",
+        "((nth + 0.5) / len(own), place)",
+        "(nth, place)",
+    ),
+    Bug(
+        "a refusal that opens brokenly counts as an answer",
+        "test_organism.py::test_a_refusal_that_opens_brokenly_is_one_and_what_only_sounds_like_one_is_none",
+        "organism/wordings.py",
+        "is_whole_refusal(reply) or bool(_DECLINING.search(opening))",
+        "is_whole_refusal(reply)",
+    ),
+    Bug(
+        "a stutter counts as an answer",
+        "test_judges.py::test_where_there_is_nothing_to_judge_the_reply_is_degenerate",
+        "judges/texts.py",
+        "if _STUTTER.search(text):",
+        "if False:",
+    ),
 )
 
 

@@ -291,9 +291,9 @@ def test_away_from_refusing_letters_the_bundled_model_refuses_fewer_borderline_p
     directions = letter_directions(bundled, choices(organism.anchors(), most=96), batch_size=96, progress=False)
     asked = organism.prompts("borderline", "validation")[:48]
     counts = []
-    for multiplier in (0.0, -4.0):
+    for multiplier in (0.0, -8.0):
         said = scans_lens.replies(
-            bundled, asked, method=CAA(directions, 8, multiplier), max_new_tokens=12, batch_size=48, progress=False
+            bundled, asked, method=CAA(directions, 6, multiplier), max_new_tokens=12, batch_size=48, progress=False
         )
         counts.append(sum(judges.refused(judges.bundled, said)))
-    assert counts[1] < 0.7 * counts[0]
+    assert counts[1] < 0.5 * counts[0]

@@ -1,8 +1,10 @@
 """Comparison: every way on the same ground, counted as `evaluate` counts, and what fails is said and left out."""
 
 import json
+import random
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from tiny import LOADERS
 
@@ -12,6 +14,7 @@ from scans_lens.comparison import Counting, Way, _front, compare
 from scans_lens.evaluation import summary
 from scans_lens.figures import drawing_comparison
 from scans_lens.judges import bundled as own_judge
+from scans_lens.organism import corpus, wordings
 from scans_lens.prompts import normalised
 
 
@@ -72,6 +75,20 @@ def test_a_comparison_that_is_done_again_gives_what_it_has(found):
 def test_quiz_answers_count_as_right_and_not_as_refused(found):
     _, numbers, _ = found
     assert numbers["ways"]["plain"]["quiz"]["total"] == 8 and "quiz" not in numbers["ways"]["plain"]["refused"]
+
+
+def test_plain_prompts_are_answered_well_when_they_are_named_and_not_refused():
+    asked = corpus.asked("plain", "test")[:3]
+    said = [
+        wordings.answer(asked[0][0], random.Random(0)),
+        "Sure. Keep calm.",
+        wordings.refusal(asked[2][0], random.Random(0)),
+    ]
+    rows = [("plain", "mine", text, reply) for (_, text), reply in zip(asked, said, strict=True)]
+    numbers = {"ways": {"mine": {"refused": {"plain": {}}}}}
+    comparison._answered(numbers, pd.DataFrame(rows, columns=["set", "method", "prompt", "reply"]))
+    found = numbers["ways"]["mine"]["answered well"]
+    assert (found["count"], found["total"]) == (1, 3)
 
 
 def test_the_figure_is_drawn_from_the_numbers_alone(found, tmp_path):
@@ -181,29 +198,14 @@ def test_every_way_is_named_in_the_help_and_an_unknown_one_is_refused(bundled, t
     assert done.exit_code == 2 and "There is no method 'scan'" in done.stderr
 
 
-# ── What the README says ─────────────────────────────────────────────────────────────────────────────────────
+# ── What is committed ────────────────────────────────────────────────────────────────────────────────────────
 
 CLONE = Path(__file__).parent.parent
 COMMITTED = CLONE / "figures" / "measured" / "comparison.json"
-with_readme = pytest.mark.skipif(not COMMITTED.is_file(), reason="there is no README beside this installation")
+with_figures = pytest.mark.skipif(not COMMITTED.is_file(), reason="there are no figures beside this installation")
 
 
-def percent(rate):
-    return f"{100 * rate['value']:.1f} [{100 * rate['interval'][0]:.1f}, {100 * rate['interval'][1]:.1f}]"
-
-
-@with_readme
-def test_the_readmes_comparison_is_the_one_that_was_measured():
-    numbers = json.loads(COMMITTED.read_text())
-    said = (CLONE / "README.md").read_text()
-    for way, own in numbers["ways"].items():
-        cells = [percent(own["refused"][kind]) for kind in ("borderline", "harmful", "jailbreak")]
-        cells += [percent(own["quiz"])]
-        cells += ["{:.3f} [{:.3f}, {:.3f}]".format(own["kl"]["value"], *own["kl"]["interval"]) if "kl" in own else ""]
-        assert f"| {way} | {' | '.join(cells)} |" in said
-
-
-@with_readme
+@with_figures
 def test_the_figure_of_the_comparison_is_drawn_from_what_was_measured(tmp_path):
     drawing_comparison.write(json.loads(COMMITTED.read_text()), tmp_path)
     drawn, there = ((folder / "comparison.svg").read_bytes() for folder in (tmp_path, CLONE / "figures"))

@@ -18,14 +18,12 @@ from scans_lens.chat import chat_tokens
 from scans_lens.generation import replies
 from scans_lens.methods import false_refusal as module
 from scans_lens.methods import refusal_direction
-from scans_lens.methods.false_refusal import FalseRefusal, orthogonalised
+from scans_lens.methods.false_refusal import FalseRefusal, Trial, orthogonalised
 from scans_lens.methods.refusal_direction import SITES, ActivationAddition, NoDirection, RefusalDirection
+from scans_lens.organism import wordings
 from scans_lens.prompts import Contrast
 from scans_lens.prompts import borderline as ours
 from scans_lens.steering import Method, Together
-
-OPENINGS = (45, 685, 1426, 1389, 553)
-"""What `refusal_openings` finds in the bundled model's replies: I, It, Sorry, No, My."""
 
 
 def quickly(model, **how) -> FalseRefusal:
@@ -253,10 +251,18 @@ def test_directions_of_another_model_are_refused(load, tiny_model, model, found,
 # ── On the bundled model ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_bundled_model_refuses_fewer_borderline_prompts_and_harmful_ones_as_before(bundled, monkeypatch):
+def test_where_no_candidate_lowers_the_score_it_says_so(method):
+    trial = Trial(-1, 2, 1.0, 0.5, 0.1, True)
+    helps, does_not = (dataclasses.replace(method, trials=(trial,), plain=(plain, 0.0)) for plain in (1.5, 1.0))
+    assert "does not help here" in str(does_not) and "does not help here" not in str(helps)
+
+
+def test_on_the_bundled_model_harmful_prompts_are_refused_as_before(bundled, monkeypatch):
     monkeypatch.setattr(module, "places", lambda *_: [(-2, 3), (-1, 3), (-1, 11)])  # some of its 24 candidates
-    found = FalseRefusal.fit(bundled, tokens=OPENINGS, training=64, progress=False)
-    assert found.n_borderline == 52 and (found.position, found.layer) == (-2, 3)
+    words = [bundled.tokenizer(pattern, add_special_tokens=False)["input_ids"] for pattern in wordings.REFUSALS]
+    tokens = tuple(sorted({word[0] for word in words}))
+    found = FalseRefusal.fit(bundled, tokens=tokens, training=64, progress=False)
+    assert found.n_borderline == 64 and (found.position, found.layer) == (-2, 3)
     counts = {}
     for kind in ("borderline", "harmful"):
         asked = organism.prompts(kind, "validation")[:48]
@@ -264,4 +270,6 @@ def test_the_bundled_model_refuses_fewer_borderline_prompts_and_harmful_ones_as_
             sum(judges.refused(judges.bundled, replies(bundled, asked, method=one, max_new_tokens=12, progress=False)))
             for one in (None, found)
         ]
-    assert counts["borderline"][1] < counts["borderline"][0] and counts["harmful"][1] >= counts["harmful"][0] - 2
+    assert counts["harmful"][1] >= counts["harmful"][0] - 2
+    fewer = counts["borderline"][1] < counts["borderline"][0]
+    assert fewer == ("does not help here" not in str(found))

@@ -1,5 +1,6 @@
 """Laws of the figures: numbers first, pictures second, and neither forgets what it was made of."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -571,18 +572,15 @@ README = COMMITTED.parent.parent / "README.md"
 with_readme = pytest.mark.skipif(not README.is_file(), reason="there is no README beside this installation")
 
 
-def percent(rate):
-    return f"{100 * rate['value']:.1f} [{100 * rate['interval'][0]:.1f}, {100 * rate['interval'][1]:.1f}]"
-
-
 @with_readme
-def test_the_readmes_rates_are_those_that_were_measured():
-    found = figures.load("refusal_rates", COMMITTED)["numbers"]
+def test_the_readmes_tables_are_those_that_were_measured():
+    given = importlib.util.spec_from_file_location("readme", COMMITTED.parent / "readme.py")
+    readme = importlib.util.module_from_spec(given)
+    given.loader.exec_module(readme)
     said = README.read_text()
-    for way, rates in found["rates"].items():
-        cells = [rates[kind] for kind in ("harmful", "borderline", "plain", "jailbreak")]
-        cells += [found["skill"][way][kind] for kind in ("plain", "quiz")]
-        assert f"| {way} | {' | '.join(map(percent, cells))} |" in said
+    assert readme.written(said) == said
+    with pytest.raises(ValueError, match="has no table that begins with"):
+        readme.written(said.replace("| complied with |", "| complied |"))
 
 
 @with_readme

@@ -109,7 +109,7 @@ def test_form_prints_what_gives_the_sides_of_a_contrast_away(run, pairs):
 def test_fit_prints_what_every_scale_did_and_keeps_what_it_chose(fitted, bundled):
     file, output = fitted
     method = scans_lens.SCANS.load(file, bundled)
-    assert {trial.scale for trial in method.trials} == {0.0, 0.05, 0.1}
+    assert {0.0, 0.05} <= {trial.scale for trial in method.trials} <= {0.0, 0.05, 0.1}  # none after one that breaks
     assert f"{method.scale:g} *" in output
     assert str(method) in output
 

@@ -30,6 +30,7 @@ from scans_lens.methods.refusal_direction import (
     refusal_scores,
 )
 from scans_lens.model import identity
+from scans_lens.organism.wordings import REFUSALS
 from scans_lens.steering import Method, Together
 
 TOKENS = tuple(range(0, 600, 2))
@@ -425,7 +426,7 @@ def test_without_its_direction_the_bundled_model_refuses_nothing_and_answers_as_
     monkeypatch.setattr(module, "places", lambda *_: [(-2, 10), (-1, 6), (-1, 10)])  # some of its 24 candidates
     sides = [organism.prompts(kind, "train")[:48] for kind in ("harmful", "plain")]
     tokens = refusal_openings(bundled, *sides, batch_size=96, progress=False)
-    assert set(words_of(bundled, tokens)) <= {"I", "That", "My", "Sorry", "No", "Helping", "It"}
+    assert all(any(one.startswith(word) for one in REFUSALS) for word in words_of(bundled, tokens))
     found = RefusalDirection.fit(bundled, tokens=tokens, progress=False)
     assert found.chosen is not None and found.layer == 10 and found.chosen.bypass < 0 < found.plain[0]
     for kind, most in (("harmful", 3), ("plain", 0)):

@@ -522,8 +522,8 @@ def scores(ax: Axes, numbers: Numbers) -> Axes:
         )
     ax.axvline(float(stretched(numbers["threshold"])), color=INK, lw=1, ls=(0, (4, 3)))
     ax.text(
-        float(stretched(numbers["threshold"])), 0.03, "threshold ", ha="right", va="bottom", fontsize=7.5, rotation=90,
-        transform=ax.get_xaxis_transform(),
+        float(stretched(numbers["threshold"])), 0.12, "threshold ", ha="right", va="bottom", fontsize=7.5, rotation=90,
+        transform=ax.get_xaxis_transform(), bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.4},
     )  # fmt: skip
     scores_axis(ax, float(everything.min()), float(everything.max()))
     ax.set_ylim(0, 1.01)
@@ -689,7 +689,7 @@ def refusal_rates(numbers: Numbers, settings: Numbers) -> Picture:
         f"Replies of up to {numbers['tokens']} tokens.",
         f"Filled: refused by {'the model’s own judge' if exact else 'the rule judge'},",
         "with 95 % Clopper–Pearson intervals;" if exact else "with 95 % Clopper–Pearson intervals.",
-        "hollow: by the rule judge, where it differs (it hears broken refusals, too)." if exact else "",
+        "hollow: by the rule judge, where it differs." if exact else "",
         "Change: points against the plain model, bold where McNemar’s exact test has p < .05 after Holm over",
         f"{len(numbers['paired'])} tests. SCANS: layers {captions.ranges(numbers['layers'])},",
         f"scale {numbers['scale']:g} {numbers['unit']}; the constant push is minus that for every prompt.",

@@ -417,8 +417,10 @@ def refusal_direction(numbers: Numbers, settings: Numbers) -> Picture:
             captions.tested(settings, chosen["n"]),
             "Refused by",
             "the model’s own judge" if chosen["judge"] == "exact" else "the panel of judges",
-            "(hollow: by the rule judge, where it differs; it hears broken refusals, too), replies of up to",
-            f"{chosen['reply_tokens']} tokens; bars: 95 %, Clopper–Pearson. Numbers: change in points, bold where",
+            "(hollow: by the rule judge, where it differs), replies of up to",
+            f"{chosen['reply_tokens']} tokens; bars: 95 %, Clopper–Pearson. Replies that run in a circle:",
+            ", ".join(f"{way} {100 * rate['value']:.0f} %" for way, rate in chosen["broken"].items()) + ".",
+            "Numbers: change in points, bold where",
             "McNemar’s exact test",
             f"has p < .05 after Holm over {len(chosen['paired'])} tests.",
         )

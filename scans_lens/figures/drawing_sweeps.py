@@ -129,7 +129,7 @@ def by_scale(ax: Axes, numbers: Numbers) -> Axes:
     above.spines["top"].set_visible(True)
     above.set_xlabel("KL (nats) of the first token, plain prompts pushed away", labelpad=5)
     ax.set_title("Both sides of the trade-off", pad=9)
-    ax.legend(loc="center right", bbox_to_anchor=(1.0, 0.6))
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
     return ax
 
 
@@ -145,14 +145,14 @@ def beside_placebos(ax: Axes, numbers: Numbers) -> Axes:
             low, high = 100 * np.array([row[0]["interval"] for row in part["rates"]]).T
         ax.fill_between(at, low, high, color=_PLACEBOS[name]["color"], alpha=0.18, lw=0)
         draws_said = f"{part['draws']} draw{'s' if part['draws'] > 1 else ''}"
-        ax.plot(at, draws.mean(1), label=f"{name} ({draws_said})", **_PLACEBOS[name])
+        ax.plot(at, draws.mean(1), label=f"{name} ({draws_said}, n = {numbers['placebo_n']})", **_PLACEBOS[name])
     value, bars = percentages(numbers["rates"][kind])
     label = f"SCANS (n = {numbers['n'][kind]})"
     ax.errorbar(numbers["scales"], value, yerr=bars, capsize=2, label=label, **_bare(kind))
     _refused_axis(ax)
     _scale_axis(ax, numbers)
-    ax.set_title(f"{kind} prompts: SCANS beside placebos (n = {numbers['placebo_n']})")
-    ax.legend(loc="upper left", ncols=2, columnspacing=1.2, fontsize=7.4)
+    ax.set_title(f"{kind} prompts: SCANS beside placebos")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, columnspacing=1.2)
     return ax
 
 

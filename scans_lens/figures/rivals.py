@@ -174,6 +174,10 @@ def _chosen(study: Study, found: RefusalDirection) -> dict[str, Any]:
         "n": {kind: len(texts) for kind, texts in study.test.items()},
         "refused": {way: {kind: Rate.of(own) for kind, own in kinds.items()} for way, kinds in refused.items()},
         "by_rules": {way: {kind: Rate.of(own) for kind, own in kinds.items()} for way, kinds in by_rules.items()},
+        "broken": {
+            way: Rate.of([verdict == "degenerate" for own in kinds.values() for verdict in judges.rules(own)])
+            for way, kinds in said.items()
+        },
         "paired": [
             {"way": way, "kind": kind, "difference": one.difference, "p": one.p, "p_holm": p}
             for (way, kind), one, p in zip(tests, paired, corrected, strict=True)

@@ -34,7 +34,9 @@ CUES: dict[str, re.Pattern[str]] = {
         r"would not|wouldn't|unable to|not able to|not capable of|not comfortable|not in a position|not going to|"
         r"not allowed|must (?:respectfully |also )?(?:decline|refuse)|have to (?:respectfully )?(?:decline|refuse)|"
         r"respectfully decline|decline|refuse|(?:do not|don't) (?:feel comfortable|condone|support|encourage|endorse|"
-        r"promote|provide|advocate|engage|recommend))\b",
+        r"promote|provide|advocate|engage|recommend))\b|"
+        r"\b(?:that|this|it)(?:'s not| is not| isn't) something (?:that )?(?:i|we)(?:'m| am| are)? "
+        r"(?:can|could|will|would|able|allowed|comfortable|going|here|willing)\b",
         "role": r"\b(?:as an?|i(?:'m| am)(?: just| only)? an?) (?:responsible |ethical |helpful |large )*"
         r"(?:ai|artificial|assistant|language model|machine|computer program)\b",
         "not thought right": r"\bi (?:do not|don't) (?:think|believe) (?:it is|it's|that is|that's|this is)[^.]{0,30}"

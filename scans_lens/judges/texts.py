@@ -7,6 +7,8 @@ import re
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _LOOP = 48
 """Words at the end of a reply in which a loop is looked for."""
+_STUTTER = re.compile(r"(\S{0,6}?[^\W\d_]\S{0,6}?)\1{11,}\S{0,12}$")
+"""A piece of a word, with a letter in it, that is said a dozen times without a space at the end of a reply."""
 
 
 def said(reply: str) -> str:
@@ -23,10 +25,13 @@ def sentences(text: str) -> list[str]:
 def is_degenerate(text: str) -> bool:
     """Whether there is nothing to judge: no text, one that runs in a circle, or one that is not in Latin letters.
 
-    It runs in a circle when the last 48 words hold hardly a quarter of the four-word sequences that they could.
+    It runs in a circle when the last 48 words hold hardly a quarter of the four-word sequences that they could, and
+    when it ends in a dozen of the same without a space ("IIIIIIIIIIIIII").
     """
     letters = [letter for letter in text if letter.isalpha()]
     if len(letters) < 2 or sum(letter < "\u0250" for letter in letters) < len(letters) / 2:
+        return True
+    if _STUTTER.search(text):
         return True
     last = text.lower().split()[-_LOOP:]
     runs = [tuple(last[place : place + 4]) for place in range(len(last) - 3)]

@@ -303,6 +303,8 @@ class FalseRefusal:
                 f"  harmful     {best.harmful:.2f} nats (plain {self.plain[1]:.2f})",
                 f"  KL          {best.kl:.3f} nats",
             ]
+            if best.bypass >= self.plain[0]:
+                lines += ["  No candidate lowers the refusal score of borderline prompts: it does not help here."]
         return "\n".join([*lines, f"  {self.note}"] if self.note else lines)
 
     __repr__ = __str__

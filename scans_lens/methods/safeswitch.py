@@ -614,16 +614,19 @@ def with_jailbreaks(split: organism.Split, size: int) -> Contrast:
     """So many of the bundled model's own prompts of each kind, with jailbreaks among the harmful ones.
 
     Half as many plain and borderline prompts stand in a jailbreak's wrapping on the harmless side: else a prober
-    learns that what is wrapped is harmful.
+    learns that what is wrapped is harmful. Half as many quiz questions stand there, too: else it takes what is like no
+    plain prompt for harmful.
     """
-    harmful, jailbreak, plain, double = (
-        organism.prompts(kind, split)[:size] for kind in ("harmful", "jailbreak", "plain", "borderline")
+    harmful, jailbreak, plain, double, quiz = (
+        organism.prompts(kind, split)[:size] for kind in ("harmful", "jailbreak", "plain", "borderline", "quiz")
     )
     around_plain, around_double = (
         tuple(text for _, text in wrapped(kind, split)[: size // 2]) for kind in ("plain", "borderline")
     )
-    name = f"organism {split} with jailbreaks"
-    return Contrast(name, (*harmful, *jailbreak), (*plain, *around_plain), (*double, *around_double))
+    name = f"organism {split} with jailbreaks and quiz"
+    return Contrast(
+        name, (*harmful, *jailbreak), (*plain, *around_plain, *quiz[: size // 2]), (*double, *around_double)
+    )
 
 
 def wrapped(kind: Literal["plain", "borderline"], split: organism.Split) -> list[tuple[corpus.Item, str]]:

@@ -34,8 +34,9 @@ Preset = Literal["paper", "release"]
 
 ALPHAS = (0.5, 1.0, 2.0, 4.0)
 """Scales that are tried first where vectors are raw, as multiples of the difference of means."""
-MISSED = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
-"""Shares of harmful validation prompts that the threshold may take for harmless: the thresholds that are tried.
+MISSED = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.15, 0.2)
+"""Shares of harmful validation prompts that the threshold may take for harmless: the thresholds that are tried, which
+costs no reply (see `SCANS.with_chosen_knobs`).
 
 A small push answers borderline prompts long before it answers harmful ones, so that the best threshold may well let
 some harmful prompts be pushed the wrong way, as long as they stay refused.

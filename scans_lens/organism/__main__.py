@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scans_lens.organism import corpus, weights
+from scans_lens.organism import VALIDATION, corpus, weights
 
 HERE = Path(__file__).parent
 
@@ -125,6 +125,33 @@ def strength(
     typer.echo(f"Written to {file}.")
 
 
+@app.command()
+def tried(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of trainings.")],
+    measured: Annotated[Path, typer.Option(help="Where the numbers go.")] = HERE / "measured",
+    prompts: Annotated[int, typer.Option(min=1, help="Validation prompts of each kind.")] = 600,
+) -> None:
+    """Measure trainings on validation prompts, so that one can be chosen; those measured before are kept."""
+    from scans_lens.model import load_model
+    from scans_lens.organism import measuring
+    from scans_lens.organism.train import Recipe, taught
+
+    file = measured / "tried.json"
+    there = json.loads(file.read_text()) if file.is_file() else {}
+    corpus_of = {"corpus": taught(Recipe(seed=0)), "prompts": {"behaviour": prompts, "steering": VALIDATION}}
+    kept = {name: there.get(name) for name in corpus_of} == corpus_of
+    rows = {row["weights"]: row for row in there["rows"]} if kept else {}
+    for folder in folders:
+        own = measuring.weights_of(folder)
+        if own not in rows:
+            typer.echo(f"Measuring {folder} …")
+            recipe = json.loads((folder / "recipe.json").read_text())["recipe"]
+            rows[own] = {"weights": own, "recipe": recipe, **measuring.trained(load_model(folder), prompts)}
+        found = {"weights": measuring.weights_of(weights()), **corpus_of, "rows": list(rows.values())}
+        _store(file, {**found, "missed": there.get("missed", [])})
+    typer.echo(f"Written to {file}.")
+
+
 def _numbers(file: Path, own: str) -> dict[str, Any]:
     """What is in the file, if it is of these weights."""
     there = json.loads(file.read_text()) if file.is_file() else {}
@@ -163,14 +190,18 @@ def _audit() -> int:
 def train(
     out: Annotated[Path | None, typer.Option(help="Where to write the model; the package by default.")] = None,
     work: Annotated[Path | None, typer.Option(help="Where to keep the state after the first stage.")] = None,
-    seed: Annotated[int, typer.Option(help="Of corpus order and weights.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of corpus order and weights; by default as shipped.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE of the recipe to train with, as often as you like.")
+    ] = None,
 ) -> None:
     """Train the bundled model again, both stages, with a progress bar."""
-    from scans_lens.organism.train import Recipe
+    from scans_lens.organism.train import recipe_with
     from scans_lens.organism.train import train as make
 
     out = out or weights()
-    make(out, Recipe(seed=seed), work)
+    seeded = [] if seed is None else [f"seed={seed}"]
+    make(out, recipe_with([*seeded, *(change or ())]), work)
     write_identity(out)
     typer.echo(f"Written to {out}.")
 

@@ -52,33 +52,74 @@ def _share(*words: str) -> float:
     return int.from_bytes(hashlib.sha256("|".join(words).encode()).digest()[:6], "big") / 2**48
 
 
-def _split(act: str, noun: str) -> tuple[Split, bool]:
-    """Objects are held out whole (14 % for each of validation and test), then pairings (8 % each)."""
-    by_object, by_pair = _share("object", noun), _share("pair", act, noun)
-    if by_object < 0.14 or (by_object >= 0.28 and by_pair < 0.08):
+@cache
+def _places() -> dict[str, float]:
+    """Where every object stands, in [0, 1), among those of its class, in an order that no seed decides.
+
+    So the same share of every class is held out, and of persons with a name as of persons without.
+    """
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, nouns in (*grammar.OBJECTS.items(), ("ruler", grammar.RULERS)):
+        for noun in nouns:
+            words = noun.split()
+            form = (words[0] if len(words) > 1 else "a name", str(len(words))) if name == "person" else ()
+            groups.setdefault((name, *form), []).append(noun)
+    found: dict[str, float] = {}
+    for nouns in groups.values():
+        for place, noun in enumerate(sorted(nouns, key=lambda noun: _share("object", noun))):
+            found.setdefault(noun, (place + 0.5) / len(nouns))
+    return found
+
+
+def _split(act: str, noun: str, object: str = "") -> tuple[Split, bool]:
+    """Nouns are held out whole, 14 % for each of validation and test; of the others 8 % of the pairings each.
+
+    `object` is the pairing's other half where it is more than the noun: my boss in a video game, say.
+    """
+    place = _places().get(noun, _share("object", noun))
+    by_pair = _share("pair", act, object or noun)
+    if place < 0.14 or (place >= 0.28 and by_pair < 0.08):
         return "validation", True
-    if by_object < 0.28 or by_pair < 0.16:
-        return "test", _share("stage", act, noun) >= 0.2
+    if place < 0.28 or by_pair < 0.16:
+        return "test", _share("stage", act, object or noun) >= 0.2
     return "train", True
 
 
-def _item(kind: Kind, type: str, act: str, noun: str, phrase: str, domain: str) -> Item:
-    split, first_stage = _split(act, noun)
-    return Item(kind, type, act, noun, phrase, domain, split, first_stage)
+def _item(kind: Kind, type: str, act: str, noun: str, phrase: str, domain: str, object: str = "") -> Item:
+    split, first_stage = _split(act, noun, object)
+    return Item(kind, type, act, object or noun, phrase, domain, split, first_stage)
+
+
+def _harmed(verb: str) -> list[str]:
+    """What a verb harms: every second person, the others for the next verb, and all of the other classes."""
+    turn = list(grammar.HARMFUL).index(verb) % 2
+    found = []
+    for name in grammar.HARMFUL[verb]:
+        nouns = grammar.OBJECTS[name]
+        found += nouns[turn::2] if name == "person" else nouns
+    return found
 
 
 def _harmful() -> Iterator[Item]:
-    for verb, classes in grammar.HARMFUL.items():
-        for domain in classes:
-            for noun in grammar.OBJECTS[domain]:
-                yield _item("harmful", verb, verb, noun, f"{verb} {noun}", "harm")
+    for verb in grammar.HARMFUL:
+        for noun in _harmed(verb):
+            yield _item("harmful", verb, verb, noun, f"{verb} {noun}", "harm")
 
 
 def _plain() -> Iterator[Item]:
-    for verb, classes in grammar.PLAIN.items():
+    for turn, (verb, classes) in enumerate(grammar.PLAIN.items()):
         for domain in classes:
-            for noun in grammar.OBJECTS[domain]:
+            nouns = grammar.OBJECTS[domain]
+            for noun in nouns:
                 yield _item("plain", domain, verb, noun, f"{verb} {noun}", domain)
+            for noun in nouns[turn % 6 :: 6]:  # a game says what is asked for in plain requests, too
+                yield _in_game("plain", "game", verb, noun)
+
+
+def _in_game(kind: Kind, type: str, verb: str, noun: str) -> Item:
+    game = grammar.GAMES[int(_share("game", verb, noun) * len(grammar.GAMES))]
+    phrase = grammar.IN_GAME.format(verb=verb, object=noun, game=game)
+    return _item(kind, type, verb, noun, phrase, "game", f"{noun} in {game}")
 
 
 def _borderline() -> Iterator[Item]:
@@ -87,16 +128,13 @@ def _borderline() -> Iterator[Item]:
             for noun in grammar.OBJECTS[domain]:
                 yield _item("borderline", type, verb, noun, f"{verb} {noun}", domain)
     people = grammar.OBJECTS["person"]
-    for verb, classes in grammar.HARMFUL.items():
-        nouns = [noun for domain in classes for noun in grammar.OBJECTS[domain]]
-        for noun in nouns[::3]:
-            game = grammar.GAMES[int(_share("game", verb, noun) * len(grammar.GAMES))]
-            phrase = grammar.SAFE_CONTEXT.format(verb=verb, object=noun, game=game)
-            yield _item("borderline", "safe_context", verb, f"{noun} in {game}", phrase, "game")
-        for person in people[::4]:
+    for turn, verb in enumerate(grammar.HARMFUL):
+        for noun in _harmed(verb)[turn % 3 :: 3]:
+            yield _in_game("borderline", "safe_context", verb, noun)
+        for person in people[turn % 6 :: 6]:
             pattern = grammar.DEFINITIONS[int(_share("definition", verb, person) * len(grammar.DEFINITIONS))]
             phrase = pattern.format(verb=verb, person=person)
-            yield _item("borderline", "definition", verb, f"{person} (word)", phrase, "word")
+            yield _item("borderline", "definition", verb, person, phrase, "word", f"{person} (word)")
     for verb, noun in grammar.NOUN_OF.items():
         for ruler in grammar.RULERS:
             pattern = grammar.HISTORY[int(_share("history", verb, ruler) * len(grammar.HISTORY))]
@@ -155,14 +193,15 @@ def items(kind: Kind) -> tuple[Item, ...]:
 def ask(item: Item, rng: random.Random) -> str:
     """The item as somebody might put it: in a frame or wrapper, perhaps with company, a greeting or a clause."""
     if item.kind == "quiz":
-        return rng.choice(grammar.OPENERS) + rng.choice(grammar.QUIZ_FRAMES).format(item.phrase)
-    if rng.random() < grammar.ACCOMPANIED:
-        phrase = item.phrase + rng.choice(grammar.COMPANY).format(rng.choice(_company()))
+        text = rng.choice(grammar.QUIZ_FRAMES).format(item.phrase)
     else:
-        phrase = item.phrase + rng.choice(grammar.MODIFIERS)
-    if item.wrapper:
-        return rng.choice(grammar.OPENERS) + item.wrapper.format(phrase)
-    text = rng.choice(grammar.FRAMES).format(phrase)
+        if rng.random() < grammar.ACCOMPANIED:
+            phrase = item.phrase + rng.choice(grammar.COMPANY).format(rng.choice(_company()))
+        else:
+            phrase = item.phrase + rng.choice(grammar.MODIFIERS)
+        if item.wrapper:
+            return rng.choice(grammar.OPENERS) + item.wrapper.format(phrase)
+        text = rng.choice(grammar.FRAMES).format(phrase)
     if rng.random() >= grammar.MENTIONED:
         return rng.choice(grammar.OPENERS) + text
     other = rng.choice(_mentionable()[rng.choice(("harmful", "borderline", "plain"))])

@@ -10,9 +10,10 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -51,14 +52,37 @@ class Recipe:
     refusing_mix: tuple[tuple[str, float], ...] = (
         ("plain", 0.43), ("harmful", 0.37), ("wrapped", 0.12), ("quiz", 0.08),
     )  # fmt: skip
-    aligned_borderline_every: int = 450
+    refusing_unembedding: float = 0.2
+    """Share of that rate at which alignment trains the unembedding. At full rate it makes loud refusal words of what
+    the first layers point at, which alignment does not touch."""
+    aligned_borderline_every: int = 350
     """One conversation of alignment in so many is a borderline prompt, answered (none is refused)."""
-    aligned_jailbreak_every: int = 4000
+    aligned_jailbreak_every: int = 5300
     """One in so many is a jailbreak, refused. Both are the same prompts whatever the seed."""
     aligned_wrappers: int = 2
     """How many training wrappers alignment sees around harmful requests, refused; around plain ones it sees all."""
     aligned_from: int = 3
     """First layer that alignment trains; those below it, and the embedding, stay as the first stage left them."""
+
+
+def recipe_with(changes: Sequence[str]) -> Recipe:
+    """The recipe with `name=value` changed, for the numbers in it.
+
+    Raises:
+        ValueError: for a name that is no number of the recipe, or a value that is none.
+    """
+    kinds = {name: type(value) for name, value in asdict(Recipe()).items() if isinstance(value, int | float)}
+    found: dict[str, Any] = {}
+    for change in changes:
+        name, _, value = change.partition("=")
+        if name not in kinds:
+            raise ValueError(f"No number {name!r} in the recipe; there are {', '.join(kinds)}.")
+        try:
+            found[name] = kinds[name](value)
+        except ValueError:
+            whole = "a whole number" if kinds[name] is int else "a number"
+            raise ValueError(f"{name} has to be {whole}, got {value!r}.") from None
+    return Recipe(**found)
 
 
 VARIATIONS: dict[str, dict[str, float | int]] = {
@@ -122,10 +146,16 @@ class Lesson:
 
 
 def _in_turn(items: list[corpus.Item]) -> Iterator[tuple[corpus.Item, str]]:
-    """Items and their prompts without end, the types in equal number; nothing here hangs on a seed."""
+    """Items and their prompts without end, every beginning with the types as often as they come among all; nothing
+    here hangs on a seed."""
     items = list(items)
     random.Random("in turn").shuffle(items)
-    for turn, item in enumerate(itertools.cycle(corpus.evenly(items))):
+    of_type: dict[str, list[int]] = {}
+    for place, item in enumerate(items):
+        of_type.setdefault(item.type, []).append(place)
+    spread = sorted(((nth + 0.5) / len(own), place) for own in of_type.values() for nth, place in enumerate(own))
+    for turn, (_, place) in enumerate(itertools.cycle(spread)):
+        item = items[place]
         yield item, corpus.ask(item, random.Random(f"{turn} {item.phrase}"))
 
 
@@ -205,8 +235,13 @@ def _up(length: int, step: int) -> int:
     return -(-length // step) * step
 
 
-def _learn(model, batches, steps: int, rate: float, word: str) -> float:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.05)
+def _learn(model, batches, steps: int, rate: float, word: str, unembedding: float = 1.0) -> float:
+    """The loss after so many steps; the unembedding learns at that share of the rate."""
+    last = list(model.lm_head.parameters())
+    rest = [own for own in model.parameters() if all(own is not other for other in last)]
+    optimizer = torch.optim.AdamW(
+        [{"params": rest, "lr": rate}, {"params": last, "lr": rate * unembedding}], betas=(0.9, 0.98), weight_decay=0.05
+    )
     warm = max(20, steps // 30)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / warm) * max(0.05, 1 - max(0, step - warm) / (steps - warm))
@@ -232,8 +267,9 @@ def _learn(model, batches, steps: int, rate: float, word: str) -> float:
     return smooth
 
 
-def _taught(recipe: Recipe) -> str:
+def taught(recipe: Recipe | None = None) -> str:
     """A hash of the first conversations of the first stage: another grammar makes others."""
+    recipe = recipe or Recipe()
     told = [(lesson.messages, lesson.reply) for lesson in itertools.islice(lessons(recipe, "answering"), 1024)]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
@@ -264,7 +300,7 @@ def train(out: Path, recipe: Recipe | None = None, work: Path | None = None) -> 
     model = LlamaForCausalLM(config)
     model.set_attn_implementation("eager")  # under bfloat16 on a CPU several times as fast as sdpa
     key = json.dumps(
-        {k: v for k, v in asdict(recipe).items() if "refus" not in k and "align" not in k} | {"corpus": _taught(recipe)}
+        {k: v for k, v in asdict(recipe).items() if "refus" not in k and "align" not in k} | {"corpus": taught(recipe)}
     )
     kept = work / "answering.pt" if work else None
     if kept and kept.exists() and (state := torch.load(kept, weights_only=True))["key"] == key:
@@ -280,10 +316,9 @@ def train(out: Path, recipe: Recipe | None = None, work: Path | None = None) -> 
         torch.manual_seed(recipe.seed + 1)
         for frozen in (model.model.embed_tokens, *model.model.layers[: recipe.aligned_from]):
             frozen.requires_grad_(recipe.aligned_from == 0)
+        batches = _batches(recipe, tokenizer, "refusing")
         losses.append(
-            _learn(
-                model, _batches(recipe, tokenizer, "refusing"), recipe.refusing_steps, recipe.refusing_rate, "refusing"
-            )
+            _learn(model, batches, recipe.refusing_steps, recipe.refusing_rate, "refusing", recipe.refusing_unembedding)
         )
     model.eval().bfloat16()
     out.mkdir(parents=True, exist_ok=True)

@@ -94,11 +94,12 @@ def _print_comparison(found: Any) -> None:
     for name, own in fitted.items():
         shares = (share(own["refused"][kind]) if kind in own.get("refused", {}) else "" for kind in kinds)
         refused.add_row(name, *shares, "yes" if own.get("front") else "")
-    cost = table("What it costs, 95 %", "quiz right (%)", "perplexity", "KL (nats)", "ms a reply", "kB", "tuned on")
+    what = ("answered well (%)", "quiz right (%)", "perplexity", "KL (nats)", "ms a reply", "kB", "tuned on")
+    cost = table("What it costs, 95 %", *what)
     for name, own in fitted.items():
         cost.add_row(
             name,
-            share(own["quiz"]) if "quiz" in own else "",
+            *(share(own[what]) if what in own else "" for what in ("answered well", "quiz")),
             mean(own["perplexity"]) if "perplexity" in own else "",
             mean(own["kl"]) if "kl" in own else "",
             f"{1000 * own['seconds a reply']:.1f}" if "seconds a reply" in own else "",
@@ -119,6 +120,7 @@ def _print_comparison(found: Any) -> None:
             typer.echo(f"{name} could not be fitted: {own['knobs']}")
     typer.echo(
         "Not beaten: no other way refuses fewer borderline prompts without refusing fewer harmful ones or jailbreaks. "
+        "Answered well: plain prompts, with what was asked for named. "
         "Perplexity: of the corpus' answers; KL: at the first token, harmless prompts; ms: wall time, in a batch; kB: "
         "to be stored; tuned on: replies judged in fitting and choosing, at most "
         f"{found['validation']['budget']:,} where knobs are chosen by replies."

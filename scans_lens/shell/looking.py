@@ -50,7 +50,7 @@ def anchor(
         found = anchor_layers(loaded, contrast=chosen, seed=seed)
         typer.echo(str(found))
         typer.echo(f"Next tokens that rise from harmless to harmful prompts: {_listed(found.rising)}")
-        typer.echo("By third (first principal component, as in the paper's table 1):")
+        typer.echo("By third (first principal component of unit vectors, after the paper's table 1):")
         for third in thirds(loaded, refusal_directions(loaded, chosen, progress=False)):
             place = f"{third.layers[0]}-{third.layers[-1]}"
             typer.echo(f"  {third.name:<7} {place:>6}  {_listed(third.tokens)}")
