@@ -336,13 +336,19 @@ def test_another_corpus_means_another_first_stage(monkeypatch):
     assert before != train.taught()
 
 
-def test_the_shell_says_in_one_sentence_what_is_wrong():
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--split", "tset"], "No split 'tset'; the splits are train, validation, test."),
+        (["tried", "no_such_folder"], "No model in no_such_folder: it holds no model.safetensors."),
+    ],
+)
+def test_the_shell_says_in_one_sentence_what_is_wrong(words, sentence):
     done = subprocess.run(
-        [sys.executable, "-m", "scans_lens.organism", "--split", "tset"],
+        [sys.executable, "-m", "scans_lens.organism", *words],
         env={**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))}, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.strip().endswith("No split 'tset'; the splits are train, validation, test.")
+    assert done.returncode == 2 and done.stderr.strip().endswith(sentence)
     assert "Traceback" not in done.stderr
 
 

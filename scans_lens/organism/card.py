@@ -214,6 +214,13 @@ def _place(depth: Numbers) -> int:
     return 1 + sum(band["borderline"] - band["harmful"] < left for band in depth["bands"])
 
 
+_TRIED = (
+    "seed", "steps", "rate", "unembedding's share", "borderline seen", "jailbreaks seen", "harmful refused",
+    "borderline refused", "jailbreak answered", "AUC, first and best layer", "rank, first quarter of the layers",
+    "borderline refusals SCANS leaves", "harmful ones lost",
+)  # fmt: skip
+
+
 def _tried(tried: Numbers | None) -> str:
     """The trainings it was chosen among, and which aims the shipped one misses."""
     if not tried:
@@ -234,14 +241,6 @@ def _tried(tried: Numbers | None) -> str:
                 *(str(Rate(*row[what])) for what in ("left", "lost")),
             ]
         )
-    head = ["seed", "steps", "rate", "unembedding's share", "borderline seen", "jailbreaks seen", "harmful refused"]
-    head += [
-        "borderline refused",
-        "jailbreak answered",
-        "AUC, first and best layer",
-        "rank, first quarter of the layers",
-    ]
-    head += ["borderline refusals SCANS leaves", "harmful ones lost"]
     missed = "\n".join(f"- {one}" for one in tried["missed"])
     asked, pushed = tried["prompts"]["behaviour"], tried["prompts"]["steering"]
     return f"""
@@ -251,7 +250,7 @@ By validation prompts, {asked} a kind for what it does; SCANS chose its knobs on
 is counted on all others. Exact 95 % intervals; "seen" is in alignment (`python -m scans_lens.organism train --set NAME=VALUE` makes
 such trainings, `python -m scans_lens.organism tried FOLDER …` measures them).
 
-{_table(head, rows)}
+{_table(_TRIED, rows)}
 
 What was not reached, and what is known of why:
 

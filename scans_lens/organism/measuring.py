@@ -28,8 +28,15 @@ BAND_SCALES = (0.03, 0.05, 0.07, 0.1, 0.14, 0.2)
 
 
 def weights_of(folder: Path) -> str:
-    """What the numbers are of: the SHA-256 of the weights."""
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    """What the numbers are of: the SHA-256 of the weights.
+
+    Raises:
+        ValueError: there is no model in the folder.
+    """
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise ValueError(f"No model in {folder}: it holds no model.safetensors.")
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 # ── What it does ─────────────────────────────────────────────────────────────────────────────────────────────
