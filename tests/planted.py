@@ -486,6 +486,20 @@ BUGS = (
         "if _STUTTER.search(text):",
         "if False:",
     ),
+    Bug(
+        "SafeSwitch's probers never see a quiz question",
+        "test_safeswitch.py::test_on_the_bundled_model_jailbreaks_are_refused_and_harmless_questions_still_answered",
+        "methods/safeswitch.py",
+        "(*plain, *around_plain, *quiz[: size // 2])",
+        "(*plain, *around_plain)",
+    ),
+    Bug(
+        "a settled verdict does not wait for the word behind an I",
+        "test_organism.py::test_a_verdict_that_is_settled_stays_whatever_is_said_after",
+        "judges/__init__.py",
+        "len(reply.split()) > 6",
+        "len(reply.split()) > 5",
+    ),
 )
 
 
