@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens.chat import end_tokens, first_tokens, padded, prompt_ids, template, text_of
+from scans_lens.conversation import Prompt
 from scans_lens.generation import NEW_TOKENS, Picker
 from scans_lens.model import Hook, Model, device_of, resid_post
 from scans_lens.organism import corpus, wordings
@@ -256,7 +257,7 @@ def log_likelihoods(
 
 @torch.no_grad()
 def divergences(
-    model: Model, prompts: Sequence[str], methods: Sequence[Method], *, batch_size: int | None = None
+    model: Model, prompts: Sequence[Prompt], methods: Sequence[Method], *, batch_size: int | None = None
 ) -> Float[Tensor, "method prompt"]:
     """How far each method moves the reply's first token: KL(plain || steered), in nats, for each prompt.
 

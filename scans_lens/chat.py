@@ -1,21 +1,32 @@
-"""Conversations to tokens: a model's chat template, where its parts lie, and prompts and replies as ids."""
+"""Conversations to tokens: where the parts of a conversation lie, and prompts and replies as ids."""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from scans_lens.conversation import (
+    BARE,
+    Askable,
+    Asking,
+    Conversation,
+    Prompt,
+    Turn,
+    asking_of,
+    checked,
+    conversation_of,
+)
 from scans_lens.model import Model, device_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from scans_lens.templates import Writing, shared_end, writing
+from scans_lens.thoughts import Marks, Spoken, apart
 
 OPENING = "Sure"
 """How a reply begins that complies (SCANS, section 3.3: r_pos)."""
@@ -28,9 +39,15 @@ class Template:
     tail: tuple[int, ...]
     """The tokens after the user's own words, up to where the reply begins; the last is the end of the prompt."""
     opening: tuple[int, ...]
-    """`OPENING` as the reply would begin with it; several tokens where it must be."""
+    """`OPENING` as the reply would begin with it, behind an empty thought where the template writes one."""
     has_system: bool
-    """Whether the template knows a system role; without one a system prompt goes into the user's turn."""
+    """Whether the template knows a system role; without one a system prompt goes into the user's first turn."""
+    asking: Asking = BARE
+    """How the conversation is put: its system prompt, thinking, and what else the template is told."""
+    digest: str = ""
+    """Of what the template writes around the user's words; two conversations with one digest are put alike."""
+    thinking: bool = False
+    """Whether the reply begins inside a thought that the template has opened."""
 
     @property
     def end_of_prompt(self) -> int:
@@ -50,155 +67,140 @@ class Tokens:
     ids: Int[Tensor, "prompt pos"]
     mask: Int[Tensor, "prompt pos"]
     """1 where there is a token, 0 where there is padding."""
+    templates: tuple[Template, ...] = ()
+    """Where each prompt's parts lie; empty for texts that are no chat."""
 
     def __len__(self) -> int:
         return self.ids.shape[0]
 
+    def at(self, rows: Int[Tensor, "row"], width: int | None = None) -> Tokens:
+        """These rows, in this order; with a width, the last so many columns of them."""
+        first = 0 if width is None else self.ids.shape[1] - width
+        there = rows.to(self.ids.device)
+        templates = tuple(self.templates[row] for row in rows.tolist()) if self.templates else ()
+        return Tokens(self.ids[there, first:], self.mask[there, first:], templates)
 
-Asked: TypeAlias = Sequence[str] | Tokens
+
+Asked: TypeAlias = Sequence[Askable] | Tokens
 """Prompts, or what `chat_tokens` made of them, with a system prompt perhaps."""
 
 _PROBES = ("Tell me a.", "What is b?", "Name one c!", "Say: d", "Count 1 2 3", "(brackets)")
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], reply: str | None = None) -> str:
-    if reply is not None:
-        messages = [*messages, {"role": "assistant", "content": reply}]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=reply is None)  # type: ignore[return-value]
+def template(model: Model, prompt: Askable = _PROBES[0], *, asking: Asking = BARE) -> Template:
+    """Positions in the model's chat template, found by comparing what it does to several prompts.
 
-
-def _bare(tokenizer: PreTrainedTokenizerBase, text: str, *, as_text: bool = False) -> list[int]:
-    """The ids of templated text: no special token is added, and with `as_text` none is recognised."""
-    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)["input_ids"])
-
-
-def template(model: Model) -> Template:
-    """Positions of the model's chat template, found by comparing what it does to several prompts.
+    They belong to the conversation: what comes before the user's last words, and how it is asked, may change what the
+    template writes behind them.
 
     Raises:
-        ValueError: the model has no tokenizer or no chat template.
+        ValueError: the model has no tokenizer or no chat template, or one in which no reply can follow.
     """
-    tokenizer = _tokenizer(model)
-    rows = [_bare(tokenizer, _render(tokenizer, [_user(probe)])) for probe in _PROBES]
-    length = 0
-    while length < min(map(len, rows)) and len({row[-1 - length] for row in rows}) == 1:
-        length += 1
-    prompt = _render(tokenizer, [_user(_PROBES[0])])
+    return _template(writing(model), conversation_of(asking.of(prompt)))
+
+
+def _template(own: Writing, asked: Conversation) -> Template:
+    put = [replace(asked, turns=(*asked.before, Turn("user", probe))) for probe in _PROBES]
+    texts = [own.text(one) for one in put]
+    left_out = next((probe for probe, text in zip(_PROBES, texts, strict=True) if probe not in text), None)
+    if left_out is not None:
+        raise ValueError(
+            f"The model's chat template leaves out what the user says in this conversation ({left_out!r} was tried)."
+        )
+    rows = [own.ids(text) for text in texts]
+    behind = texts[0][texts[0].rindex(_PROBES[0]) + len(_PROBES[0]) :]
     return Template(
-        tail=tuple(rows[0][len(rows[0]) - length :]),
-        opening=_opening(tokenizer, prompt, rows[0]),
-        has_system=_has_system(tokenizer),
+        tail=tuple(rows[0][len(rows[0]) - shared_end(rows) :]),
+        opening=_beginning(own, put[0], OPENING),
+        has_system=own.has_system,
+        asking=asking_of(asked),
+        digest=own.digest(asked),
+        thinking=any(behind.rfind(one.opening) > behind.rfind(one.closing) for one in own.marks),
     )
 
 
-def beginning(model: Model, reply: str) -> tuple[int, ...]:
+def template_record(model: Model, asking: Asking = BARE) -> dict[str, str | None]:
+    """What tells one state of a chat template from another, for what is kept.
+
+    SHA-256 (16 hex digits each) of its `source`, and of what is `written` around a user's words when asked like this;
+    and the `date`, where the template may write today's.
+    """
+    own = writing(model)
+    source = hashlib.sha256(str(own.tokenizer.chat_template).encode()).hexdigest()[:16]
+    written = own.digest(conversation_of(asking.of(_PROBES[0])))
+    return {"source": source, "written": written, "date": own.dated}
+
+
+def beginning(model: Model, reply: str, *, asking: Asking = BARE) -> tuple[int, ...]:
     """The tokens of a reply's beginning, as they stand behind a prompt's (see `prompt_ids`)."""
-    tokenizer = _tokenizer(model)
-    prompt = _render(tokenizer, [_user(_PROBES[0])])
-    return _opening(tokenizer, prompt, _bare(tokenizer, prompt), reply)
+    return _beginning(writing(model), conversation_of(asking.of(_PROBES[0])), reply)
 
 
-def _opening(tokenizer: PreTrainedTokenizerBase, prompt: str, ids: list[int], reply: str = OPENING) -> tuple[int, ...]:
-    told = _render(tokenizer, [_user(_PROBES[0])], reply=reply)
-    text = reply
+def _beginning(own: Writing, asked: Conversation, reply: str) -> tuple[int, ...]:
+    prompt, told = own.text(asked), own.text(asked, reply)
+    text, ids = reply, own.ids(prompt)
     if told.startswith(prompt) and reply in told[len(prompt) :]:
         rest = told[len(prompt) :]
         text = rest[: rest.index(reply) + len(reply)]
-    joined = _bare(tokenizer, prompt + text)
+    joined = own.ids(prompt + text)
     if joined[: len(ids)] == ids and len(joined) > len(ids):
         return tuple(joined[len(ids) :])
-    return tuple(_continued(tokenizer, text))
+    return tuple(own.continued(text))
 
 
-def _has_system(tokenizer: PreTrainedTokenizerBase) -> bool:
-    try:
-        said = _render(tokenizer, [{"role": "system", "content": "xyzzy"}, _user("hello")])
-    except Exception:  # templates raise whatever jinja gives them
-        return False
-    return "xyzzy" in said
-
-
-def _tokenizer(model: Model) -> PreTrainedTokenizerBase:
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        raise ValueError("This model has no tokenizer, so prompts cannot be put to it.")
-    if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(
-            "This model has no chat template, so there is no telling where its replies begin. If it is a chat model, "
-            "give it one: model.tokenizer.chat_template = '…' (a Jinja template, as in its tokenizer_config.json)."
-        )
-    return tokenizer
-
-
-def _specials(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """Every special token, those without a role of their own (headers of turns, for instance) among them."""
-    added = {id: token.content for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return added | dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-
-
-def _user(content: str) -> dict[str, str]:
-    return {"role": "user", "content": content}
-
-
-def _messages(prompt: str, system: str | None, has_system: bool) -> list[dict[str, str]]:
-    if system is None:
-        return [_user(prompt)]
-    if not has_system:
-        return [_user(f"{system}\n\n{prompt}")]
-    return [{"role": "system", "content": system}, _user(prompt)]
-
-
-def prompt_ids(model: Model, prompt: str, system: str | None = None) -> list[int]:
+def prompt_ids(model: Model, prompt: Askable, *, asking: Asking = BARE) -> list[int]:
     """One prompt as the tokens after which the model's reply begins.
 
     Equal to the tokenizer's own `apply_chat_template`, unless somebody typed the text of a special token: then
     that text is tokenised by itself, and stays text.
     """
-    return _prompt_ids(_tokenizer(model), prompt, system, has_system=system is None or _has_system(_tokenizer(model)))
+    return _prompt_ids(writing(model), asking.of(prompt))
 
 
-def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, system: str | None, has_system: bool) -> list[int]:
-    said = prompt + (system or "")
-    typed = sorted((token for token in _specials(tokenizer).values() if token in said), key=len, reverse=True)
+def _prompt_ids(own: Writing, prompt: Prompt) -> list[int]:
+    asked = conversation_of(prompt)
+    said = "\n".join(turn.content for turn in asked.turns)
+    typed = sorted((token for token in own.structure.values() if token in said), key=len, reverse=True)
     if not typed:
-        return _bare(tokenizer, _render(tokenizer, _messages(prompt, system, has_system)))
+        return own.ids(own.text(asked))
     # The template is shown marks that it leaves alone and nobody typed; their places are then filled with plain text.
     salt = next(n for n in itertools.count() if f"\ue000{n}." not in said)
     marks = {token: f"\ue000{salt}.{n}\ue001" for n, token in enumerate(typed)}
     hide = re.compile("|".join(map(re.escape, typed)))
-    prompt = hide.sub(lambda found: marks[found[0]], prompt)
-    system = None if system is None else hide.sub(lambda found: marks[found[0]], system)
-    text = _render(tokenizer, _messages(prompt, system, has_system))
+    hidden = tuple(Turn(one.role, hide.sub(lambda found: marks[found[0]], one.content)) for one in asked.turns)
     meant = {mark: token for token, mark in marks.items()}
     ids: list[int] = []
-    for piece in filter(None, re.split(f"({'|'.join(meant)})", text)):
-        tokenise = _continued if ids else _bare
-        ids += tokenise(tokenizer, meant.get(piece, piece), as_text=piece in meant)
+    for piece in filter(None, re.split(f"({'|'.join(meant)})", own.text(replace(asked, turns=hidden)))):
+        tokenise = own.continued if ids else own.ids
+        ids += tokenise(meant.get(piece, piece), as_text=piece in meant)
     return ids
 
 
-def _continued(tokenizer: PreTrainedTokenizerBase, text: str, *, as_text: bool = False) -> list[int]:
-    """The ids of text that is not at the beginning, where some tokenizers would put a space before it."""
-    before = "\ue000"
-    start, ids = _bare(tokenizer, before), _bare(tokenizer, before + text, as_text=as_text)
-    return ids[len(start) :] if ids[: len(start)] == start else _bare(tokenizer, text, as_text=as_text)
-
-
-def chat_tokens(model: Model, prompts: Sequence[str], *, system: str | None = None) -> Tokens:
+def chat_tokens(model: Model, prompts: Sequence[Askable], *, asking: Asking = BARE) -> Tokens:
     """Prompts in the model's chat template, padded on the left, with exactly the BOS that the template writes.
 
+    Args:
+        prompts: what users say, or whole conversations: `Conversation`s, or lists of messages with role and content.
+        asking: how they are put: a system prompt, thinking on or off.
+
     Raises:
-        ValueError: no prompts; one that is no string, is blank, or does not fit the context.
+        ValueError: no prompts; one that is no text, is blank, or does not fit the context; one that the template
+            refuses.
     """
-    prompts = checked(prompts)
-    tokenizer = _tokenizer(model)
-    has_system = system is None or _has_system(tokenizer)
-    rows = [_prompt_ids(tokenizer, prompt, system, has_system) for prompt in prompts]
+    own, asked = writing(model), [asking.of(prompt) for prompt in checked(prompts)]
+    rows = [_prompt_ids(own, prompt) for prompt in asked]
     context = int(model.cfg.n_ctx)
     for place, row in enumerate(rows):
         if len(row) > context:
             raise ValueError(f"Prompt {place} is {len(row)} tokens long, and this model reads at most {context}.")
-    return padded(rows, _pad(tokenizer), device_of(model))
+    known: dict[str, Template] = {}  # by all but what the user said last
+    templates = []
+    for prompt in asked:
+        around = conversation_of(prompt)
+        put = repr((around.before, around.thinking, around.template_kwargs))
+        known[put] = known.get(put) or _template(own, around)
+        templates.append(known[put])
+    return replace(padded(rows, _pad(own.tokenizer), device_of(model)), templates=tuple(templates))
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tokens:
@@ -217,62 +219,70 @@ def _pad(tokenizer: Any) -> int:
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
 
 
-def checked(prompts: Sequence[str]) -> list[str]:
-    """The prompts as a list, or one clear sentence about what is wrong with them."""
-    if isinstance(prompts, str):
-        raise ValueError("Expected a list of prompts and got one string; put it in a list: [prompt].")
-    prompts = list(prompts)
-    if not prompts:
-        raise ValueError("There are no prompts: the list is empty.")
-    for place, prompt in enumerate(prompts):
-        if not isinstance(prompt, str):
-            raise ValueError(f"Prompt {place} is {type(prompt).__name__}, not a string: {prompt!r:.60}.")
-        if not prompt.strip():
-            raise ValueError(f"Prompt {place} is empty.")
-    return prompts
+# ── Replies ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def end_tokens(model: Model) -> tuple[int, ...]:
     """Every token that ends a reply: the tokenizer's, the generation settings', and the template's end of turn."""
-    tokenizer: Any = _tokenizer(model)
-    ends = {tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set()
     source = getattr(model, "original_model", None)
     settings = getattr(source, "generation_config", None)
     said = getattr(settings, "eos_token_id", None)
-    ends |= set(said) if isinstance(said, (list, tuple)) else {said} if said is not None else set()
-    told = _bare(tokenizer, _render(tokenizer, [_user(_PROBES[0])], reply="Yes"))
-    ends |= {token for token in told[-2:] if token in _specials(tokenizer)}
-    return tuple(sorted(ends))
+    told = set(said) if isinstance(said, (list, tuple)) else {said} if said is not None else set()
+    return tuple(sorted(told | set(writing(model).ends)))
 
 
-def reply_ids(model: Model, prompt: str, reply: str) -> list[int]:
+def reply_ids(model: Model, prompt: Askable, reply: str, *, asking: Asking = BARE) -> list[int]:
     """The tokens that this reply adds to `prompt_ids(model, prompt)`, the end of its turn among them."""
-    tokenizer, ends = _tokenizer(model), set(end_tokens(model))
-    before = prompt_ids(model, prompt)
-    told = _bare(tokenizer, _render(tokenizer, [_user(prompt)], reply=reply))
+    own, ends, asked = writing(model), set(end_tokens(model)), asking.of(prompt)
+    before = _prompt_ids(own, asked)
+    told = own.ids(own.text(conversation_of(asked), reply))
     if told[: len(before)] != before:  # the template writes more between them, or they grew together
-        shown = _bare(tokenizer, _render(tokenizer, [_user(prompt)], reply="Yes"))
-        told = [*before, *_continued(tokenizer, reply, as_text=True), *[one for one in shown[-2:] if one in ends][:1]]
+        end = [own.end_of_turn] if own.end_of_turn is not None else []
+        told = [*before, *own.continued(reply, as_text=True), *end]
     rest = told[len(before) :]
     return rest[: next((place for place, token in enumerate(rest) if token in ends), len(rest)) + 1]
 
 
+def marks(model: Model) -> tuple[Marks, ...]:
+    """What stands around this model's thoughts; none for a model that has none."""
+    return writing(model).marks
+
+
+def spoken(model: Model, ids: Sequence[int], *, thinking: bool = False) -> Spoken:
+    """A reply's tokens as its thought and its answer, without special tokens.
+
+    Args:
+        thinking: whether it begins inside a thought that the template has opened (`Template.thinking`).
+    """
+    own = writing(model)
+    if own.marks:
+        tokenizer: Any = own.tokenizer
+        found = apart(str(tokenizer.decode(list(ids), skip_special_tokens=False)), own.marks, thinking=thinking)
+        if found.thought is not None:
+            answer = found.answer
+            for token in own.structure.values():
+                answer = answer.replace(token, "")
+            return replace(found, answer=answer.strip())
+    return Spoken(text_of(model, ids))
+
+
 def text_of(model: Model, ids: Sequence[int]) -> str:
-    return str(_tokenizer(model).decode(list(ids), skip_special_tokens=True))
+    """The tokens as text, without special ones."""
+    return str(model.tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def words_of(model: Model, ids: Sequence[int]) -> list[str]:
     """Each token as text by itself."""
-    return [str(_tokenizer(model).decode([token])) for token in ids]
+    return [str(model.tokenizer.decode([token])) for token in ids]
 
 
 def first_tokens(model: Model, words: Sequence[str]) -> dict[str, int]:
     """For each word that is one token of this vocabulary, with a space before it or without, that token."""
-    tokenizer = _tokenizer(model)
+    own = writing(model)
     found = {}
     for word in words:
         for form in (word, " " + word):
-            ids = _bare(tokenizer, form, as_text=True)
+            ids = own.ids(form, as_text=True)
             if len(ids) == 1:
                 found[form] = ids[0]
     return found

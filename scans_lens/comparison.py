@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from scans_lens import artefacts, capability, evaluation, judges, organism, prompts
+from scans_lens.conversation import Asking, Prompt
 from scans_lens.evaluation import PLAIN, Arm
 from scans_lens.generation import replies
 from scans_lens.judges import Judge, Verdict
@@ -88,7 +89,7 @@ class Ground:
         return prompts.borderline("validation").split(HALF, 0)
 
     @cached_property
-    def borderline(self) -> tuple[str, ...]:
+    def borderline(self) -> tuple[Prompt, ...]:
         """What a method may learn from that learns from borderline prompts; never among those to choose on."""
         return organism.prompts("borderline", "train") if self.bundled else self._halves[0].borderline
 
@@ -480,7 +481,12 @@ def _cost(ground: Ground, arms: Sequence[Arm], found: Numbers) -> None:
         for arm in arms:
             began = time.perf_counter()
             replies(
-                ground.model, timed, method=arm.method, system=arm.system, max_new_tokens=TIMED_TOKENS, progress=False
+                ground.model,
+                timed,
+                method=arm.method,
+                asking=Asking(arm.system),
+                max_new_tokens=TIMED_TOKENS,
+                progress=False,
             )
             if turn:  # the first warms up
                 taken[arm.name].append((time.perf_counter() - began) / len(timed))

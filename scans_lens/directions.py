@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,9 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts
+from scans_lens.chat import template_record
+from scans_lens.conversation import BARE, Asking
 from scans_lens.model import Identity, Model, identity, resid_post
 from scans_lens.prompts import Contrast
-from scans_lens.reading import mean_residuals, residuals
+from scans_lens.reading import Flight, mean_residuals, residuals
 
 
 @runtime_checkable
@@ -37,11 +40,48 @@ class Origin:
     n_harmless: int
     versions: Mapping[str, str]
     position: str = "end of prompt"
+    asking: Asking | None = BARE
+    """How its prompts were put; None where they were put in several ways."""
+    template: Mapping[str, str | None] = field(default_factory=dict)
+    """What the chat template was (see `chat.template_record`)."""
 
     @classmethod
     def from_header(cls, header: Mapping[str, Any]) -> Origin:
-        model = header["model"]
-        return cls(**{**header, "model": Identity(**model) if model else None})
+        model, asking = header["model"], header.get("asking", BARE.to_dict())
+        read = {"model": Identity(**model) if model else None, "asking": Asking(**asking) if asking else None}
+        return cls(**{**header, **read})
+
+    def require(self, flight: Flight, what: str) -> None:
+        """Refuse a batch on its way through another model, and say it where prompts are put in another way.
+
+        Args:
+            what: what is used, as the beginning of a sentence: "These directions".
+        """
+        artefacts.require_same_model(self.model, identity(flight.model), what)
+        written = self.template.get("written")
+        other = next((one for one in flight.templates if written and one.digest and one.digest != written), None)
+        if other is not None and self.asking is not None and other.asking != self.asking:
+            warnings.warn(
+                f"{what} were learned with prompts put {_put(self.asking, other.asking)}, and these are put "
+                f"{_put(other.asking, self.asking)}: what was found under the one need not hold under the other "
+                "(`python -m scans_lens transfer` measures it).",
+                stacklevel=3,
+            )
+
+
+def _put(asking: Asking, other: Asking) -> str:
+    """In what a way of asking differs from another, without the words of system prompts, of which there may be many."""
+    said = []
+    if asking.thinking != other.thinking:
+        said.append(
+            {True: "with thinking on", False: "with thinking off", None: "with thinking as by default"}[asking.thinking]
+        )
+    if asking.system != other.system:
+        kind = "another" if asking.system is not None and other.system is not None else "a"
+        said.append("without a system prompt" if asking.system is None else f"under {kind} system prompt")
+    if asking.template_kwargs != other.template_kwargs:
+        said.append(f"with {dict(asking.template_kwargs)} for the template")
+    return " and ".join(said)
 
 
 @dataclass(frozen=True)
@@ -236,4 +276,6 @@ def origin_of(model: Model, contrast: Contrast) -> Origin:
         n_harmful=len(contrast.harmful),
         n_harmless=len(contrast.harmless),
         versions=artefacts.versions(),
+        asking=contrast.asking,
+        template=template_record(model, contrast.asking or BARE),
     )

@@ -13,7 +13,9 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, get_args
 
 from scans_lens import artefacts, judges, ranks, runs
-from scans_lens.generation import NEW_TOKENS, Enough, replies_under
+from scans_lens.chat import template_record
+from scans_lens.conversation import BARE, Asking, Prompt, conversation_of, key, words
+from scans_lens.generation import NEW_TOKENS, Enough, Replies, replies_under
 from scans_lens.judges import Judge, Verdict
 from scans_lens.methods.self_cd import SAFETY_PROMPT, SelfCD
 from scans_lens.model import Model, device_of, identity, is_bundled, unembedding_of
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 KEY = ("set", "prompt_id", "method", "setting", "seed")
 """What tells a row from every other."""
+UNFINISHED = "the thought is not finished"
+"""Why a reply has no answer that could be judged."""
 PLAIN = "plain"
 """The way of answering that all others are compared with: no method."""
 
@@ -47,7 +51,7 @@ class Arm:
     seed: int = 0
     """Of the anchors, or of a placebo's draw."""
     system: str | None = None
-    """A system prompt of its own, in place of the run's."""
+    """A system prompt of its own, in place of the run's; before the one that a conversation brings along."""
 
 
 PROMPTED: Mapping[str, str] = {
@@ -135,9 +139,10 @@ def elsewhere(layers: Sequence[int], n: int) -> tuple[int, ...]:
     return tuple(range(first, first + len(layers)))
 
 
-def prompt_id(prompt: str) -> str:
+def prompt_id(prompt: Prompt) -> str:
     """The same for prompts that are equal but for white space and case, on every machine."""
-    return hashlib.sha256(normalised(prompt).encode()).hexdigest()[:16]
+    text = normalised(prompt) if isinstance(prompt, str) else key(prompt)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def evaluate(
@@ -148,7 +153,7 @@ def evaluate(
     *,
     judge: Mapping[str, Judge] | None = None,
     max_new_tokens: int = NEW_TOKENS,
-    system: str | None = None,
+    asking: Asking = BARE,
     learned_from: Iterable[Contrast] = (),
     enough: Enough | None = None,
     batch_size: int | None = None,
@@ -166,13 +171,16 @@ def evaluate(
         judge: by name; the first one's verdicts are what rates are made of. By default the exact judge for the bundled
             model, and the panel for any other. Where a judge fails its verdict is missing, and the run goes on.
         enough: see `replies`; rows that it stopped have "enough" for their finish.
+        asking: how the prompts are put: a system prompt, thinking on or off.
         learned_from: contrasts whose prompts are left out of every set; `run.json` says how many those were.
 
     Returns:
         The table: set, place (of the prompt in it), prompt_id, prompt, kind, type, item, method, setting, seed, score
-        (how harmful the prompt looked to the method), scale (how it was pushed, + towards refusal), reply, tokens (of
-        the reply), finish ("stop", "length" or "enough"), seconds (its share of its batch's), and of every judge
-        `verdict_…` and, where it can tell (`judges.panel` can), `sure_…`.
+        (how harmful the prompt looked to the method), scale (how it was pushed, + towards refusal), reply (the answer,
+        without what was thought before), thought, tokens (of both), finish ("stop", "length" or "enough"), reason (why
+        there is no answer to judge), seconds (its share of its batch's), and of every judge `verdict_…` and, where it
+        can tell (`judges.panel` can), `sure_…`. Of a conversation, prompt is what the user said last, and messages
+        holds all of it as JSON.
 
     Raises:
         ValueError: nothing to ask or no way to answer, two sets or arms of one name, or a folder of another run.
@@ -206,7 +214,8 @@ def evaluate(
         ],
         "judges": {name: _described(own) for name, own in judge.items()},
         "max_new_tokens": max_new_tokens,
-        "system": system,
+        "asking": asking.to_dict(),
+        "template": template_record(model, asking),
         "versions": artefacts.versions(),
     }
     machine = {
@@ -232,10 +241,9 @@ def evaluate(
                     began = time.perf_counter()
                     given = replies_under(
                         model,
-                        [one[place] for place in places],
+                        _put([one[place] for place in places], asking, own[0].system),
                         [arm.method for arm in own],
                         max_new_tokens=max_new_tokens,
-                        system=system if own[0].system is None else own[0].system,
                         enough=enough,
                         batch_size=batch_size,
                         progress=False,
@@ -245,7 +253,7 @@ def evaluate(
                     for arm, said in zip(own, given, strict=True):
                         verdicts: dict[str, list[Any]] = {}
                         for name, asked in judge.items():
-                            verdicts |= _heard(name, asked, said.texts)
+                            verdicts |= _heard(name, asked, said)
                         rows += [
                             _row(one, place, arm, said, row, seconds, verdicts) for row, place in enumerate(places)
                         ]
@@ -286,7 +294,7 @@ def _asked(
     """What this process still has to answer: prompts of like length, ways that share a prefill, `size` rows or so."""
     for system in dict.fromkeys(arm.system for arm in arms):
         waiting: dict[tuple[int, ...], list[int]] = {}
-        for place in sorted(range(len(one)), key=lambda place: len(one[place])):
+        for place in sorted(range(len(one)), key=lambda place: len(key(one[place]))):
             left = tuple(
                 number
                 for number, arm in enumerate(arms)
@@ -301,6 +309,14 @@ def _asked(
                 yield places[start : start + step], [arms[number] for number in left]
 
 
+def _put(prompts: Sequence[Prompt], asking: Asking, system: str | None) -> list[Prompt]:
+    """The prompts as an arm asks them, with its own system prompt if it has one."""
+    if system is None:
+        return [asking.of(prompt) for prompt in prompts]
+    asking = replace(asking, system=None)
+    return [asking.of(conversation_of(prompt).with_system(system)) for prompt in prompts]
+
+
 def _judge_again(run: runs.Run, judge: Mapping[str, Judge]) -> None:
     """Ask again for the verdicts that are missing; those rows are written anew."""
     rows: list[dict[str, Any]] = [
@@ -309,7 +325,7 @@ def _judge_again(run: runs.Run, judge: Mapping[str, Judge]) -> None:
     ]
     for name, own in judge.items():
         missing = [row for row in rows if row[f"verdict_{name}"] is None]
-        for column, given in _heard(name, own, [row["reply"] for row in missing]).items():
+        for column, given in _opinions(name, own, [row["reply"] for row in missing]).items():
             for row, value in zip(missing, given, strict=True):
                 row[column] = value
         run.write([row for row in missing if row[f"verdict_{name}"] is not None])
@@ -339,7 +355,17 @@ def judged(judge: Judge, said: Sequence[str]) -> list[Verdict | None]:
         return [verdict for reply in said for verdict in judged(judge, [reply])]
 
 
-def _heard(name: str, judge: Judge, said: Sequence[str]) -> dict[str, list[Any]]:
+def _heard(name: str, judge: Judge, said: Replies) -> dict[str, list[Any]]:
+    """A judge's columns on replies; one that is still a thought is degenerate, whatever the judge."""
+    given = _opinions(name, judge, said.texts)
+    given[f"verdict_{name}"] = [
+        verdict if finished else "degenerate"
+        for verdict, finished in zip(given[f"verdict_{name}"], said.finished, strict=True)
+    ]
+    return given
+
+
+def _opinions(name: str, judge: Judge, said: Sequence[str]) -> dict[str, list[Any]]:
     """A judge's columns: its verdicts and, where it can tell, whether it is sure of each."""
     verdicts = judged(judge, said)
     told = getattr(judge, "sure", None)
@@ -371,7 +397,8 @@ def _row(
         "set": one.name,
         "place": place,
         "prompt_id": prompt_id(one[place]),
-        "prompt": one[place],
+        "prompt": words(one[place]),
+        "messages": None if isinstance(one[place], str) else str(one[place]),
         "kind": one.kinds[place],
         "type": one.types[place],
         "item": one.items[place] if one.items else prompt_id(one[place]),
@@ -381,6 +408,8 @@ def _row(
         "score": None if said.score is None else float(said.score[row]),
         "scale": None if said.scale is None else float(said.scale[row]),
         "reply": said[row],
+        "thought": said.thoughts[row],
+        "reason": None if said.finished[row] else UNFINISHED,
         "tokens": len(said.tokens[row]),
         "finish": said.finish[row],
         "seconds": seconds,

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from scans_lens.chat import words_of
+from scans_lens.conversation import Prompt
 from scans_lens.generation import replies
 from scans_lens.judges import Judge, Verdict, judge_for
 from scans_lens.methods.scans import SCANS
@@ -23,7 +24,7 @@ from scans_lens.running import runner
 class Look:
     """What SCANS sees in one prompt."""
 
-    prompt: str
+    prompt: Prompt
     tokens: tuple[str, ...]
     """The prompt in the model's chat template."""
     projection: Float[Tensor, "token"]
@@ -33,7 +34,7 @@ class Look:
 
 
 @torch.no_grad()
-def looks(model: Model, prompts: Sequence[str], scans: SCANS, *, batch_size: int | None = None) -> list[Look]:
+def looks(model: Model, prompts: Sequence[Prompt], scans: SCANS, *, batch_size: int | None = None) -> list[Look]:
     """What SCANS sees in each prompt, token by token and layer by layer.
 
     Raises:
@@ -70,7 +71,7 @@ class Explained:
 
 @torch.no_grad()
 def explained(
-    model: Model, prompt: str, scans: SCANS, *, judge: Judge | None = None, max_new_tokens: int = 128
+    model: Model, prompt: Prompt, scans: SCANS, *, judge: Judge | None = None, max_new_tokens: int = 128
 ) -> Explained:
     """What SCANS sees in a prompt, and what it changes.
 

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from scans_lens.chat import Template, Tokens, chat_tokens, checked, end_tokens, template, text_of
+from scans_lens.chat import Tokens, chat_tokens, end_tokens, spoken
+from scans_lens.conversation import BARE, Askable, Asking, Prompt, checked, key
 from scans_lens.model import Hook, Model
 from scans_lens.reading import Flight, in_batches
 from scans_lens.running import leaving, rows_at_once
@@ -55,16 +56,24 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Replies(Sequence[str]):
-    """What the model replied, and how that came about; a sequence of strings in the order of the prompts."""
+    """What the model replied, and how that came about; a sequence of strings in the order of the prompts.
 
-    prompts: tuple[str, ...]
+    The strings are the answers, which judges and readers are to see; what was thought before stands apart.
+    """
+
+    prompts: tuple[Prompt, ...]
     texts: tuple[str, ...]
+    """The answers; empty where a thought was not finished."""
     tokens: tuple[tuple[int, ...], ...]
     """Without the end token."""
     finish: tuple[Finish, ...]
     """Whether the reply ended by itself, was cut, or was stopped because enough was known of it."""
     decisions: Mapping[str, Tensor]
     """What the method decided, by name, one entry a prompt; empty without a method."""
+    thoughts: tuple[str | None, ...]
+    """What was thought before the answer; None where nothing was."""
+    finished: tuple[bool, ...]
+    """Whether the thought came to its end, so that there is an answer to judge; True where nothing was thought."""
 
     @overload
     def __getitem__(self, place: int) -> str: ...
@@ -93,11 +102,11 @@ class Replies(Sequence[str]):
 
 def replies(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Sequence[Askable],
     *,
     method: Method | None = None,
     max_new_tokens: int = NEW_TOKENS,
-    system: str | None = None,
+    asking: Asking = BARE,
     sampling: Sampling | None = None,
     repetition_penalty: float | None = None,
     enough: Enough | None = None,
@@ -107,10 +116,10 @@ def replies(
     """The model's replies, greedy unless told otherwise, steered by `method` if there is one.
 
     Args:
-        prompts: what users say; the chat template is put around them here.
+        prompts: what users say, or whole conversations (lists of messages); the chat template is put around them here.
         method: a steering method such as `SCANS`; None is the plain model.
         max_new_tokens: where a reply is cut.
-        system: a system prompt; without a system role in the template it goes into the user's turn.
+        asking: how the prompts are put: a system prompt, thinking on or off.
         sampling: draw instead of taking the likeliest token.
         repetition_penalty: divides (or multiplies, below 0) the logits of every token that was there before; by
             default what the method asks for, and 1, none, where it asks for nothing.
@@ -126,7 +135,7 @@ def replies(
         prompts,
         [method],
         max_new_tokens=max_new_tokens,
-        system=system,
+        asking=asking,
         sampling=sampling,
         repetition_penalty=repetition_penalty,
         enough=enough,
@@ -139,11 +148,11 @@ def replies(
 @torch.no_grad()
 def replies_under(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Sequence[Askable],
     methods: Sequence[Method | None],
     *,
     max_new_tokens: int = NEW_TOKENS,
-    system: str | None = None,
+    asking: Asking = BARE,
     sampling: Sampling | None = None,
     repetition_penalty: float | None = None,
     enough: Enough | None = None,
@@ -160,6 +169,7 @@ def replies_under(
             each prompt and method.
     """
     prompts = checked(prompts)
+    asked = [asking.of(prompt) for prompt in prompts]
     if not methods:
         raise ValueError("There are no methods to reply under: the list is empty; [None] is the plain model.")
     for method in methods:
@@ -172,15 +182,14 @@ def replies_under(
         raise ValueError(f"A reply needs room for at least one token, not {max_new_tokens}.")
     if repetition_penalty is not None and repetition_penalty <= 0:
         raise ValueError(f"A repetition penalty is above 0, not {repetition_penalty}.")
-    shape, context = template(model), int(model.cfg.n_ctx)
-    whole = chat_tokens(model, prompts, system=system)
+    context, whole = int(model.cfg.n_ctx), chat_tokens(model, asked)
+    opened = [one.thinking for one in whole.templates]
     _require_room(whole, context)
     said = [_Said.nothing(len(prompts)) for _ in methods]
     shown = progress and len(prompts) * len(methods) > 1
     with tqdm(total=len(prompts) * len(methods), desc="replies", unit="reply", disable=not shown, leave=False) as bar:
-        decoder = _Decoder(
-            model, shape, prompts, torch.tensor(end_tokens(model)), max_new_tokens, sampling, enough, bar
-        )
+        ends = torch.tensor(end_tokens(model))
+        decoder = _Decoder(model, asked, opened, ends, max_new_tokens, sampling, enough, bar)
 
         def answer(places: Int[Tensor, "row"], tokens: Tokens) -> None:
             before = bar.n
@@ -193,15 +202,19 @@ def replies_under(
 
         for _ in in_batches(model, whole, answer, batch_size=batch_size, more=max_new_tokens):
             pass
-    return tuple(
-        Replies(
-            prompts=tuple(prompts),
-            texts=tuple(text_of(model, ids) for ids in one.tokens),
-            tokens=tuple(map(tuple, one.tokens)),
-            finish=tuple(one.finish),
-            decisions=one.decisions,
-        )
-        for one in said
+    return tuple(_replies(model, prompts, opened, one) for one in said)
+
+
+def _replies(model: Model, prompts: Sequence[Prompt], opened: Sequence[bool], said: _Said) -> Replies:
+    parts = [spoken(model, ids, thinking=thinking) for ids, thinking in zip(said.tokens, opened, strict=True)]
+    return Replies(
+        prompts=tuple(prompts),
+        texts=tuple(one.answer for one in parts),
+        tokens=tuple(map(tuple, said.tokens)),
+        finish=tuple(said.finish),
+        decisions=said.decisions,
+        thoughts=tuple(one.thought for one in parts),
+        finished=tuple(one.finished for one in parts),
     )
 
 
@@ -245,7 +258,7 @@ def _with_room(
     lengths = tokens.mask.sum(dim=1)
     for length in lengths.unique().tolist():
         rows = (lengths == length).nonzero().squeeze(1)
-        yield places[rows.cpu()], Tokens(tokens.ids[rows, -length:], tokens.mask[rows, -length:])
+        yield places[rows.cpu()], tokens.at(rows, int(length))
 
 
 @dataclass(frozen=True)
@@ -253,8 +266,9 @@ class _Decoder:
     """What is the same for all batches of one call."""
 
     model: Model
-    shape: Template
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
+    opened: Sequence[bool]
+    """Whether the template has opened a thought."""
     ends: Int[Tensor, "end"]
     max_new_tokens: int
     sampling: Sampling | None
@@ -271,7 +285,7 @@ class _Decoder:
         batch_size: int | None,
     ) -> None:
         """Prefill and read once, let every method decide, and decode in groups that fit."""
-        plain = Flight(self.model, tokens, self.shape)
+        plain = Flight(self.model, tokens)
         riders = []
         for number, method in enumerate(methods):
             rows = method.decide(plain) if method is not None else {}
@@ -294,9 +308,10 @@ class _Decoder:
         riders = [replace(one, at=torch.arange(n) + n * seat) for seat, one in enumerate(group)]
         if any(one.method is not None for one in riders):
             flight.again(_hooks(riders, flight), whole_prompt=whole)
-        asked = [str(self.prompts[place]) for place in places.tolist()] * len(group)
-        stream = _Stream(flight, riders[0].method, asked, self.shape)
-        pick = Picker(asked, flight.tokens.ids, flight.tokens.mask, self.sampling, riders[0].penalty)
+        asked = [self.prompts[place] for place in places.tolist()] * len(group)
+        stream = _Stream(flight, riders[0].method, asked)
+        names = [key(prompt) for prompt in asked]
+        pick = Picker(names, flight.tokens.ids, flight.tokens.mask, self.sampling, riders[0].penalty)
         room = min(self.max_new_tokens, int(self.model.cfg.n_ctx) - stream.width)
         if room < 1:
             raise ValueError(
@@ -317,7 +332,7 @@ class _Decoder:
                         said[number].finish[place] = "stop"
                         continue
                     said[number].tokens[place].append(token)
-                    if self.enough and self.enough(text_of(self.model, said[number].tokens[place])):
+                    if self._is_enough(said[number].tokens[place], self.opened[place]):
                         said[number].finish[place] = "enough"
                         over[row] = True
                 if bool(over.any()):
@@ -335,6 +350,13 @@ class _Decoder:
                 if step + 1 < room:
                     stream.feed(chosen)
         self.bar.update(len(seats))
+
+    def _is_enough(self, tokens: Sequence[int], thinking: bool) -> bool:
+        """Whether the answer so far, which comes behind a thought, need not go on."""
+        if self.enough is None:
+            return False
+        so_far = spoken(self.model, tokens, thinking=thinking)
+        return so_far.finished and self.enough(so_far.answer)
 
 
 @dataclass(frozen=True)
@@ -399,14 +421,14 @@ class _Stream:
     Hooks stay on the model from one token to the next, until they are changed or the block ends.
     """
 
-    def __init__(self, flight: Flight, method: Method | None, prompts: Sequence[str], shape: Template) -> None:
+    def __init__(self, flight: Flight, method: Method | None, prompts: Sequence[Prompt]) -> None:
         self.flight = flight
         self._mix, self._other = None, None
         self._hooks: list[Hook] = []
         self._on = ExitStack()
         if isinstance(method, Contrastive):
             self._mix = method.mix
-            self._other = Flight(flight.model, method.second_context(flight.model, prompts), shape)
+            self._other = Flight(flight.model, method.second_context(flight.model, prompts))
         self.logits = self._mixed(flight.logits, self._other.logits if self._other else None)
 
     @property

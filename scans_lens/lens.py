@@ -20,6 +20,7 @@ from torch import Tensor
 
 from scans_lens import artefacts, organism, prompts, steering
 from scans_lens.chat import first_tokens, words_of
+from scans_lens.conversation import BARE, Asking, Prompt
 from scans_lens.directions import Directions, Origin, components, difference_of_means, origin_of
 from scans_lens.model import Model, identity, is_bundled, require_raw, unembedding_of
 from scans_lens.prompts import Contrast
@@ -262,6 +263,7 @@ def anchor_layers(
     *,
     contrast: Contrast | None = None,
     words: Sequence[str] | None = None,
+    asking: Asking = BARE,
     resamples: int = 400,
     seed: int = 0,
     batch_size: int | None = None,
@@ -279,6 +281,7 @@ def anchor_layers(
         directions: to be judged; by default learned from the contrast.
         contrast: the anchors; by default the bundled model's own for it, `prompts.anchors()` for any other.
         words: refusal words to look for instead of `REFUSAL_WORDS`.
+        asking: how the anchors are put: a system prompt, thinking on or off.
         resamples: of bootstrap and of label shuffles.
         seed: of both.
 
@@ -288,7 +291,7 @@ def anchor_layers(
     """
     require_raw(model, "anchor_layers")
     tokens = refusal_tokens(model, words)
-    contrast = contrast or default_anchors(model)
+    contrast = (contrast or default_anchors(model)).under(asking)
     reading = {"batch_size": batch_size, "progress": progress}
     harmful, harmless = residuals(model, contrast.harmful, **reading), residuals(model, contrast.harmless, **reading)
     if directions is None:
@@ -421,7 +424,7 @@ def rising_tokens(
     return tuple(ids[: min(most, needed)].tolist())
 
 
-def _next_mass(model: Model, texts: Sequence[str], batch_size: int | None) -> Float[Tensor, "d_vocab"]:
+def _next_mass(model: Model, texts: Sequence[Prompt], batch_size: int | None) -> Float[Tensor, "d_vocab"]:
     total = torch.zeros(unembedding_of(model).shape[1], dtype=torch.float64)
     for _, flight in flights(model, texts, batch_size=batch_size):
         total += torch.softmax(flight.logits.double().cpu(), dim=-1).sum(dim=0)
@@ -440,7 +443,7 @@ def refusal_log_odds(logits: Float[Tensor, "row d_vocab"], tokens: Sequence[int]
 def causal_drops(
     model: Model,
     directions: Directions,
-    harmful: Sequence[str],
+    harmful: Sequence[Prompt],
     tokens: Sequence[int],
     *,
     batch_size: int | None = None,

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens.chat import Template, Tokens, chat_tokens, end_tokens, template
+from scans_lens.conversation import BARE, Askable, Asking
 from scans_lens.model import Hook, Model, resid_post
 from scans_lens.running import Runner, free_memory, out_of_memory, rows_at_once, run_through, runner
 
@@ -28,10 +29,11 @@ class Flight:
     and values that are there, and is dropped again.
     """
 
-    def __init__(self, model: Model, tokens: Tokens, shape: Template | None = None) -> None:
+    def __init__(self, model: Model, tokens: Tokens) -> None:
         self.model = model
         self.tokens = tokens
-        self.template = shape or template(model)
+        self.templates: tuple[Template, ...] = tokens.templates or (template(model),) * len(tokens)
+        """Where each row's parts lie."""
         self.run: Runner = runner(model)
         self.logits: Float[Tensor, "row d_vocab"]
         """Of the token after the last column that went in."""
@@ -40,8 +42,8 @@ class Flight:
         self._steered = False
         self._in_the_callers_loop = False
         # A text that is no chat may be shorter than the template's tail
-        ends = (self.template.end_of_prompt, max(self.template.end_of_instruction, -tokens.ids.shape[1]))
-        with _watching(model, _all_layers(model), ends) as self._ends:
+        instructed = [max(one.end_of_instruction, -tokens.ids.shape[1]) for one in self.templates]
+        with _watching(model, _all_layers(model), ([-1] * len(tokens), instructed)) as self._ends:
             self.logits = self.run.feed(tokens.ids, tokens.mask)
 
     @property
@@ -77,7 +79,7 @@ class Flight:
         """Every row so many times, one whole batch behind the other, on keys and values of its own."""
         rows = torch.arange(len(self.tokens), device=self.tokens.ids.device).repeat(copies)
         other = copy.copy(self)
-        other.tokens = Tokens(self.tokens.ids[rows], self.tokens.mask[rows])
+        other.tokens, other.templates = self.tokens.at(rows), self.templates * copies
         other.run, other.logits = self.run.copy(rows), self.logits[rows]
         other._ends, other._opened, other._ahead, other._steered = None, None, [], True
         return other
@@ -117,9 +119,7 @@ class Flight:
         """`resid_post` after the reply is made to begin with the opening, all layers, in float32 (the paper's a_e)."""
         if self._opened is None:
             self._require_unsteered()
-            _require_room(self.model, self.width, self.template)
-            opening = torch.tensor(self.template.opening, device=self.tokens.ids.device)
-            opening = opening.expand(len(self.tokens), -1)
+            opening = _opening(self.model, self.tokens, self.templates)
             with _watching(self.model, _all_layers(self.model)) as seen:
                 self.run.feed(opening, torch.ones_like(opening))
             self.run.back(opening.shape[1])
@@ -190,27 +190,48 @@ class Flight:
 _MOVED_ON = "This flight is steered or decoded already, and its own states are gone: read it before."
 
 
-def _require_room(model: Model, width: int, shape: Template) -> None:
+def _opening(model: Model, tokens: Tokens, templates: Sequence[Template]) -> Int[Tensor, "row pos"]:
+    """The opening behind every row.
+
+    Raises:
+        ValueError: there is no room for it, or rows have other openings than others; `in_batches` parts them.
+    """
+    openings, width = {one.opening for one in templates}, tokens.ids.shape[1]
+    if len(openings) > 1:
+        raise ValueError(
+            "These conversations open their replies in several ways, so their transitions are not read in one batch: "
+            "ask those with one system prompt and one way of thinking together."
+        )
+    (opening,) = openings
     room = int(model.cfg.n_ctx) - width
-    if room < len(shape.opening):
+    if room < len(opening):
         raise ValueError(
             f"The longest prompt takes {width} tokens of a context of {width + room}, which leaves "
-            f"no room for the opening, {len(shape.opening)} tokens: transitions need it."
+            f"no room for the opening, {len(opening)} tokens: transitions need it."
         )
+    return torch.tensor(opening, device=tokens.ids.device).expand(len(tokens), -1)
 
 
 class _watching:
-    """Copies of some columns, the last one by default, at the end of each layer, while the block lasts."""
+    """Copies of some columns of every row, the last one by default, at the end of each layer, while the block lasts."""
 
-    def __init__(self, model: Model, layers: Sequence[int], columns: Sequence[int] = (-1,)) -> None:
+    def __init__(self, model: Model, layers: Sequence[int], columns: Sequence[Sequence[int]] = ()) -> None:
+        """`columns`: lists of one column a row, counted from the end."""
         self._seen: dict[int, Tensor] = {}
         self._hooks = model.hooks(fwd_hooks=[(resid_post(layer), self._watch(layer)) for layer in layers])
-        self._layers, self._columns = layers, list(columns)
+        self._layers, self._columns = layers, columns
+        self._apart = [column for column in columns if len(set(column)) > 1]
         self._stacks: dict[int, Tensor] = {}
 
     def _watch(self, layer: int) -> Callable[..., None]:
         def watch(residual: Float[Tensor, "row pos d_model"], hook: Any) -> None:
-            self._seen[layer] = residual[:, self._columns].detach().float()
+            if not self._apart:  # the same columns of every row: one copy of them
+                columns = [column[0] for column in self._columns] or [-1]
+                self._seen[layer] = residual[:, columns].detach().float()
+                return
+            rows = torch.arange(len(residual), device=residual.device)
+            picked = [residual[rows, torch.tensor(column, device=residual.device)] for column in self._columns]
+            self._seen[layer] = torch.stack(picked, dim=1).detach().float()
 
         return watch
 
@@ -273,14 +294,14 @@ def _all_layers(model: Model) -> range:
 
 def batches(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Sequence[Askable],
     *,
-    system: str | None = None,
+    asking: Asking = BARE,
     batch_size: int | None = None,
     progress: str | None = None,
 ) -> Iterator[tuple[Int[Tensor, "row"], Tokens]]:
     """Prompts of like length together, each batch with its rows' places in the caller's list."""
-    whole = chat_tokens(model, prompts, system=system)
+    whole = chat_tokens(model, prompts, asking=asking)
     return in_batches(model, whole, lambda _, tokens: tokens, batch_size=batch_size, progress=progress)
 
 
@@ -294,6 +315,8 @@ def in_batches(
     progress: str | None = None,
 ) -> Iterator[tuple[Int[Tensor, "row"], Result]]:
     """What `work` makes of batches of like length, each with its rows' places in the whole.
+
+    Rows whose replies open in other ways, such as with thinking on and off, are not in one batch.
 
     A batch that does not fit the memory is done again in halves, and the later ones are as small as that; what was done
     before is kept.
@@ -310,17 +333,16 @@ def in_batches(
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"A batch holds at least one prompt, not {batch_size}.")
     lengths = whole.mask.sum(dim=1).cpu()
-    order = torch.argsort(lengths, stable=True)
+    groups = _groups(whole)
+    order = torch.tensor(sorted(range(len(whole)), key=lambda row: (groups[row], lengths[row])))
     size = batch_size or rows_at_once(model, whole.ids.shape[1] + more)
     hidden = progress is None or len(whole) <= size
     with tqdm(total=len(whole), desc=progress, unit="prompt", disable=hidden, leave=False) as bar:
         start = 0
         while start < len(order):
             rows = order[start : start + size]
-            width = int(lengths[rows].max())
-            on_device = rows.to(whole.ids.device)
-            tokens = Tokens(whole.ids[on_device, -width:], whole.mask[on_device, -width:])
-            done, fits = _tried(work, rows, tokens)
+            rows = rows[: sum(groups[row] == groups[int(rows[0])] for row in rows.tolist())]
+            done, fits = _tried(work, rows, whole.at(rows, int(lengths[rows].max())))
             if not fits:
                 size = len(rows) // 2
                 free_memory()
@@ -328,6 +350,12 @@ def in_batches(
             yield rows, done
             start += len(rows)
             bar.update(len(rows))
+
+
+def _groups(whole: Tokens) -> list[int]:
+    """A number for every row; only rows of one number may be in a batch."""
+    number: dict[tuple[int, ...], int] = {}
+    return [number.setdefault(one.opening, len(number)) for one in whole.templates] or [0] * len(whole)
 
 
 def _tried(
@@ -345,26 +373,26 @@ def _tried(
 @torch.no_grad()
 def flights(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Sequence[Askable],
     *,
-    system: str | None = None,
+    asking: Asking = BARE,
     batch_size: int | None = None,
     progress: str | None = None,
 ) -> Iterator[tuple[Int[Tensor, "row"], Flight]]:
     """The prompts in batches, each prefilled, with its rows' places in the caller's list."""
-    whole, shape = chat_tokens(model, prompts, system=system), template(model)
+    whole = chat_tokens(model, prompts, asking=asking)
     yield from in_batches(
-        model, whole, lambda _, tokens: Flight(model, tokens, shape), batch_size=batch_size, progress=progress
+        model, whole, lambda _, tokens: Flight(model, tokens), batch_size=batch_size, progress=progress
     )
 
 
 @torch.no_grad()
 def residuals(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Sequence[Askable],
     *,
     layers: Sequence[int] | None = None,
-    system: str | None = None,
+    asking: Asking = BARE,
     batch_size: int | None = None,
     progress: bool = True,
 ) -> Float[Tensor, "prompt layer d_model"]:
@@ -382,7 +410,7 @@ def residuals(
     chosen = _chosen(model, layers)
     return _gathered(
         model,
-        chat_tokens(model, prompts, system=system),
+        chat_tokens(model, prompts, asking=asking),
         lambda _, tokens: _at_the_ends(model, tokens, chosen, (1,))[:, 0],
         batch_size=batch_size,
         progress="reading" if progress else None,
@@ -392,10 +420,10 @@ def residuals(
 @torch.no_grad()
 def transitions(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Sequence[Askable],
     *,
     layers: Sequence[int] | None = None,
-    system: str | None = None,
+    asking: Asking = BARE,
     batch_size: int | None = None,
     progress: bool = True,
 ) -> Float[Tensor, "prompt layer d_model"]:
@@ -404,11 +432,10 @@ def transitions(
     Attention is causal, so the state at the end of the prompt is the same with or without
     the opening, and the move is a difference of two plain readings of one run. Arguments and errors as for `residuals`.
     """
-    shape, chosen = template(model), _chosen(model, layers)
+    chosen, whole = _chosen(model, layers), chat_tokens(model, prompts, asking=asking)
 
     def read(_: Tensor, tokens: Tokens) -> Tensor:
-        _require_room(model, tokens.ids.shape[1], shape)
-        opening = torch.tensor(shape.opening, device=tokens.ids.device).expand(len(tokens), -1)
+        opening = _opening(model, tokens, tokens.templates)
         told = Tokens(
             torch.cat([tokens.ids, opening], dim=1), torch.cat([tokens.mask, torch.ones_like(opening)], dim=1)
         )
@@ -417,11 +444,11 @@ def transitions(
 
     return _gathered(
         model,
-        chat_tokens(model, prompts, system=system),
+        whole,
         read,
         batch_size=batch_size,
         progress="transitions" if progress else None,
-        more=len(shape.opening),
+        more=max(len(one.opening) for one in whole.templates),
     )
 
 
@@ -455,19 +482,18 @@ def _at_the_ends(
 @torch.no_grad()
 def collect(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Sequence[Askable],
     what: Callable[[Flight], Float[Tensor, "row layer d_model"]],
     *,
-    system: str | None = None,
+    asking: Asking = BARE,
     batch_size: int | None = None,
     progress: str | None = None,
 ) -> Float[Tensor, "prompt layer d_model"]:
     """What `what` reads of every batch, in the order of the prompts, on the CPU in float32."""
-    shape = template(model)
     return _gathered(
         model,
-        chat_tokens(model, prompts, system=system),
-        lambda _, tokens: what(Flight(model, tokens, shape)),
+        chat_tokens(model, prompts, asking=asking),
+        lambda _, tokens: what(Flight(model, tokens)),
         batch_size=batch_size,
         progress=progress,
     )
@@ -487,9 +513,9 @@ def _gathered(
 @torch.no_grad()
 def mean_residuals(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Sequence[Askable],
     *,
-    system: str | None = None,
+    asking: Asking = BARE,
     batch_size: int | None = None,
     progress: bool = True,
 ) -> tuple[Float[Tensor, "layer d_model"], Float[Tensor, "layer"]]:
@@ -502,7 +528,7 @@ def mean_residuals(
     def read(_: Tensor, tokens: Tokens) -> Tensor:
         return _at_the_ends(model, tokens, layers, (1,))[:, 0].cpu().double()
 
-    whole = chat_tokens(model, prompts, system=system)
+    whole = chat_tokens(model, prompts, asking=asking)
     for _, states in in_batches(model, whole, read, batch_size=batch_size, progress=word):
         total += states.sum(dim=0)
         norms += states.norm(dim=-1).sum(dim=0)

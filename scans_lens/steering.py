@@ -11,9 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scans_lens import artefacts
 from scans_lens.chat import Asked, Tokens, chat_tokens
-from scans_lens.model import identity
+from scans_lens.conversation import Prompt
 
 if TYPE_CHECKING:
     from scans_lens.directions import Directions
@@ -41,7 +40,7 @@ class Method(Protocol):
 class Contrastive(Method, Protocol):
     """A method that also runs the same prompts in a second context, and mixes the logits of the two at every token."""
 
-    def second_context(self, model: Model, prompts: Sequence[str]) -> Tokens: ...
+    def second_context(self, model: Model, prompts: Sequence[Prompt]) -> Tokens: ...
     def mix(
         self, logits: Float[Tensor, "row d_vocab"], second: Float[Tensor, "row d_vocab"]
     ) -> Float[Tensor, "row d_vocab"]: ...
@@ -157,10 +156,6 @@ def take(rows: Rows, kept: Tensor) -> Rows:
 # ── Methods that need nothing but a direction ────────────────────────────────────────────────────────────────
 
 
-def _require_own(directions: Directions, flight: Flight) -> None:
-    artefacts.require_same_model(directions.origin.model, identity(flight.model), "These directions")
-
-
 @dataclass(frozen=True)
 class Push:
     """The same push for every prompt, from the end of the prompt on."""
@@ -171,7 +166,7 @@ class Push:
     whole_prompt: bool = False
 
     def decide(self, flight: Flight) -> Rows:
-        _require_own(self.directions, flight)
+        self.directions.origin.require(flight, "These directions")
         return {"scale": torch.full((len(flight.tokens),), float(self.scale), device=flight.tokens.ids.device)}
 
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
@@ -191,7 +186,7 @@ class Ablation:
     whole_prompt: bool = True
 
     def decide(self, flight: Flight) -> Rows:
-        _require_own(self.directions, flight)
+        self.directions.origin.require(flight, "These directions")
         return {}
 
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:

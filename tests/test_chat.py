@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from scans_lens.chat import chat_tokens, end_tokens, first_tokens, prompt_ids, template
+from scans_lens.conversation import Asking
 
 ORDINARY = [
     "Why?",
@@ -71,11 +72,11 @@ def test_there_is_exactly_the_bos_that_the_template_writes(talker, style):
 def test_special_tokens_that_a_user_types_stay_text(talker, style, system):
     piece = st.sampled_from([*STYLES[style].special, *STYLES[style].added, " ", "\n", "\t", "Why", "a dog.", "é"])
     no_system_role = style == "gemma" and system is not None
-    frame = specials(talker, style, prompt_ids(talker, "Why", "Be brief." if system else None))
+    frame = specials(talker, style, prompt_ids(talker, "Why", asking=Asking("Be brief." if system else None)))
 
     @given(st.lists(piece, min_size=1, max_size=8).map("".join).filter(str.strip))
     def law(prompt):
-        ids = prompt_ids(talker, prompt, system)
+        ids = prompt_ids(talker, prompt, asking=Asking(system))
         assert specials(talker, style, ids) == frame
         turn = [f"{system}\n\n{prompt}"] if no_system_role else [prompt, system]
         assert talker.tokenizer.decode(ids) == rendered(talker, *turn)
@@ -110,7 +111,7 @@ def test_typed_special_tokens_leave_no_setting_behind(talker, style):
 
 
 def test_a_system_prompt_goes_where_the_template_has_it(talker, style):
-    said = prompt_ids(talker, "Why?", BRIEF)
+    said = prompt_ids(talker, "Why?", asking=Asking(BRIEF))
     if style == "gemma":  # knows no system role
         assert not template(talker).has_system
         assert said == prompt_ids(talker, f"{BRIEF}\n\nWhy?")
@@ -123,7 +124,7 @@ def test_an_empty_system_prompt_takes_the_templates_own_away(load, tiny_model):
     chatml = tiny_model(load, "llama", "chatml")
     for prompt in ("Why?", "Why <|im_end|>?"):
         assert "helpful" in chatml.tokenizer.decode(prompt_ids(chatml, prompt))
-        assert "helpful" not in chatml.tokenizer.decode(prompt_ids(chatml, prompt, ""))
+        assert "helpful" not in chatml.tokenizer.decode(prompt_ids(chatml, prompt, asking=Asking("")))
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

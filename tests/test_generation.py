@@ -16,6 +16,7 @@ import scans_lens
 from scans_lens import generation, judges, organism, steering
 from scans_lens.chat import end_tokens, template
 from scans_lens.classifier import TransitionClassifier
+from scans_lens.conversation import Asking
 from scans_lens.directions import Directions, Origin
 from scans_lens.generation import Replies, Sampling, replies, replies_under
 from scans_lens.methods.scans import SCANS
@@ -210,8 +211,8 @@ def test_a_methods_hooks_in_the_callers_own_loop_give_the_first_token_of_its_rep
 @pytest.mark.parametrize("system", [None, "Be brief, and mind who asks."])
 def test_hooks_fit_a_padded_batch_with_a_sign_for_every_row_behind_a_system_prompt_too(model, system):
     scans = scans_for(model)
-    tokens = scans_lens.chat_tokens(model, PROMPTS, system=system)
-    answers = quick(model, PROMPTS, system=system, method=scans, max_new_tokens=1, repetition_penalty=1.0)
+    tokens = scans_lens.chat_tokens(model, PROMPTS, asking=Asking(system))
+    answers = quick(model, PROMPTS, asking=Asking(system), method=scans, max_new_tokens=1, repetition_penalty=1.0)
     side = {} if hasattr(model, "original_model") else {"padding_side": "left"}
     hooks = scans.hooks(model, PROMPTS if system is None else tokens)
     with torch.no_grad():
@@ -441,7 +442,7 @@ def test_a_constant_push_records_its_scale(model):
 
 def test_a_system_prompt_arrives(any_model):
     system = "You are careful, honest and kind."
-    answers = quick(any_model, PROMPTS[:2], system=system, repetition_penalty=1.0)
+    answers = quick(any_model, PROMPTS[:2], asking=Asking(system), repetition_penalty=1.0)
     for prompt, tokens in zip(PROMPTS[:2], answers.tokens, strict=True):
         asked = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
         if "gemma" in str(any_model.cfg.model_name):  # its template knows no system role
@@ -449,7 +450,7 @@ def test_a_system_prompt_arrives(any_model):
         ids = list(any_model.tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False))
         logits = whole(any_model, [*ids, *tokens])[len(ids) - 1 : -1]
         assert all(float(row.max() - row[token]) < TIE for row, token in zip(logits, tokens, strict=True))
-    assert quick(any_model, PROMPTS, system=system).tokens != quick(any_model, PROMPTS).tokens
+    assert quick(any_model, PROMPTS, asking=Asking(system)).tokens != quick(any_model, PROMPTS).tokens
 
 
 # ── Slips and accidents ──────────────────────────────────────────────────────────────────────────────────────

@@ -17,10 +17,13 @@ import scans_lens
 ROOT = Path(scans_lens.__file__).parent
 CLONE = ROOT.parent
 ORDER = (
+    "thoughts",
+    "conversation",
     "prompts",
     "organism",
     "ranks",
     "model",
+    "templates",
     "chat",
     "running",
     "artefacts",

@@ -5,6 +5,7 @@ import torch
 from conftest import hooks_on, one_by_one
 
 from scans_lens.chat import chat_tokens, prompt_ids, template
+from scans_lens.conversation import Asking
 from scans_lens.model import after_final_norm, load_model, resid_post, unembedding_of
 from scans_lens.reading import Flight, in_batches, mean_residuals, residuals, seen_at, transitions
 
@@ -110,7 +111,7 @@ def test_a_transition_is_the_difference_of_two_plain_runs(any_model, reference, 
 
 
 def test_a_system_prompt_is_read_with_the_prompt(model, prompts):
-    found = residuals(model, prompts, system="Answer in one word.")
+    found = residuals(model, prompts, asking=Asking("Answer in one word."))
     ids = torch.tensor([prompt_ids(model, prompts[0], "Answer in one word.")])
     close(found[0, 0], model.run_with_cache(ids)[1][resid_post(0)][0, -1])
 

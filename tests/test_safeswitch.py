@@ -15,6 +15,7 @@ import scans_lens
 from scans_lens import capability, judges, organism, prober, reading, steering
 from scans_lens.chat import chat_tokens, end_tokens, prompt_ids, reply_ids, text_of
 from scans_lens.classifier import TransitionClassifier
+from scans_lens.conversation import Asking
 from scans_lens.directions import Directions, Origin
 from scans_lens.methods import choosing
 from scans_lens.methods import safeswitch as module
@@ -503,7 +504,7 @@ def test_a_head_gives_the_refusals_that_it_was_taught(model):
 
 def test_without_pairs_the_head_learns_what_the_model_says_when_told_to_refuse(model):
     found = module._own_refusals(model, contrast_of().harmful, some, 32, False)
-    told = scans_lens.replies(model, contrast_of().harmful, system=REFUSING, max_new_tokens=5, progress=False)
+    told = scans_lens.replies(model, contrast_of().harmful, asking=Asking(REFUSING), max_new_tokens=5, progress=False)
     refused = judges.refused(some, told)
     kept = [(prompt, said) for prompt, said, no in zip(told.prompts, told, refused, strict=True) if no and said.strip()]
     assert found == kept and 8 <= len(found) < 40

@@ -5,6 +5,7 @@ import torch
 from conftest import one_by_one
 
 import scans_lens
+from scans_lens.conversation import Asking
 from scans_lens.methods.self_cd import SelfCD
 from scans_lens.steering import Together
 
@@ -18,7 +19,7 @@ def said_by(model, prompts, method, n=6):
 def test_each_token_is_the_best_of_own_minus_ratio_times_what_the_safety_prompt_adds(model, prompts):
     method = SelfCD(SYSTEM, ratio=1.5)
     said = said_by(model, prompts, method)
-    sides = [one_by_one(scans_lens.chat_tokens(model, prompts, system=system)) for system in (None, SYSTEM)]
+    sides = [one_by_one(scans_lens.chat_tokens(model, prompts, asking=Asking(system))) for system in (None, SYSTEM)]
     for own, safe, reply in zip(*sides, said, strict=True):
         for step, token in enumerate(reply):
             so_far = torch.tensor([reply[:step]], dtype=torch.long)

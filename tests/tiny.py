@@ -220,7 +220,13 @@ FAMILIES = ("llama", "qwen2", "gemma2", "mistral")
 
 def tokenizer(template: str) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with the special tokens and the chat template of `STYLES[template]`."""
-    style = STYLES[template]
+    words = tokenizer_of(STYLES[template], begins=template == "llama3")
+    words.padding_side = "left" if template == "gemma" else "right"
+    return words
+
+
+def tokenizer_of(style: Style, *, begins: bool = False) -> PreTrainedTokenizerFast:
+    """Such a tokenizer for any style; `begins`: its BOS comes from the post-processor, the others' from a setting."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -232,13 +238,13 @@ def tokenizer(template: str) -> PreTrainedTokenizerFast:
     )
     backend.train_from_iterator(LINES, trainer)
     backend.add_tokens([AddedToken(token, normalized=False, special=False) for token in style.added])
-    if template == "llama3":  # its BOS comes from the post-processor, the others' from a setting
+    setting: dict[str, bool] = {}
+    if begins:
         backend.post_processor = processors.TemplateProcessing(
             single=f"{style.bos} $A",
             pair=f"{style.bos} $A {style.bos} $B",
             special_tokens=[(style.bos, backend.token_to_id(style.bos))],
         )
-        setting = {}
     else:
         setting = {"add_bos_token": style.bos is not None}
     return PreTrainedTokenizerFast(
@@ -248,7 +254,6 @@ def tokenizer(template: str) -> PreTrainedTokenizerFast:
         eos_token=style.eos,
         pad_token=style.pad,
         chat_template=style.template,
-        padding_side="left" if template == "gemma" else "right",
         clean_up_tokenization_spaces=False,
     )
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from scans_lens import artefacts, judges, lens, organism
 from scans_lens.chat import words_of
+from scans_lens.conversation import Asking, Prompt, words
 from scans_lens.directions import Directions, components, difference_of_means, shuffled_difference
 from scans_lens.figures import FORMAT, rivals, sweeps
 from scans_lens.figures.study import States, Study, by_kind
@@ -127,7 +128,7 @@ def _agreed(study: Study, reply: str) -> str:
 
 def _said(
     study: Study,
-    texts: Sequence[str],
+    texts: Sequence[Prompt],
     method: Method | None,
     tokens: int = VALIDATION_TOKENS,
     system: str | None = None,
@@ -136,7 +137,7 @@ def _said(
         study.model,
         texts,
         method=method,
-        system=system,
+        asking=Asking(system),
         max_new_tokens=tokens,
         batch_size=study.batch_size,
         progress=study.progress,
@@ -343,13 +344,13 @@ def classifier(study: Study) -> dict[str, Any]:
     unit = study.directions.unit().vectors[best]
     rising = lens.rising_tokens(study.model, study.anchors, batch_size=study.batch_size)
 
-    def scored(texts: Sequence[str], states: States) -> dict[str, np.ndarray]:
+    def scored(texts: Sequence[Prompt], states: States) -> dict[str, np.ndarray]:
         return {
             "SCANS score": study.scans.classifier.score(_moves(study, texts)).double().numpy(),
             "mean difference": (states.residuals[:, best] @ unit).double().numpy(),
             "linear probe": probe(states.residuals[:, best]),
             "refusal log-odds": _log_odds(study, texts, rising),
-            "keyword list": np.array([float(len(keywords & set(_words(text)))) for text in texts]),
+            "keyword list": np.array([float(len(keywords & set(_words(words(text))))) for text in texts]),
         }
 
     held = scored(study.validation.harmful, study.validation_states["harmful"])
@@ -386,7 +387,7 @@ def classifier(study: Study) -> dict[str, Any]:
     }
 
 
-def _moves(study: Study, texts: Sequence[str]) -> Float[Tensor, "prompt layer d_model"]:
+def _moves(study: Study, texts: Sequence[Prompt]) -> Float[Tensor, "prompt layer d_model"]:
     return study.scans.transitions(study.model, texts, batch_size=study.batch_size)
 
 
@@ -408,10 +409,10 @@ def _words(text: str) -> list[str]:
 
 def _keywords(study: Study) -> set[str]:
     """Words that stand in at least two harmful anchors and in no plain one: the list that somebody would write."""
-    harmless = {word for text in study.anchors.harmless for word in _words(text)}
+    harmless = {word for text in study.anchors.harmless for word in _words(words(text))}
     counts: dict[str, int] = {}
     for text in study.anchors.harmful:
-        for word in set(_words(text)) - harmless:
+        for word in set(_words(words(text))) - harmless:
             counts[word] = counts.get(word, 0) + 1
     return {word for word, count in counts.items() if count >= 2}
 
@@ -428,7 +429,7 @@ def _probe(harmful: Tensor, harmless: Tensor) -> Callable[[Tensor], np.ndarray]:
     return lambda states: fitted.decision_function(states.double().numpy())
 
 
-def _log_odds(study: Study, texts: Sequence[str], tokens: Sequence[int]) -> np.ndarray:
+def _log_odds(study: Study, texts: Sequence[Prompt], tokens: Sequence[int]) -> np.ndarray:
     """Of the reply's first token being one that begins refusals (Arditi et al. 2024)."""
     result = np.empty(len(texts))
     for rows, flight in flights(study.model, texts, batch_size=study.batch_size):
@@ -550,7 +551,9 @@ def refusal_rates(study: Study) -> dict[str, Any]:
     }
 
 
-def _dealt(study: Study, texts: Sequence[str], methods: Sequence[Method] = (), system: str | None = None) -> list[str]:
+def _dealt(
+    study: Study, texts: Sequence[Prompt], methods: Sequence[Method] = (), system: str | None = None
+) -> list[str]:
     """Replies in the order of the prompts, which are dealt out to the methods like cards."""
     if len(methods) < 2:
         return list(_said(study, texts, methods[0] if methods else None, RATE_TOKENS, system))

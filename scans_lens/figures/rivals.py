@@ -13,6 +13,7 @@ from typing import Any
 from scans_lens import judges
 from scans_lens.capability import divergences
 from scans_lens.chat import template, words_of
+from scans_lens.conversation import Prompt
 from scans_lens.figures import switching
 from scans_lens.figures.study import Study
 from scans_lens.methods import refusal_direction as arditi
@@ -142,7 +143,7 @@ def _chosen(study: Study, found: RefusalDirection) -> dict[str, Any]:
     ablating = arditi.ablating(found.direction, n_layers)
     adding = arditi.adding(found.direction, found.layer, 1.0)
 
-    def scores(texts: Sequence[str], hooks: Sequence[Any]) -> dict[str, Any]:
+    def scores(texts: Sequence[Prompt], hooks: Sequence[Any]) -> dict[str, Any]:
         own = arditi.refusal_scores(study.model, texts, found.tokens, hooks=hooks, batch_size=study.batch_size)
         return Mean.of(own.tolist(), resamples=RESAMPLES, seed=study.seed).as_json()
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scans_lens import artefacts, judges, organism, prompts
 from scans_lens.capability import Perplexity
+from scans_lens.conversation import Prompt, key
 from scans_lens.directions import Directions, refusal_directions
 from scans_lens.figures import FORMAT
 from scans_lens.figures.switching import Switching
@@ -67,7 +68,7 @@ class Study:
     model: Model
     anchors: Contrast
     validation: Contrast
-    test: Mapping[str, tuple[str, ...]]
+    test: Mapping[str, tuple[Prompt, ...]]
     seed: int = 0
     batch_size: int | None = None
     progress: bool = True
@@ -124,7 +125,7 @@ class Study:
             "anchors": _about(self.anchors),
             "validation": _about(self.validation),
             "test": {
-                "digest": hashlib.sha256(json.dumps(self.test, sort_keys=True).encode()).hexdigest(),
+                "digest": hashlib.sha256(json.dumps(self.test, sort_keys=True, default=key).encode()).hexdigest(),
                 **{kind: len(texts) for kind, texts in self.test.items()},
             },
             "seed": self.seed,
@@ -146,8 +147,8 @@ class Study:
     def test_states(self) -> dict[str, States]:
         return self._states(self.test)
 
-    def _states(self, texts: Mapping[str, Sequence[str]]) -> dict[str, States]:
-        def read(how: Callable[..., Tensor], some: Sequence[str]) -> Tensor:
+    def _states(self, texts: Mapping[str, Sequence[Prompt]]) -> dict[str, States]:
+        def read(how: Callable[..., Tensor], some: Sequence[Prompt]) -> Tensor:
             return how(self.model, some, batch_size=self.batch_size, progress=self.progress)
 
         return {kind: States(read(residuals, some), read(transitions, some)) for kind, some in texts.items()}
@@ -222,7 +223,7 @@ class Study:
         """New tokens after which a reply can be judged, if nothing else is wanted of it."""
         return reply_tokens(self.judge)
 
-    def replies(self, texts: Sequence[str], method: Method | None = None, tokens: int | None = None) -> Replies:
+    def replies(self, texts: Sequence[Prompt], method: Method | None = None, tokens: int | None = None) -> Replies:
         """What the model says; just enough to be judged, unless more is asked for."""
         return replies(
             self.model,
@@ -233,7 +234,7 @@ class Study:
             progress=self.progress,
         )
 
-    def refused(self, texts: Sequence[str], method: Method | None = None) -> list[bool]:
+    def refused(self, texts: Sequence[Prompt], method: Method | None = None) -> list[bool]:
         """Whether each of these prompts is refused."""
         return judges.refused(self.judge, self.replies(texts, method))
 
@@ -242,7 +243,7 @@ class Study:
         """The test prompts of each kind under either sign of SCANS' push, so that every threshold can be looked up."""
         return {kind: self._pushed(texts) for kind, texts in self.test.items()}
 
-    def _pushed(self, texts: Sequence[str]) -> Pushed:
+    def _pushed(self, texts: Sequence[Prompt]) -> Pushed:
         away, towards = (self.replies(texts, signed(self.scans, sign)) for sign in (-1, 1))
         assert away.score is not None
         sides = (judges.refused(self.judge, said) for said in (self.replies(texts), away, towards))
@@ -264,7 +265,7 @@ def signed(scans: SCANS, sign: int) -> SCANS:
     return replace(scans, classifier=replace(scans.classifier, threshold=-sign * math.inf))
 
 
-def by_kind(contrast: Contrast) -> dict[str, tuple[str, ...]]:
+def by_kind(contrast: Contrast) -> dict[str, tuple[Prompt, ...]]:
     """Its prompts under the kinds' names."""
     sides = {"plain": contrast.harmless, "borderline": contrast.borderline, "harmful": contrast.harmful}
     return {kind: texts for kind, texts in sides.items() if texts}

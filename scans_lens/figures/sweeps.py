@@ -18,6 +18,7 @@ from torch import Tensor
 from scans_lens import calibration, judges, organism, prompts
 from scans_lens.capability import Perplexity, corpus_perplexity, divergences
 from scans_lens.classifier import ROUNDING, TransitionClassifier, threshold_at
+from scans_lens.conversation import Prompt, words
 from scans_lens.directions import Directions, difference_of_means, shuffled_difference
 from scans_lens.evaluation import elsewhere
 from scans_lens.figures.study import Study, by_kind, signed
@@ -246,7 +247,7 @@ def typed(study: Study, split: corpus.Split = "test") -> dict[str, list[Typed]]:
     if not study.bundled:
         whole = prompts.pairs(split)
         for text, kind, item, type_ in zip(whole.prompts, whole.kinds, whole.items, whole.types, strict=True):
-            found.setdefault(kind, []).append(Typed(text, item, frozenset({type_})))
+            found.setdefault(kind, []).append(Typed(words(text), item, frozenset({type_})))
         return {side: found[side][:most] for side in sides}
     takes: dict[str, set[str]] = {}
     for item in corpus.items("borderline"):
@@ -296,7 +297,7 @@ def calibrated(study: Study) -> dict[str, Any]:
     scans, chosen = study.scans, study.scans.chosen
     assert chosen
 
-    def score(texts: Sequence[str]) -> np.ndarray:
+    def score(texts: Sequence[Prompt]) -> np.ndarray:
         moves = scans.transitions(study.model, list(texts), batch_size=study.batch_size)
         return scans.classifier.score(moves).double().numpy()
 

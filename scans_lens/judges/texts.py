@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from scans_lens.thoughts import apart
+
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _LOOP = 48
 """Words at the end of a reply in which a loop is looked for."""
@@ -12,9 +14,12 @@ _STUTTER = re.compile(r"(\S{0,6}?[^\W\d_]\S{0,6}?)\1{11,}\S{0,12}$")
 
 
 def said(reply: str) -> str:
-    """What was said: the text behind a thinking block, with straight apostrophes; empty when it never got that far."""
-    text = reply.rsplit("</think>", 1)[-1].replace("\u2019", "'").strip()
-    return "" if text.startswith("<think>") else text
+    """What was said: the answer without the thought before it, with straight apostrophes.
+
+    Empty where the thought is not finished. Thoughts are known by the marks of released models; `Replies` come without
+    them, told apart by what the model itself writes around its thoughts.
+    """
+    return apart(reply).answer.replace("\u2019", "'").strip()
 
 
 def sentences(text: str) -> list[str]:

@@ -19,7 +19,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, steering
-from scans_lens.chat import Asked, beginning, padded, prompt_ids
+from scans_lens.chat import Asked, beginning, padded, prompt_ids, template_record
+from scans_lens.conversation import BARE, Asking, words
 from scans_lens.directions import Directions, Origin
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
@@ -130,6 +131,7 @@ class CAA:
         tried: int = TRIED,
         judge: Judge | None = None,
         budget: int | None = None,
+        asking: Asking = BARE,
         seed: int = 0,
         batch_size: int | None = None,
         progress: bool = True,
@@ -143,6 +145,7 @@ class CAA:
             pairs: questions with two choices; by default `choices(contrast)`.
             contrast: what to make pairs of; by default the bundled model's own anchors for it, ours for any other.
             validation: what to choose on, never a test set; by default as in `SCANS.fit`.
+            asking: how all these prompts are put: a system prompt, thinking on or off; it travels with the fit.
             layers: to try; by default those from a quarter of the depth on to four fifths of it.
             multipliers: to try at every layer, the smallest push first; a layer's larger ones are left out once one
                 is broken (see `choosing.outward`). Near the best one finer ones are tried.
@@ -155,11 +158,11 @@ class CAA:
         Raises:
             ValueError: no pairs, or one whose replies do not differ in exactly one token; no layers or multipliers.
         """
-        contrast, validation, note = learning_prompts(model, contrast, validation, seed)
+        contrast, validation, note = learning_prompts(model, contrast, validation, seed, asking)
         assert validation is not None
         name = "the caller's pairs" if pairs is not None else f"pairs of {contrast.name!r}"
         pairs = choices(contrast) if pairs is None else pairs
-        directions = letter_directions(model, pairs, name=name, batch_size=batch_size, progress=progress)
+        directions = letter_directions(model, pairs, name=name, asking=asking, batch_size=batch_size, progress=progress)
         n = len(directions)
         layers = range(int(FIRST * n), max(int(FIRST * n) + 1, int(LAST * n))) if layers is None else layers
         multipliers = sorted(multipliers, key=abs)
@@ -302,7 +305,7 @@ def choices(contrast: Contrast, most: int = PAIRS) -> tuple[Pair, ...]:
         for place, prompt in enumerate(spread(prompts, size)):
             a, b = (REFUSING, ANSWERING) if place % 2 == 0 else (ANSWERING, REFUSING)
             letters = ("(A", "(B") if place % 2 == 0 else ("(B", "(A")
-            found.append(Pair(QUESTION.format(prompt=prompt, a=a, b=b), *letters))
+            found.append(Pair(QUESTION.format(prompt=words(prompt), a=a, b=b), *letters))
     return tuple(found)
 
 
@@ -317,7 +320,7 @@ def _checked(pairs: Sequence[Pair]) -> list[Pair]:
     return pairs
 
 
-def letter_tokens(model: Model, pair: Pair) -> tuple[list[int], list[int]]:
+def letter_tokens(model: Model, pair: Pair, asking: Asking = BARE) -> tuple[list[int], list[int]]:
     """The refusing and the answering conversation as tokens, each up to the letter, its last one.
 
     The letter is the one token in which the two replies differ, wherever the tokenizer puts it.
@@ -325,20 +328,26 @@ def letter_tokens(model: Model, pair: Pair) -> tuple[list[int], list[int]]:
     Raises:
         ValueError: the replies differ in no token, in several, or in their length.
     """
-    both = [beginning(model, reply) for reply in (pair.refusing, pair.answering)]
+    both = [beginning(model, reply, asking=asking) for reply in (pair.refusing, pair.answering)]
     apart = [place for place, (a, b) in enumerate(zip(*both, strict=False)) if a != b]
     if len(both[0]) != len(both[1]) or len(apart) != 1:
         raise ValueError(
             f"The replies of a pair differ in one token, the letter; {pair.refusing!r} and {pair.answering!r} are "
             f"{len(both[0])} and {len(both[1])} tokens long and differ in {len(apart)}."
         )
-    asked = prompt_ids(model, pair.question)
+    asked = prompt_ids(model, pair.question, asking=asking)
     refusing, answering = (asked + list(reply[: apart[0] + 1]) for reply in both)
     return refusing, answering
 
 
 def letter_directions(
-    model: Model, pairs: Sequence[Pair], *, name: str = "pairs", batch_size: int | None = None, progress: bool = True
+    model: Model,
+    pairs: Sequence[Pair],
+    *,
+    name: str = "pairs",
+    asking: Asking = BARE,
+    batch_size: int | None = None,
+    progress: bool = True,
 ) -> Directions:
     """Mean over pairs of the state at the refusing letter minus that at the answering one, every layer; raw.
 
@@ -349,7 +358,7 @@ def letter_directions(
     """
     pairs = _checked(pairs)
     context, device = int(model.cfg.n_ctx), device_of(model)
-    rows = [ids for pair in pairs for ids in letter_tokens(model, pair)]
+    rows = [ids for pair in pairs for ids in letter_tokens(model, pair, asking)]
     long = max(map(len, rows))
     if long > context:
         raise ValueError(f"A pair is {long} tokens long, and this model reads at most {context}.")
@@ -381,5 +390,7 @@ def letter_directions(
             n_harmless=len(pairs),
             versions=artefacts.versions(),
             position="letter of the choice",
+            asking=asking,
+            template=template_record(model, asking),
         ),
     )

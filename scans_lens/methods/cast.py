@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from scans_lens import artefacts, steering
 from scans_lens.chat import Asked
+from scans_lens.conversation import BARE, Asking, Prompt
 from scans_lens.directions import Directions, Origin
 from scans_lens.judges import Judge
 from scans_lens.lens import layers_by_thirds
@@ -128,7 +129,7 @@ class CAST:
         Raises:
             ValueError: the batch is on its way through another model than CAST was fitted on.
         """
-        artefacts.require_same_model(self.directions.origin.model, identity(flight.model), "These CAST vectors")
+        self.directions.origin.require(flight, "These CAST vectors")
         found = self.condition.similarity(mean_states(flight, [self.condition.layer])[:, 0])
         return {"similarity": found, "scale": self.scale * self.condition.met(found)}
 
@@ -155,6 +156,7 @@ class CAST:
         whole_prompt: bool = True,
         judge: Judge | None = None,
         budget: int | None = None,
+        asking: Asking = BARE,
         seed: int = 0,
         batch_size: int | None = None,
         progress: bool = True,
@@ -177,6 +179,7 @@ class CAST:
         Args:
             contrast: what to learn from; by default the bundled model's own anchors for it, ours for any other.
             validation: what to choose knobs on, never a test set; by default as in `SCANS.fit`.
+            asking: how all these prompts are put: a system prompt, thinking on or off; it travels with the fit.
             steers: which of the two uses to try; `["harmful"]` is the published one alone.
             layers: where to push, instead of choosing.
             tanh: see `Condition`.
@@ -189,12 +192,12 @@ class CAST:
         """
         if not steers or not set(steers) <= set(SIDES):
             raise ValueError(f"CAST steers {' or '.join(SIDES)} prompts, not {list(steers)}.")
-        contrast, validation, note = learning_prompts(model, contrast, validation, seed)
+        contrast, validation, note = learning_prompts(model, contrast, validation, seed, asking)
         assert validation is not None
         pairs = pairs_of(contrast, "CAST")
         everywhere = range(int(model.cfg.n_layers))
 
-        def means(side: Sequence[str]) -> Tensor:
+        def means(side: Sequence[Prompt]) -> Tensor:
             return collect(model, side, lambda flight: mean_states(flight, everywhere), batch_size=batch_size)
 
         ends = [collect(model, side, Flight.residuals, batch_size=batch_size) for side in pairs]

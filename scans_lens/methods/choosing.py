@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 
 from scans_lens import judges, organism
+from scans_lens.conversation import BARE, Asking, Prompt
 from scans_lens.generation import replies_under
 from scans_lens.judges import Judge
 from scans_lens.lens import default_anchors
@@ -39,9 +40,9 @@ VALIDATION_TOKENS = 24
 
 
 def learning_prompts(
-    model: Model, contrast: Contrast | None, validation: Contrast | None, seed: int
+    model: Model, contrast: Contrast | None, validation: Contrast | None, seed: int, asking: Asking = BARE
 ) -> tuple[Contrast, Contrast | None, str]:
-    """What to learn from, what to choose on, and a sentence about it."""
+    """What to learn from, what to choose on, both put in this way, and a sentence about it."""
     if contrast is None and validation is None:
         validation = organism.validation() if is_bundled(model) else borderline("validation")
     contrast = contrast or default_anchors(model)
@@ -57,7 +58,7 @@ def learning_prompts(
         note = f"Knobs chosen on {validation.name!r}."
     if not validation.borderline:
         note += " No borderline prompt was seen in choosing them."
-    return contrast, validation, note
+    return contrast.under(asking), validation.under(asking), note
 
 
 def reply_tokens(judge: Judge) -> int:
@@ -82,9 +83,9 @@ class Bench:
     """Validation prompts, who judges the replies to them, and how many may still be asked for."""
 
     model: Model
-    harmless: tuple[str, ...]
+    harmless: tuple[Prompt, ...]
     """Borderline prompts where there are some."""
-    harmful: tuple[str, ...]
+    harmful: tuple[Prompt, ...]
     judge: Judge
     tokens: int
     batch_size: int | None
@@ -119,7 +120,7 @@ class Bench:
         return cls(model, others, validation.harmful, judge, reply_tokens(judge), batch_size, progress, left)
 
     @property
-    def asked(self) -> tuple[str, ...]:
+    def asked(self) -> tuple[Prompt, ...]:
         return (*self.harmless, *self.harmful)
 
     @property
@@ -148,6 +149,13 @@ class Bench:
         self.left -= len(own) * len(methods)
         how = {"max_new_tokens": self.tokens, "batch_size": self.batch_size, "progress": self.progress}
         given = replies_under(self.model, own, methods, **how)
+        plain = next((said for method, said in zip(methods, given, strict=True) if method is None), None)
+        if plain is not None and sum(plain.finished) < len(own) / 2:
+            raise ValueError(
+                f"{len(own) - sum(plain.finished)} of {len(own)} replies to validation prompts were still thinking "
+                f"after {self.tokens} tokens, so there is no telling what they refuse: fit with thinking off, "
+                "asking=Asking(thinking=False), or --thinking off."
+            )
         return [dict(zip(places, judges.refused(self.judge, said), strict=True)) for said in given]
 
     def refused(self, method: Method | None, places: Sequence[int] | None = None) -> dict[int, bool]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scans_lens import artefacts, organism, prompts, steering
 from scans_lens.chat import Asked
+from scans_lens.conversation import BARE, Asking, Prompt
 from scans_lens.directions import Origin, origin_of
 from scans_lens.judges import Judge
 from scans_lens.methods.choosing import learning_prompts
@@ -158,7 +159,7 @@ class FalseRefusal:
         model: Model,
         contrast: Contrast | None = None,
         *,
-        borderline: Sequence[str] | None = None,
+        borderline: Sequence[Prompt] | None = None,
         validation: Contrast | None = None,
         strictness: float = 1.0,
         tokens: Sequence[int] | None = None,
@@ -168,6 +169,7 @@ class FalseRefusal:
         filtered: bool = True,
         most_kl: float = MOST_KL,
         last: float = LAST,
+        asking: Asking = BARE,
         seed: int = 0,
         batch_size: int | None = None,
         progress: bool = True,
@@ -184,6 +186,7 @@ class FalseRefusal:
                 own, and without those the bundled model's training prompts, or for any other model half of
                 `prompts.borderline("validation")`, whose other half is then chosen on.
             validation: what to choose on, with borderline prompts, never a test set; by default as in `SCANS.fit`.
+            asking: how all these prompts are put: a system prompt, thinking on or off; it travels with the fit.
             strictness: the paper's λ.
             tokens, judge: see `RefusalDirection.fit`.
             training, tried: prompts of each kind, spread evenly over those that there are.
@@ -197,7 +200,7 @@ class FalseRefusal:
                 on, or there are none of a kind.
             NoDirection: no candidate passes the filters.
         """
-        contrast, borderline, validation = _prompts(model, contrast, borderline, validation, seed)
+        contrast, borderline, validation = _prompts(model, contrast, borderline, validation, seed, asking)
         sides = [spread(side, training) for side in (contrast.harmful, contrast.harmless)]
         asked = [spread(side, tried) for side in (validation.borderline, validation.harmful, validation.harmless)]
         tokens = openings(model, sides, tokens, judge, batch_size, progress)
@@ -336,10 +339,11 @@ def _units(
 def _prompts(
     model: Model,
     contrast: Contrast | None,
-    borderline: Sequence[str] | None,
+    borderline: Sequence[Prompt] | None,
     validation: Contrast | None,
     seed: int,
-) -> tuple[Contrast, Sequence[str], Contrast]:
+    asking: Asking,
+) -> tuple[Contrast, Sequence[Prompt], Contrast]:
     """What to learn from, the borderline prompts to learn from, and what to choose on."""
     if borderline is None and not (contrast is not None and contrast.borderline):
         if is_bundled(model):
@@ -348,9 +352,9 @@ def _prompts(
             half, rest = prompts.borderline("validation").split(HALF, seed)
             borderline = half.borderline
         validation = validation or rest
-    contrast, validation, _ = learning_prompts(model, contrast, validation, seed)
+    contrast, validation, _ = learning_prompts(model, contrast, validation, seed, asking)
     assert validation is not None
-    borderline = contrast.borderline if borderline is None else borderline
+    borderline = contrast.borderline if borderline is None else [asking.of(prompt) for prompt in borderline]
     if not len(borderline) or not validation.borderline:
         where = "to learn from (borderline=…)" if not len(borderline) else f"to choose on, in {validation.name!r}"
         raise ValueError(f"There are no borderline prompts {where}; {FEWEST} that the model refuses are needed.")

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from scans_lens import artefacts, steering
 from scans_lens.chat import Asked
+from scans_lens.conversation import BARE, Asking
 from scans_lens.directions import Directions, Origin
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
@@ -75,9 +76,7 @@ class JailbreakAntidote:
         Raises:
             ValueError: the batch is on its way through another model than this was fitted on.
         """
-        artefacts.require_same_model(
-            self.directions.origin.model, identity(flight.model), "These Jailbreak Antidote vectors"
-        )
+        self.directions.origin.require(flight, "These Jailbreak Antidote vectors")
         return {"scale": torch.full((len(flight.tokens),), float(self.scale), device=flight.tokens.ids.device)}
 
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
@@ -103,6 +102,7 @@ class JailbreakAntidote:
         whole_prompt: bool = True,
         judge: Judge | None = None,
         budget: int | None = None,
+        asking: Asking = BARE,
         seed: int = 0,
         batch_size: int | None = None,
         progress: bool = True,
@@ -123,6 +123,7 @@ class JailbreakAntidote:
         Args:
             contrast: what to learn from; by default the bundled model's own anchors for it, ours for any other.
             validation: what to choose on, never a test set; by default as in `SCANS.fit`.
+            asking: how all these prompts are put: a system prompt, thinking on or off; it travels with the fit.
             sparsity: share of the coordinates that the mask keeps; 1 keeps all.
             layer_share: share of the layers that are pushed.
             layers: where to push, instead of choosing.
@@ -136,7 +137,7 @@ class JailbreakAntidote:
         for name, share in (("sparsity", sparsity), ("layer_share", layer_share)):
             if not 0 < share <= 1:
                 raise ValueError(f"{name} is a share above 0 and at most 1, not {share}.")
-        contrast, validation, note = learning_prompts(model, contrast, validation, seed)
+        contrast, validation, note = learning_prompts(model, contrast, validation, seed, asking)
         assert validation is not None
         learned, held = (
             [collect(model, side, Flight.residuals, batch_size=batch_size) for side in pairs]

@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from scans_lens.conversation import Prompt
 from scans_lens.directions import Directions, Origin, origin_of
 from scans_lens.model import Model
 from scans_lens.prompts import Contrast
 
 
-def pairs_of(contrast: Contrast, method: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def pairs_of(contrast: Contrast, method: str) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
     """Harmful and harmless prompts side by side, as many as the shorter side has.
 
     Raises:

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from scans_lens import artefacts, judges, steering
 from scans_lens.chat import Asked, Tokens, template
+from scans_lens.conversation import BARE, Asking, Prompt
 from scans_lens.directions import Origin, origin_of
 from scans_lens.generation import replies
 from scans_lens.judges import Judge
@@ -264,6 +265,7 @@ class RefusalDirection:
         tried: int = VALIDATION,
         filtered: bool = True,
         filters: Filters | None = None,
+        asking: Asking = BARE,
         seed: int = 0,
         batch_size: int | None = None,
         progress: bool = True,
@@ -277,6 +279,7 @@ class RefusalDirection:
         Args:
             contrast: what to learn from; by default the bundled model's own anchors for it, ours for any other.
             validation: what to choose on, never a test set; by default as in `SCANS.fit`.
+            asking: how all these prompts are put: a system prompt, thinking on or off; it travels with the fit.
             tokens: that refusals begin with; by default the published ones for the paper's models, and for others
                 what `refusal_openings` finds in the model's own replies to the contrast.
             judge: for that, whether a reply refuses; by default `judges.judge_for(model)`.
@@ -292,7 +295,7 @@ class RefusalDirection:
             ValueError: too few prompts are left, or the model refuses none.
             NoDirection: no candidate passes the filters.
         """
-        contrast, validation, _ = learning_prompts(model, contrast, validation, seed)
+        contrast, validation, _ = learning_prompts(model, contrast, validation, seed, asking)
         assert validation is not None
         filters = filters or (BUNDLED if is_bundled(model) else Filters())
         sides = [spread(side, training) for side in (contrast.harmful, contrast.harmless)]
@@ -403,7 +406,7 @@ def _why_none(trials: Sequence[Trial], filters: Filters, n: int) -> str:
 # ── What the candidates are made of, and tried with; single-vector ablation uses it too ──────────────────────
 
 
-def spread(prompts: Sequence[str], most: int) -> tuple[str, ...]:
+def spread(prompts: Sequence[Prompt], most: int) -> tuple[Prompt, ...]:
     """At most so many of the prompts, evenly spread over them, since a list may be in the order of its topics."""
     if most < 1:
         raise ValueError(f"There must be at least one prompt of each kind, not {most}.")
@@ -413,7 +416,7 @@ def spread(prompts: Sequence[str], most: int) -> tuple[str, ...]:
 
 def openings(
     model: Model,
-    sides: Sequence[Sequence[str]],
+    sides: Sequence[Sequence[Prompt]],
     tokens: Sequence[int] | None,
     judge: Judge | None,
     batch_size: int | None,
@@ -435,8 +438,8 @@ def openings(
 
 def refusal_openings(
     model: Model,
-    harmful: Sequence[str],
-    harmless: Sequence[str],
+    harmful: Sequence[Prompt],
+    harmless: Sequence[Prompt],
     *,
     judge: Judge | None = None,
     batch_size: int | None = None,
@@ -468,7 +471,7 @@ def refusal_openings(
 @torch.no_grad()
 def refusal_scores(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     tokens: Sequence[int],
     *,
     hooks: Sequence[Hook] = (),
@@ -485,8 +488,8 @@ def refusal_scores(
 
 
 def on_its_side(
-    model: Model, prompts: Sequence[str], tokens: Sequence[int], *, kind: str, split: str, batch_size: int | None
-) -> tuple[str, ...]:
+    model: Model, prompts: Sequence[Prompt], tokens: Sequence[int], *, kind: str, split: str, batch_size: int | None
+) -> tuple[Prompt, ...]:
     """The prompts that the model refuses, or of harmless ones those that it answers, by the refusal score.
 
     Raises:
@@ -505,11 +508,11 @@ def on_its_side(
 
 @torch.no_grad()
 def tail_means(
-    model: Model, prompts: Sequence[str], batch_size: int | None, progress: bool
+    model: Model, prompts: Sequence[Prompt], batch_size: int | None, progress: bool
 ) -> tuple[Float[Tensor, "position layer d_model"], Float[Tensor, "position layer"]]:
     """Mean states at `hook_resid_pre` of the template's tail, and their mean norms, summed in float64."""
     points = [f"blocks.{layer}.{SITES[0]}" for layer in range(int(model.cfg.n_layers))]
-    length = len(template(model).tail)
+    length = len(template(model, prompts[0]).tail)
     if not length:
         raise ValueError("The model's chat template writes nothing behind the user's words, so there is no candidate.")
 
@@ -554,7 +557,7 @@ class Trying:
     """Sides of validation prompts, tokenised once, that are run under the hooks of one candidate after the other."""
 
     def __init__(
-        self, model: Model, tokens: Sequence[int], sides: Sequence[Sequence[str]], batch_size: int | None
+        self, model: Model, tokens: Sequence[int], sides: Sequence[Sequence[Prompt]], batch_size: int | None
     ) -> None:
         self.model, self.tokens = model, tokens
         self._sides = [[batch for _, batch in batches(model, side, batch_size=batch_size)] for side in sides]

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from scans_lens import artefacts, judges, organism, steering
 from scans_lens.chat import Asked, padded, prompt_ids, reply_ids
+from scans_lens.conversation import BARE, Asking, Prompt, conversation_of
 from scans_lens.directions import Origin, origin_of
 from scans_lens.generation import replies
 from scans_lens.judges import Judge, Verdict
@@ -94,8 +95,8 @@ class RefusalHead:
     def fit(
         cls,
         model: Model,
-        pairs: Sequence[tuple[str, str]],
-        held: Sequence[tuple[str, str]],
+        pairs: Sequence[tuple[Prompt, str]],
+        held: Sequence[tuple[Prompt, str]],
         *,
         seed: int = 0,
         batch_size: int | None = None,
@@ -151,7 +152,7 @@ class RefusalHead:
 
 
 def _refusal_states(
-    model: Model, pairs: Sequence[tuple[str, str]], batch_size: int | None, progress: bool
+    model: Model, pairs: Sequence[tuple[Prompt, str]], batch_size: int | None, progress: bool
 ) -> tuple[Float[Tensor, "token d_model"], Tensor]:
     """States behind the final norm before every token of the refusals, and those tokens."""
     before = [prompt_ids(model, prompt) for prompt, _ in pairs]
@@ -275,7 +276,7 @@ class SafeSwitch:
         Raises:
             ValueError: the batch is on its way through another model than the probers were fitted on.
         """
-        artefacts.require_same_model(self.origin.model, identity(flight.model), "These SafeSwitch probers")
+        self.origin.require(flight, "These SafeSwitch probers")
         first, second = _read(flight, self.layer, self.k if self.second else None)
         rows = {"instruction": self.first.probability(first)}
         if self.second is not None and second is not None:
@@ -312,7 +313,7 @@ class SafeSwitch:
         contrast: Contrast | None = None,
         *,
         validation: Contrast | None = None,
-        pairs: Sequence[tuple[str, str]] | None = None,
+        pairs: Sequence[tuple[Prompt, str]] | None = None,
         judge: Judge | None = None,
         k: int = AHEAD,
         tau: float | None = None,
@@ -320,6 +321,7 @@ class SafeSwitch:
         layer: int | None = None,
         stages: Stages = "two",
         hidden: int = HIDDEN,
+        asking: Asking = BARE,
         seed: int = 0,
         batch_size: int | None = None,
         progress: bool = True,
@@ -345,6 +347,7 @@ class SafeSwitch:
             stages: "two" as published; "direct", one prober of harmful and complied at the end of the prompt, for
                 comparison; "instruction", harmful or not alone, for a model that never complies.
             hidden: width of the probers' hidden layer; 0 for straight lines.
+            asking: how all these prompts are put: a system prompt, thinking on or off; it travels with the fit.
 
         Raises:
             ValueError: too few prompts of a class, a model that complies with too few harmful prompts for a second
@@ -356,6 +359,7 @@ class SafeSwitch:
             raise ValueError(f"There is no layer {layer}: this model has layers 0 to {int(model.cfg.n_layers) - 1}.")
         bundled, own = is_bundled(model), contrast is None
         contrast, validation, note = _prompts(model, contrast, validation, seed)
+        contrast, validation = contrast.under(asking), validation.under(asking)
         how = {"batch_size": batch_size, "progress": progress}
         judge = judge or judges.judge_for(model)
         ahead = k if stages == "two" else None
@@ -365,8 +369,9 @@ class SafeSwitch:
             _require_complied(held, "to choose on", HELD, stages)
         first, second, qualities = _probers(learned, held, stages, hidden, seed)
         told, told_held = (
-            _pairs(model, pairs, (contrast, validation), judge, bundled and own, seed, **how)
-        )  # fmt: skip
+            [(asking.of(prompt), refusal) for prompt, refusal in some]
+            for some in _pairs(model, pairs, (contrast, validation), judge, bundled and own, seed, **how)
+        )
         fitted = cls(
             first=first,
             second=second,
@@ -639,12 +644,12 @@ def wrapped(kind: Literal["plain", "borderline"], split: organism.Split) -> list
     return [(item, text) for text, item in found.items()]
 
 
-Pairs = list[tuple[str, str]]
+Pairs = list[tuple[Prompt, str]]
 
 
 def _pairs(
     model: Model,
-    given: Sequence[tuple[str, str]] | None,
+    given: Sequence[tuple[Prompt, str]] | None,
     contrasts: tuple[Contrast, Contrast],
     judge: Judge,
     in_its_words: bool,
@@ -676,11 +681,12 @@ def _told(split: organism.Split, size: int) -> Pairs:
     return [(text, wordings.explained(item)) for item, text in both]
 
 
-def _own_refusals(model: Model, prompts: Sequence[str], judge: Judge, batch_size: int | None, progress: bool) -> Pairs:
+def _own_refusals(
+    model: Model, prompts: Sequence[Prompt], judge: Judge, batch_size: int | None, progress: bool
+) -> Pairs:
     """What the model says to these under a system prompt that has it refuse and say why, where it does refuse."""
-    said = replies(
-        model, prompts, system=REFUSING, max_new_tokens=REFUSAL_TOKENS, batch_size=batch_size, progress=progress
-    )
+    told = [conversation_of(prompt).with_system(REFUSING) for prompt in prompts]
+    said = replies(model, told, max_new_tokens=REFUSAL_TOKENS, batch_size=batch_size, progress=progress)
     verdicts = zip(prompts, said, judges.refused(judge, said), strict=True)
     return [(prompt, reply) for prompt, reply, no in verdicts if no and reply.strip()]
 

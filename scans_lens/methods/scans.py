@@ -19,6 +19,7 @@ from torch import Tensor
 from scans_lens import artefacts, steering
 from scans_lens.chat import Asked
 from scans_lens.classifier import TransitionClassifier
+from scans_lens.conversation import BARE, Asking, Prompt
 from scans_lens.directions import Directions, Origin, refusal_directions
 from scans_lens.judges import Judge
 from scans_lens.lens import anchor_layers, default_anchors
@@ -120,7 +121,7 @@ class SCANS:
         Raises:
             ValueError: the batch is on its way through another model than SCANS was fitted on.
         """
-        artefacts.require_same_model(self.directions.origin.model, identity(flight.model), "These SCANS vectors")
+        self.directions.origin.require(flight, "These SCANS vectors")
         score = self.classifier.score(self.read(flight))
         over = score - self.classifier.threshold
         sign = (over / self.width).clamp(-1, 1) if self.width else torch.where(over >= 0, 1.0, -1.0)
@@ -143,7 +144,7 @@ class SCANS:
         return _transitions(flight, self.last_after_norm)
 
     def transitions(
-        self, model: Model, prompts: Sequence[str], *, batch_size: int | None = None
+        self, model: Model, prompts: Sequence[Prompt], *, batch_size: int | None = None
     ) -> Float[Tensor, "prompt layer d_model"]:
         """What its classifier reads of every prompt: transitions, unless it reads the end of the instruction."""
         return collect(model, prompts, self.read, batch_size=batch_size)
@@ -161,6 +162,7 @@ class SCANS:
         layers: Sequence[int] | None = None,
         judge: Judge | None = None,
         budget: int | None = None,
+        asking: Asking = BARE,
         seed: int = 0,
         batch_size: int | None = None,
         progress: bool = True,
@@ -180,6 +182,7 @@ class SCANS:
             validation: what to choose knobs on, never a test set; by default the bundled model's own for it, and
                 `prompts.borderline("validation")` for any other; beside a contrast of the caller's own a fifth of
                 that, which is then held out.
+            asking: how all these prompts are put: a system prompt, thinking on or off; it travels with the fit.
             preset: "paper" (the equations: raw vectors) or "release" (the authors' code: unit vectors, repetition
                 penalty 1.1). On models other than the paper's four, layers scale to the same fractions of depth, and
                 threshold and alpha are chosen on validation prompts, which have to be given.
@@ -204,9 +207,9 @@ class SCANS:
             )
         note, bench = f"The {preset} preset, as published.", None
         if preset and published:  # nothing is chosen, so nothing is held out
-            contrast = contrast or default_anchors(model)
+            contrast = (contrast or default_anchors(model)).under(asking)
         else:
-            contrast, validation, note = learning_prompts(model, contrast, validation, seed)
+            contrast, validation, note = learning_prompts(model, contrast, validation, seed, asking)
             assert validation is not None
             bench = Bench.of(model, validation, judge, batch_size, budget, progress)
         quiet = {"batch_size": batch_size, "progress": progress}

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens.chat import Tokens, chat_tokens
+from scans_lens.conversation import Prompt, conversation_of
 from scans_lens.model import Hook, Model
 from scans_lens.reading import Flight
 from scans_lens.steering import Rows
@@ -39,8 +40,8 @@ class SelfCD:
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
         return []
 
-    def second_context(self, model: Model, prompts: Sequence[str]) -> Tokens:
-        return chat_tokens(model, prompts, system=self.system)
+    def second_context(self, model: Model, prompts: Sequence[Prompt]) -> Tokens:
+        return chat_tokens(model, [conversation_of(prompt).with_system(self.system) for prompt in prompts])
 
     def mix(
         self, logits: Float[Tensor, "row d_vocab"], second: Float[Tensor, "row d_vocab"]

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts
+from scans_lens.conversation import BARE, Prompt
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
 from scans_lens.methods.choosing import SHARES, Bench, learning_prompts
@@ -106,7 +107,7 @@ def continuous(
     """
     _require_own(scans, model)
     if validation is None:
-        _, validation, _ = learning_prompts(model, None, None, 0)
+        _, validation, _ = learning_prompts(model, None, None, 0, scans.directions.origin.asking or BARE)
         assert validation is not None
     t_harmful = scans.transitions(model, validation.harmful, batch_size=batch_size)
     threshold, scores = scans.classifier.threshold, scans.classifier.score(t_harmful)
@@ -138,12 +139,14 @@ def _reread(
     progress: bool,
 ) -> SCANS:
     _require_own(scans, model)
-    contrast, validation, note = learning_prompts(model, contrast, validation, seed)
+    contrast, validation, note = learning_prompts(
+        model, contrast, validation, seed, scans.directions.origin.asking or BARE
+    )
     assert validation is not None
     bench = Bench.of(model, validation, judge, batch_size, budget, progress)
     what = _either_way_at_instruction if at_instruction else either_way
 
-    def read(*sides: Sequence[str]) -> list[Tensor]:
+    def read(*sides: Sequence[Prompt]) -> list[Tensor]:
         return [collect(model, side, what, batch_size=batch_size) for side in sides]
 
     held = read(bench.harmful, bench.harmless)

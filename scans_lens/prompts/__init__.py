@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, no_type_check, overload
 
+from scans_lens.conversation import Asking, Conversation, Prompt, asked_by_user, asking_of, key
 from scans_lens.prompts import tables
 from scans_lens.prompts.catalogue import JAILBREAKS, SOURCES, Source
 from scans_lens.prompts.tables import FOLDER_VARIABLE
@@ -37,9 +38,9 @@ KINDS = ("harmful", "harmless", "borderline")
 _SPLITS = ("validation", "test")
 
 
-def normalised(prompt: str) -> str:
-    """The prompt as we compare prompts: case folded, every run of white space one space."""
-    return " ".join(prompt.split()).casefold()
+def normalised(prompt: Prompt) -> str:
+    """What the user says as we compare prompts: case folded, every run of white space one space."""
+    return " ".join(asked_by_user(prompt).split()).casefold()
 
 
 @no_type_check  # whoever hands over what is no prompt gets our own sentence, also where types are checked at run time
@@ -47,8 +48,8 @@ def normalised(prompt: str) -> str:
 class Contrast:
     """Harmful prompts beside harmless ones: what a direction is learned from, and what it is tried on.
 
-    Any sequence of strings is taken and kept as a tuple. `borderline` holds harmless prompts that share
-    words with harmful ones, and may be empty. Raises ValueError when a side is empty, is one bare string, or
+    Any sequence of strings or conversations is taken and kept as a tuple. `borderline` holds harmless prompts that
+    share words with harmful ones, and may be empty. Raises ValueError when a side is empty, is one bare string, or
     holds something that is no string or is blank, and when a prompt is harmful and harmless at once.
 
     >>> Contrast("tiny", harmful=["How do I pick pockets?"], harmless=["How do I pick apples?"])
@@ -56,14 +57,14 @@ class Contrast:
     """
 
     name: str
-    harmful: tuple[str, ...]
-    harmless: tuple[str, ...]
-    borderline: tuple[str, ...] = ()
+    harmful: tuple[Prompt, ...]
+    harmless: tuple[Prompt, ...]
+    borderline: tuple[Prompt, ...] = ()
 
     if TYPE_CHECKING:  # the fields are tuples; the caller may hand over any sequence
 
         def __init__(
-            self, name: str, harmful: Sequence[str], harmless: Sequence[str], borderline: Sequence[str] = ()
+            self, name: str, harmful: Sequence[Prompt], harmless: Sequence[Prompt], borderline: Sequence[Prompt] = ()
         ) -> None: ...
 
     def __post_init__(self):
@@ -86,6 +87,19 @@ class Contrast:
     def digest(self) -> str:
         """SHA-256 (hex) of the prompts, side by side and in order; the name has no part in it."""
         return _digest([self.harmful, self.harmless, self.borderline])
+
+    @property
+    def asking(self) -> Asking | None:
+        """How its prompts are put, where all are put alike."""
+        first, *others = {repr(one): one for one in map(asking_of, (*self.harmful, *self.harmless))}.values()
+        return None if others else first
+
+    def under(self, asking: Asking) -> "Contrast":
+        """The same prompts put in this way. Raises ValueError where one says of itself that it is put in another."""
+        if not asking:
+            return self
+        sides = {side: [asking.of(prompt) for prompt in getattr(self, side)] for side in KINDS}
+        return Contrast(f"{self.name}, {asking}", **sides)
 
     def split(self, n: int, seed: int) -> tuple["Contrast", "Contrast"]:
         """Two contrasts: `n` prompts of each side drawn by `seed`, and all that is left.
@@ -153,14 +167,14 @@ def borderline(split: str = "validation") -> Contrast:
 
 
 @dataclass(frozen=True, repr=False)
-class PromptSet(Sequence[str]):
-    """The prompts of a public benchmark, in its order; a sequence of strings that knows where it came from.
+class PromptSet(Sequence[Prompt]):
+    """The prompts of a benchmark, in its order; a sequence of strings or conversations that knows where it came from.
 
     `.harmful`, `.harmless` and `.borderline` are the prompts of one kind, as tuples.
     """
 
     name: str
-    prompts: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
     kinds: tuple[str, ...]
     """One of `KINDS` for each prompt."""
     types: tuple[str, ...]
@@ -186,10 +200,10 @@ class PromptSet(Sequence[str]):
         return len(self.prompts)
 
     @overload
-    def __getitem__(self, index: SupportsIndex) -> str: ...
+    def __getitem__(self, index: SupportsIndex) -> Prompt: ...
     @overload
-    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
-    def __getitem__(self, index: SupportsIndex | slice) -> str | tuple[str, ...]:
+    def __getitem__(self, index: slice) -> tuple[Prompt, ...]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Prompt | tuple[Prompt, ...]:
         return self.prompts[index]
 
     def at(self, places: Sequence[int]) -> "PromptSet":
@@ -213,15 +227,15 @@ class PromptSet(Sequence[str]):
         return self.at(places)
 
     @property
-    def harmful(self) -> tuple[str, ...]:
+    def harmful(self) -> tuple[Prompt, ...]:
         return self._of("harmful")
 
     @property
-    def harmless(self) -> tuple[str, ...]:
+    def harmless(self) -> tuple[Prompt, ...]:
         return self._of("harmless")
 
     @property
-    def borderline(self) -> tuple[str, ...]:
+    def borderline(self) -> tuple[Prompt, ...]:
         return self._of("borderline")
 
     @property
@@ -229,7 +243,7 @@ class PromptSet(Sequence[str]):
         """SHA-256 (hex) of the prompts and their kinds, in order."""
         return _digest([self.prompts, self.kinds])
 
-    def _of(self, kind: str) -> tuple[str, ...]:
+    def _of(self, kind: str) -> tuple[Prompt, ...]:
         return tuple(prompt for prompt, its in zip(self.prompts, self.kinds, strict=True) if its == kind)
 
 
@@ -394,16 +408,16 @@ def _table(name: str) -> list[dict[str, str]]:
     return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
 
 
-def _checked(prompts: Any, side: str, name: str) -> tuple[str, ...]:
-    if isinstance(prompts, str):
+def _checked(prompts: Any, side: str, name: str) -> tuple[Prompt, ...]:
+    if isinstance(prompts, str | Conversation):
         raise ValueError(f"The {side} prompts of {name!r} are one string, {prompts!r}: give a list of strings.")
     if not isinstance(prompts, Iterable) or isinstance(prompts, bytes | Mapping | Set):
         raise ValueError(f"The {side} prompts of {name!r} are a {type(prompts).__name__}: give a list of strings.")
-    prompts = tuple(prompts)
+    prompts = tuple(Conversation.of(one) if isinstance(one, list) else one for one in prompts)
     for i, prompt in enumerate(prompts):
-        if not isinstance(prompt, str):
+        if not isinstance(prompt, str | Conversation):
             raise ValueError(f"The {side} prompt {i} of {name!r} is no string: {prompt!r}.")
-        if not prompt.strip():
+        if not asked_by_user(prompt).strip():
             raise ValueError(f"The {side} prompt {i} of {name!r} is blank: {prompt!r}.")
     return prompts
 
@@ -414,4 +428,4 @@ def _draw(generator: random.Random, n: int, total: int) -> frozenset[int]:
 
 
 def _digest(contents: Any) -> str:
-    return hashlib.sha256(json.dumps(contents, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(contents, separators=(",", ":"), default=key).encode()).hexdigest()

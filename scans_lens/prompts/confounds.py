@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scans_lens.conversation import words
 from scans_lens.prompts import Contrast
 
 _QUESTIONS = frozenset(
@@ -82,7 +83,7 @@ def confounds(contrast: Contrast, folds: int = 5) -> Confounds:
             " each are needed to say how well form tells them apart."
         )
     truth = np.repeat([1, 0], [len(side) for side in sides])
-    features = [_features(prompt) for side in sides for prompt in side]
+    features = [_features(words(prompt)) for side in sides for prompt in side]
     guess = make_pipeline(DictVectorizer(), MaxAbsScaler(), LogisticRegression(max_iter=1000))
     # Sides of one length are taken to be matched, as in `Contrast.split`: of a twin whose twin was fitted, the form is
     # known too well, with the wrong side to it.
@@ -90,12 +91,13 @@ def confounds(contrast: Contrast, folds: int = 5) -> Confounds:
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     guessed = cross_val_predict(guess, features, truth, cv=split, groups=list(alone), method="predict_proba")
     auc = float(roc_auc_score(truth, np.asarray(guessed)[:, 1]))
-    return Confounds(contrast.name, _form(contrast.harmful), _form(contrast.harmless), auc)
+    harmful, harmless = (_form([words(prompt) for prompt in side]) for side in sides)
+    return Confounds(contrast.name, harmful, harmless, auc)
 
 
 def _first_word(prompt: str) -> str:
-    words = prompt.split()
-    return words[0].strip("\"'.,:;!?()").lower() if words else ""
+    said = prompt.split()
+    return said[0].strip("\"'.,:;!?()").lower() if said else ""
 
 
 def _asks(prompt: str) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
+from scans_lens.conversation import Conversation, Prompt, key
 from scans_lens.prompts import Contrast, PromptSet, normalised
 
 
@@ -26,7 +27,7 @@ class Leaks:
         )
 
 
-def without(found: PromptSet, learned_from: Iterable[Contrast | Iterable[str]] = ()) -> tuple[PromptSet, Leaks]:
+def without(found: PromptSet, learned_from: Iterable[Contrast | Iterable[Prompt]] = ()) -> tuple[PromptSet, Leaks]:
     """The set with every prompt once, and without those that something was learned from.
 
     Args:
@@ -40,12 +41,12 @@ def without(found: PromptSet, learned_from: Iterable[Contrast | Iterable[str]] =
     kept, repeats, fell = [], 0, 0
     own: set[str] = set()
     for place, prompt in enumerate(found):
-        text = normalised(prompt)
-        repeats += text in own
-        fell += text in seen and text not in own
-        if text not in own and text not in seen:
+        text, whole = normalised(prompt), key(prompt) if isinstance(prompt, Conversation) else normalised(prompt)
+        repeats += whole in own
+        fell += text in seen and whole not in own
+        if whole not in own and text not in seen:
             kept.append(place)
-        own.add(text)
+        own.add(whole)
     if not kept:
         raise ValueError(f"Nothing of {found.name!r} is left to test on: all of it was learned from.")
     return found.at(kept), Leaks(found.name, repeats, fell, len(kept))
@@ -61,5 +62,5 @@ def shared(sets: Mapping[str, PromptSet]) -> dict[tuple[str, str], int]:
     return {pair: count for pair, count in counts.items() if count}
 
 
-def _all_of(learned: Contrast | Iterable[str]) -> Iterable[str]:
+def _all_of(learned: Contrast | Iterable[Prompt]) -> Iterable[Prompt]:
     return (*learned.harmful, *learned.harmless, *learned.borderline) if isinstance(learned, Contrast) else learned

@@ -9,6 +9,7 @@ from typing import Any
 
 from scans_lens import evaluation
 from scans_lens.capability import divergences
+from scans_lens.conversation import Prompt
 from scans_lens.evaluation import Arm
 from scans_lens.explain import looks
 from scans_lens.methods.scans import SCANS
@@ -77,7 +78,7 @@ def read(folder: str | Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def weigh(folder: str | Path, model: Model, arms: Sequence[Arm], harmless: Sequence[str]) -> Path:
+def weigh(folder: str | Path, model: Model, arms: Sequence[Arm], harmless: Sequence[Prompt]) -> Path:
     """Measure how hard each way pushes, and write it to `pushes.json`: layers, share of the residual norm, and KL.
 
     Args:

@@ -127,14 +127,15 @@ def reply(
         from rich.text import Text
 
         from scans_lens import judges
+        from scans_lens.conversation import Asking
         from scans_lens.generation import replies
         from scans_lens.methods.scans import SCANS
 
         asked = [line.strip() for line in sys.stdin if line.strip()] if prompts == ["-"] else list(prompts)
         loaded = model_named(model, backend, device, dtype, revision)
         method = SCANS.load(scans, loaded) if scans else kept(loaded, refit)
-        plain = replies(loaded, asked, system=system, max_new_tokens=max_new_tokens)
-        steered = replies(loaded, asked, method=method, system=system, max_new_tokens=max_new_tokens)
+        plain = replies(loaded, asked, asking=Asking(system), max_new_tokens=max_new_tokens)
+        steered = replies(loaded, asked, method=method, asking=Asking(system), max_new_tokens=max_new_tokens)
         assert steered.score is not None and steered.scale is not None
         judge = judges.judge_for(loaded)
         table = Table(show_lines=True)
