@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import inspect
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -22,7 +20,7 @@ from torch import Tensor
 from scans_lens import organism, ranks
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    pass
 
 Hook: TypeAlias = tuple[str, Callable[..., Any]]
 """TransformerLens' own pair of a hook point's name and a function; lists of them add."""
@@ -86,7 +84,8 @@ def load_model(
         revision: of a hub model.
 
     Raises:
-        ValueError: the model cannot be found or reached, or the backend is not there.
+        ValueError: the model cannot be found or reached, or the backend is not there; weights are missing from its
+            files; or with hooks it is not the model that transformers runs (see `scans_lens.agreement`).
     """
     if backend not in ("bridge", "hooked"):
         raise ValueError(f"No backend {backend!r}; there are 'bridge' and 'hooked'.")
@@ -98,22 +97,15 @@ def load_model(
     device = _device(None if spread else device)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     where = str(organism.weights() if name is None else name)
-    if Path(where).exists() and not (Path(where) / "config.json").is_file():
+    if Path(where).exists() and not any(Path(where, name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ValueError(f"The folder {where!r} holds no model in Hugging Face format: it has no config.json.")
-    try:
-        with _quiet():
-            if backend == "hooked":
-                model = _load_hooked(where, device, dtype, revision)
-            else:
-                model = _load_bridge(
-                    where, {"device_map": "auto"} if spread else {"device": str(device)}, dtype, revision
-                )
-    except OSError as error:
-        raise ValueError(
-            f"Cannot load the model {where!r}: it is no folder here, and the hub does not give it "
-            f"(wrong name, no network, or a gated model without HF_TOKEN). It said: {_first_line(error)}"
-        ) from error
-    return model
+    if backend == "hooked":
+        from scans_lens.hooked import load_hooked
+
+        return load_hooked(where, device, dtype, revision)
+    from scans_lens.loading import load_bridge
+
+    return load_bridge(where, None if spread else device, dtype, revision)
 
 
 def _device(wanted: str | torch.device | None) -> torch.device:
@@ -125,142 +117,6 @@ def _device(wanted: str | torch.device | None) -> torch.device:
         return torch.empty(1, device=wanted).device
     except (RuntimeError, AssertionError) as error:  # a name that is none, or hardware that is not there
         raise ValueError(f"The device {str(wanted)!r} cannot be used here: {str(error).splitlines()[0]}") from error
-
-
-def _load_bridge(where: str, place: Mapping[str, str], dtype: torch.dtype, revision: str | None) -> Any:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    extra: dict[str, Any] = {"revision": revision} if revision else {}
-    if revision and "revision" not in inspect.signature(TransformerBridge.boot_transformers).parameters:
-        from huggingface_hub import snapshot_download
-
-        where, extra = snapshot_download(where, revision=revision), {}
-    model = TransformerBridge.boot_transformers(where, dtype=dtype, **place, **extra)
-    model.eval()
-    return model
-
-
-def _load_hooked(where: str, device: torch.device, dtype: torch.dtype, revision: str | None) -> Any:
-    try:
-        from transformer_lens import HookedTransformer
-    except ImportError as error:
-        raise ValueError(
-            "HookedTransformer was removed in TransformerLens 4; use backend='bridge', or install transformer-lens<4."
-        ) from error
-    if not Path(where).exists():
-        from transformer_lens.loading_from_pretrained import get_official_model_name
-
-        try:
-            get_official_model_name(where)
-        except ValueError:
-            raise ValueError(
-                f"Cannot load the model {where!r}: it is no folder here, and TransformerLens has no HookedTransformer "
-                "of that name; use backend='bridge', which takes any name of the hub."
-            ) from None
-        extra: dict[str, Any] = {"revision": revision} if revision else {}
-        return HookedTransformer.from_pretrained_no_processing(where, device=str(device), dtype=dtype, **extra).eval()
-    from transformer_lens.loading_from_pretrained import get_pretrained_state_dict
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    # TransformerLens' own way from a folder to a configuration guesses the architecture from words in the path
-    source = AutoModelForCausalLM.from_pretrained(where, dtype=dtype).eval()
-    config = _hooked_config(source.config, device, dtype)
-    weights = get_pretrained_state_dict(where, config, hf_model=source, dtype=dtype)
-    model = HookedTransformer(config, AutoTokenizer.from_pretrained(where))
-    model.load_and_process_state_dict(
-        weights, fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
-    )
-    return model.eval()
-
-
-def _hooked_config(config: PreTrainedConfig, device: torch.device, dtype: torch.dtype) -> Any:
-    """The shape of a local Llama, Qwen 2, Mistral or Gemma 2 in TransformerLens' words."""
-    from transformer_lens import HookedTransformerConfig
-
-    architecture = (config.architectures or ["unknown"])[0]
-    known = ("LlamaForCausalLM", "Qwen2ForCausalLM", "MistralForCausalLM", "Gemma2ForCausalLM")
-    if architecture not in known:
-        raise ValueError(f"A local {architecture} does not load as a HookedTransformer; use backend='bridge'.")
-    d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    grouped = config.num_key_value_heads != config.num_attention_heads or architecture != "LlamaForCausalLM"
-    rope = config.rope_parameters
-    attention: dict[str, Any] = {}
-    if rope.get("rope_type", "default") == "llama3":
-        attention = {
-            "use_NTK_by_parts_rope": True,
-            "NTK_original_ctx_len": rope["original_max_position_embeddings"],
-            "NTK_by_parts_low_freq_factor": rope["low_freq_factor"],
-            "NTK_by_parts_high_freq_factor": rope["high_freq_factor"],
-            "NTK_by_parts_factor": rope["factor"],
-        }
-    elif rope.get("rope_type", "default") != "default":
-        raise ValueError(
-            f"Rotary positions of type {rope['rope_type']!r} do not load as a HookedTransformer; use backend='bridge'."
-        )
-    if architecture == "Gemma2ForCausalLM":
-        attention = {
-            "use_local_attn": True,
-            "window_size": config.sliding_window,
-            "attn_types": ["local" if kind == "sliding_attention" else "global" for kind in config.layer_types],
-            "attn_scale": config.query_pre_attn_scalar**0.5,
-            "attn_scores_soft_cap": config.attn_logit_softcapping,
-            "output_logits_soft_cap": config.final_logit_softcapping,
-            "use_normalization_before_and_after": True,
-        }
-    elif architecture == "MistralForCausalLM" and config.sliding_window is not None:
-        attention = {
-            "use_local_attn": True,
-            "window_size": config.sliding_window,
-            "attn_types": ["local"] * config.num_hidden_layers,
-        }
-    return HookedTransformerConfig(
-        model_name=str(config.name_or_path),
-        original_architecture=architecture,
-        init_weights=False,
-        n_layers=config.num_hidden_layers,
-        d_model=config.hidden_size,
-        d_mlp=config.intermediate_size,
-        d_vocab=config.vocab_size,
-        n_ctx=config.max_position_embeddings,
-        n_heads=config.num_attention_heads,
-        n_key_value_heads=config.num_key_value_heads if grouped else None,
-        d_head=d_head,
-        gated_mlp=True,
-        act_fn=getattr(config, "hidden_activation", None) or config.hidden_act,
-        normalization_type="RMS",
-        final_rms=True,
-        eps=config.rms_norm_eps,
-        positional_embedding_type="rotary",
-        rotary_base=rope["rope_theta"],
-        rotary_dim=d_head,
-        rotary_adjacent_pairs=False,
-        default_prepend_bos=architecture != "Qwen2ForCausalLM",
-        device=str(device),
-        dtype=dtype,
-        **attention,
-    )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Loading without the libraries' progress bars and notices of deprecation."""
-    from transformers.utils import logging
-
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 # ── What a model is ──────────────────────────────────────────────────────────────────────────────────────────
