@@ -7,6 +7,7 @@ An architecture is refused because it does not, and never because it is on a lis
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from scans_lens.model import Model, resid_post
+from scans_lens.model import Model, resid_post, unembedding_of
 from scans_lens.running import out_of_memory, runner
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ TEXTS = (
 )
 LENGTHS = (13, 7)
 """Tokens of each text."""
-STEPS = 3
+STEPS = 2
 """Of them, how many go in one at a time, from the cache."""
 EXACT = 1e-4
 """How far apart two values may be in float32, as a share of the largest."""
@@ -68,12 +69,14 @@ def truth(source: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Truth:
     for place, row in enumerate(rows):
         ids[place, -len(row) :], mask[place, -len(row) :] = torch.tensor(row), 1
     last = STEPS + 1
+    how = {"logits_to_keep": last} if "logits_to_keep" in inspect.signature(source.forward).parameters else {}
     outs = [
         source(
             input_ids=torch.tensor([row], device=embedding.device),
             attention_mask=torch.ones((1, len(row)), dtype=torch.long, device=embedding.device),
             use_cache=False,
             output_hidden_states=True,
+            **how,
         )
         for row in rows
     ]
@@ -102,7 +105,7 @@ def require(model: Model, truth: Truth, what: str, remedy: str = "") -> None:
         raise ValueError(
             f"{what} does not run as transformers runs it: {type(error).__name__}: {line}.{remedy}"
         ) from error
-    exact = next(iter(model.W_U.flatten()[:1])).dtype == torch.float32
+    exact = unembedding_of(model).dtype == torch.float32
     for kind, one, other in (("logits", logits, truth.logits), ("states", states, truth.states)):
         distance, allowed, size = _distance(one, other, exact)
         if distance > allowed:

@@ -51,9 +51,13 @@ class Identity:
     blocks: str = ""
     """A hash of what every block reads and writes, since fine-tuning often leaves the unembedding as it was."""
     name: str = ""
+    rest: str = ""
+    """A hash of the other weights of every block, whatever kind of block, and of an adapter's, with its settings. Empty
+    in what was kept before this was taken, and then not compared."""
 
     def same_as(self, other: Identity) -> bool:
-        return replace(self, name="") == replace(other, name="")
+        alike = replace(self, name="", rest="") == replace(other, name="", rest="")
+        return alike and (self.rest == other.rest or not (self.rest and other.rest))
 
 
 def resid_post(layer: int) -> str:
@@ -123,7 +127,11 @@ def _device(wanted: str | torch.device | None) -> torch.device:
 
 
 def identity(model: Model) -> Identity:
-    """Architecture, shape and hashes of samples of the weights."""
+    """Architecture, shape and hashes of samples of the weights.
+
+    It is taken anew each time, so that it is right when weights were changed in place or an adapter was switched off;
+    only the samples are read, which takes milliseconds.
+    """
     unembedding = unembedding_of(model)
     cfg = model.cfg
     architecture = getattr(cfg, "architecture", None) or getattr(cfg, "original_architecture", None) or "unknown"
@@ -133,27 +141,71 @@ def identity(model: Model) -> Identity:
         d_model=int(cfg.d_model),
         d_vocab=int(unembedding.shape[1]),
         unembedding=_hashed([unembedding], 65_536),
-        blocks=_hashed((weight for block in model.blocks for weight in _weights(block)), 512),
+        blocks=_hashed((weight for block in model.blocks for weight in _weights(block, _FIRST)), 512),
         name=str(getattr(cfg, "model_name", "") or ""),
+        rest=_hashed((*(weight for block in model.blocks for weight in _others(block)), *_adapter(model)), 512),
     )
 
 
-def _weights(block: Any) -> Iterator[Tensor]:
-    """Of the first head and of the MLP, what either class of model lays out alike."""
-    for part, name in (("attn", "W_Q"), ("attn", "W_V"), ("attn", "W_O"), ("mlp", "W_out")):
-        weight = getattr(getattr(block, part, None), name, None)
-        if isinstance(weight, Tensor) and weight.ndim in (2, 3):
+_FIRST = (("attn", "W_Q"), ("attn", "W_V"), ("attn", "W_O"), ("mlp", "W_out"))
+_SECOND = (("attn", "W_K"), ("mlp", "W_in"), ("mlp", "W_gate"))
+"""What either class of model lays out alike; an ungated MLP has no gate."""
+
+
+def _weights(block: Any, names: Iterable[tuple[str, str]]) -> Iterator[Tensor]:
+    """Of the first head and of the MLP, those that this block has and that can be read as a matrix."""
+    for part, name in names:
+        try:
+            weight = getattr(getattr(block, part, None), name, None)
+        except (ValueError, NotImplementedError, RuntimeError, AttributeError):  # packed, or laid out otherwise
+            continue
+        if isinstance(weight, Tensor) and weight.is_floating_point() and weight.ndim in (2, 3):
             yield weight[0] if weight.ndim == 3 else weight
 
 
+def _others(block: Any) -> Iterator[Tensor]:
+    """What `_FIRST` leaves out; of a block that is not plain attention and MLP, each of its parameters."""
+    if len(list(_weights(block, _FIRST))) == len(_FIRST):
+        yield from _weights(block, _SECOND)
+    else:
+        yield from _named(block)
+
+
+def _named(part: Any) -> Iterator[Tensor]:
+    """The parameters of a part, in the order of the names that transformers has for them."""
+    plain = {name.replace("_original_component.", ""): weight for name, weight in part.named_parameters()}
+    yield from (plain[name] for name in sorted(plain))
+
+
+def _adapter(model: Model) -> Iterator[Tensor]:
+    """What lies around the weights of the base where an adapter was loaded and not merged, and how strongly it acts."""
+    source = getattr(model, "original_model", None)
+    layers = [part for part in source.modules() if hasattr(part, "base_layer")] if source is not None else []
+    for layer in layers:
+        yield from (weight for name, weight in sorted(layer.named_parameters()) if not name.startswith("base_layer."))
+        acting = (
+            sorted((getattr(layer, "scaling", None) or {}).items()),
+            getattr(layer, "disable_adapters", False),
+            list(getattr(layer, "active_adapters", ())),
+        )
+        yield torch.tensor(list(repr(acting).encode()), dtype=torch.uint8)
+
+
 def _hashed(weights: Iterable[Tensor], size: int) -> str:
-    """Of about so many values of each, in bfloat16."""
+    """Of about so many values of each, in bfloat16; what is packed counts as the bytes that it is."""
     found = hashlib.sha256()
     for weight in weights:
-        sample = weight.detach().flatten()
-        sample = sample[:: max(1, len(sample) // size)].to("cpu", torch.bfloat16).view(torch.int16)
-        found.update(sample.numpy().tobytes())
+        sample = _sampled(weight.detach(), size).cpu()
+        if sample.is_floating_point():
+            sample = sample.to(torch.bfloat16)
+        found.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
+
+
+def _sampled(weight: Tensor, size: int) -> Tensor:
+    """Every n-th value in the order of rows, read where it lies: a transposed matrix is not copied for it."""
+    places = torch.arange(0, weight.numel(), max(1, weight.numel() // size), device=weight.device)
+    return weight[torch.unravel_index(places, weight.shape)] if weight.ndim else weight.reshape(1)
 
 
 def unembedding_of(model: Model) -> Float[Tensor, "d_model d_vocab"]:
@@ -182,16 +234,18 @@ def shown_name(model: Model) -> str:
 def is_folded(model: Model) -> bool:
     """Whether norms were folded into weights, which changes logit lens, norms and cosines but no reply.
 
-    A bridge does not say so in its configuration, but its final norm has one gain for all then, or its unembedding is
-    centred.
+    A HookedTransformer says so in its configuration. A bridge knows only that TransformerLens worked on its weights;
+    its final norm has one gain for all then. That alone says nothing, since gains of a new model are all 1. In either
+    class an unembedding that was centred shows it.
     """
     if str(getattr(model.cfg, "normalization_type", "")).endswith("Pre"):
         return True
     norm = getattr(model, "ln_final", None)
     gain = getattr(norm, "w", None) if getattr(norm, "w", None) is not None else getattr(norm, "weight", None)
+    flat = isinstance(gain, Tensor) and bool((gain == gain.flatten()[0]).all())
     unembedding = unembedding_of(model).detach().float()
     centred = bool(unembedding.mean(-1).abs().max() < 1e-4 * unembedding.std())
-    return centred or (isinstance(gain, Tensor) and bool((gain == gain.flatten()[0]).all()))
+    return centred or (flat and bool(getattr(model, "_weights_processed", False)))
 
 
 def require_raw(model: Model, what: str) -> None:
