@@ -229,6 +229,10 @@ def checked(prompts: Sequence[str]) -> list[str]:
             raise ValueError(f"Prompt {place} is {type(prompt).__name__}, not a string: {prompt!r:.60}.")
         if not prompt.strip():
             raise ValueError(f"Prompt {place} is empty.")
+        if any("\ud800" <= sign <= "\udfff" for sign in prompt):
+            raise ValueError(
+                f"Prompt {place} holds half a character (a lone surrogate), which is no text: {prompt!r:.60}."
+            )
     return prompts
 
 
