@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from scans_lens.model import Model, resid_post, unembedding_of
+from scans_lens.model import Model, is_exact, resid_post
 from scans_lens.running import out_of_memory, runner
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def truth(source: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Truth:
     """Both texts through the module of transformers, before anything was put around it.
 
     Raises:
-        ValueError: the tokenizer knows tokens that the model has no embedding for.
+        ValueError: the tokenizer knows tokens that the model has no embedding for, or the module does not run.
     """
     embedding: Any = source.get_input_embeddings().weight
     rows = [
@@ -70,16 +70,23 @@ def truth(source: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Truth:
         ids[place, -len(row) :], mask[place, -len(row) :] = torch.tensor(row), 1
     last = STEPS + 1
     how = {"logits_to_keep": last} if "logits_to_keep" in inspect.signature(source.forward).parameters else {}
-    outs = [
-        source(
-            input_ids=torch.tensor([row], device=embedding.device),
-            attention_mask=torch.ones((1, len(row)), dtype=torch.long, device=embedding.device),
-            use_cache=False,
-            output_hidden_states=True,
-            **how,
-        )
-        for row in rows
-    ]
+    try:
+        outs = [
+            source(
+                input_ids=torch.tensor([row], device=embedding.device),
+                attention_mask=torch.ones((1, len(row)), dtype=torch.long, device=embedding.device),
+                use_cache=False,
+                output_hidden_states=True,
+                **how,
+            )
+            for row in rows
+        ]
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise ValueError(
+            f"transformers itself does not run this {type(source).__name__} here: {_said(error)}."
+        ) from error
     return Truth(
         ids=ids.to(embedding.device),
         mask=mask.to(embedding.device),
@@ -101,11 +108,8 @@ def require(model: Model, truth: Truth, what: str, remedy: str = "") -> None:
     except Exception as error:
         if out_of_memory(error):
             raise
-        line = (str(error).strip().splitlines() or [""])[0][:200]
-        raise ValueError(
-            f"{what} does not run as transformers runs it: {type(error).__name__}: {line}.{remedy}"
-        ) from error
-    exact = unembedding_of(model).dtype == torch.float32
+        raise ValueError(f"{what} does not run as transformers runs it: {_said(error)}.{remedy}") from error
+    exact = is_exact(model)
     for kind, one, other in (("logits", logits, truth.logits), ("states", states, truth.states)):
         distance, allowed, size = _distance(one, other, exact)
         if distance > allowed:
@@ -156,3 +160,7 @@ def _distance(one: Tensor, other: Tensor, exact: bool) -> tuple[float, float, fl
         return float((one - other).abs().max().nan_to_num(float("inf"))), EXACT * size, size
     size = float(other.square().mean().sqrt())
     return float((one - other).square().mean().sqrt()), COARSE * size, size
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"

@@ -12,7 +12,7 @@ import torch
 from scans_lens import steering
 from scans_lens.chat import OPENING, chat_tokens, prompt_ids, template, text_of, words_of
 from scans_lens.generation import replies
-from scans_lens.model import Model, is_folded, unembedding_of
+from scans_lens.model import Model, is_exact, is_folded
 from scans_lens.outside import Finding, compared
 from scans_lens.reading import Flight, transitions
 from scans_lens.running import runner
@@ -35,7 +35,7 @@ def laws(model: Model) -> list[Finding]:
 
 
 def _each(model: Model) -> Iterator[Finding]:
-    exact = unembedding_of(model).dtype == torch.float32
+    exact = is_exact(model)
     tokens = chat_tokens(model, PROMPTS)
     plain = Flight(model, tokens)
     logits = plain.logits.clone()

@@ -213,6 +213,12 @@ def unembedding_of(model: Model) -> Float[Tensor, "d_model d_vocab"]:
     return model.W_U
 
 
+def is_exact(model: Model) -> bool:
+    """Whether it computes in float32 throughout, with no packed weights, so that two ways to a value give one."""
+    plain = all(weight.is_floating_point() for weight in model.parameters())  # type: ignore[attr-defined]
+    return plain and unembedding_of(model).dtype == torch.float32
+
+
 def device_of(model: Model) -> torch.device:
     return unembedding_of(model).device
 

@@ -15,7 +15,16 @@ import torch
 from scans_lens.chat import prompt_ids
 from scans_lens.generation import replies
 from scans_lens.loading import parts
-from scans_lens.model import Model, after_final_norm, device_of, is_bridge, is_folded, resid_post, unembedding_of
+from scans_lens.model import (
+    Model,
+    after_final_norm,
+    device_of,
+    is_bridge,
+    is_exact,
+    is_folded,
+    resid_post,
+    unembedding_of,
+)
 from scans_lens.running import out_of_memory, runner
 
 if TYPE_CHECKING:
@@ -56,7 +65,7 @@ def _each(model: Model, prompts: Sequence[str]) -> Iterator[Finding]:
         yield from (Finding(law, f"not compared: {why}", None) for law in LAWS)
         return
     source, tokenizer, where = found
-    name, exact = Path(where).name, unembedding_of(model).dtype == torch.float32
+    name, exact = Path(where).name, is_exact(model)
     rows = [prompt_ids(model, prompt) for prompt in prompts]
 
     same = [row == _templated(tokenizer, prompt) for row, prompt in zip(rows, prompts, strict=True)]
