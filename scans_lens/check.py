@@ -1,9 +1,8 @@
-"""Check: the laws that everything here rests on, tried on the user's own model."""
+"""Check: the laws that everything here rests on, tried on the user's own model, inside and from outside."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import takewhile
 from operator import eq
 from typing import Any
@@ -13,7 +12,8 @@ import torch
 from scans_lens import steering
 from scans_lens.chat import OPENING, chat_tokens, prompt_ids, template, text_of, words_of
 from scans_lens.generation import replies
-from scans_lens.model import Model, is_folded
+from scans_lens.model import Model, is_exact, is_folded
+from scans_lens.outside import Finding, compared
 from scans_lens.reading import Flight, transitions
 from scans_lens.running import runner
 
@@ -28,15 +28,6 @@ REPLY = 24
 """New tokens of the replies that are compared."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One law, what was measured, and whether it holds."""
-
-    law: str
-    measured: str
-    ok: bool
-
-
 @torch.no_grad()
 def laws(model: Model) -> list[Finding]:
     """Every law, measured. The model must have a chat template."""
@@ -44,7 +35,7 @@ def laws(model: Model) -> list[Finding]:
 
 
 def _each(model: Model) -> Iterator[Finding]:
-    exact = next(iter(model.W_U.flatten()[:1])).dtype == torch.float32
+    exact = is_exact(model)
     tokens = chat_tokens(model, PROMPTS)
     plain = Flight(model, tokens)
     logits = plain.logits.clone()
@@ -116,6 +107,8 @@ def _each(model: Model) -> Iterator[Finding]:
     yield Finding("a special token that is typed stays text", repr(special), same)
     said = text_of(model, opening).strip()
     yield Finding(f"the opening is {OPENING!r}", f"{len(opening)} token(s): {said!r}", said == OPENING)
+
+    yield from compared(model, PROMPTS[:2])
 
     folded = is_folded(model)
     yield Finding("weights are raw (lens and norms need it)", "folded" if folded else "raw", not folded)

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import inspect
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -22,7 +20,7 @@ from torch import Tensor
 from scans_lens import organism, ranks
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    pass
 
 Hook: TypeAlias = tuple[str, Callable[..., Any]]
 """TransformerLens' own pair of a hook point's name and a function; lists of them add."""
@@ -53,9 +51,13 @@ class Identity:
     blocks: str = ""
     """A hash of what every block reads and writes, since fine-tuning often leaves the unembedding as it was."""
     name: str = ""
+    rest: str = ""
+    """A hash of the other weights of every block, whatever kind of block, and of an adapter's, with its settings. Empty
+    in what was kept before this was taken, and then not compared."""
 
     def same_as(self, other: Identity) -> bool:
-        return replace(self, name="") == replace(other, name="")
+        alike = replace(self, name="", rest="") == replace(other, name="", rest="")
+        return alike and (self.rest == other.rest or not (self.rest and other.rest))
 
 
 def resid_post(layer: int) -> str:
@@ -86,7 +88,8 @@ def load_model(
         revision: of a hub model.
 
     Raises:
-        ValueError: the model cannot be found or reached, or the backend is not there.
+        ValueError: the model cannot be found or reached, or the backend is not there; weights are missing from its
+            files; or with hooks it is not the model that transformers runs (see `scans_lens.agreement`).
     """
     if backend not in ("bridge", "hooked"):
         raise ValueError(f"No backend {backend!r}; there are 'bridge' and 'hooked'.")
@@ -98,22 +101,15 @@ def load_model(
     device = _device(None if spread else device)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     where = str(organism.weights() if name is None else name)
-    if Path(where).exists() and not (Path(where) / "config.json").is_file():
+    if Path(where).exists() and not any(Path(where, name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ValueError(f"The folder {where!r} holds no model in Hugging Face format: it has no config.json.")
-    try:
-        with _quiet():
-            if backend == "hooked":
-                model = _load_hooked(where, device, dtype, revision)
-            else:
-                model = _load_bridge(
-                    where, {"device_map": "auto"} if spread else {"device": str(device)}, dtype, revision
-                )
-    except OSError as error:
-        raise ValueError(
-            f"Cannot load the model {where!r}: it is no folder here, and the hub does not give it "
-            f"(wrong name, no network, or a gated model without HF_TOKEN). It said: {_first_line(error)}"
-        ) from error
-    return model
+    if backend == "hooked":
+        from scans_lens.hooked import load_hooked
+
+        return load_hooked(where, device, dtype, revision)
+    from scans_lens.loading import load_bridge
+
+    return load_bridge(where, None if spread else device, dtype, revision)
 
 
 def _device(wanted: str | torch.device | None) -> torch.device:
@@ -127,147 +123,15 @@ def _device(wanted: str | torch.device | None) -> torch.device:
         raise ValueError(f"The device {str(wanted)!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
-def _load_bridge(where: str, place: Mapping[str, str], dtype: torch.dtype, revision: str | None) -> Any:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    extra: dict[str, Any] = {"revision": revision} if revision else {}
-    if revision and "revision" not in inspect.signature(TransformerBridge.boot_transformers).parameters:
-        from huggingface_hub import snapshot_download
-
-        where, extra = snapshot_download(where, revision=revision), {}
-    model = TransformerBridge.boot_transformers(where, dtype=dtype, **place, **extra)
-    model.eval()
-    return model
-
-
-def _load_hooked(where: str, device: torch.device, dtype: torch.dtype, revision: str | None) -> Any:
-    try:
-        from transformer_lens import HookedTransformer
-    except ImportError as error:
-        raise ValueError(
-            "HookedTransformer was removed in TransformerLens 4; use backend='bridge', or install transformer-lens<4."
-        ) from error
-    if not Path(where).exists():
-        from transformer_lens.loading_from_pretrained import get_official_model_name
-
-        try:
-            get_official_model_name(where)
-        except ValueError:
-            raise ValueError(
-                f"Cannot load the model {where!r}: it is no folder here, and TransformerLens has no HookedTransformer "
-                "of that name; use backend='bridge', which takes any name of the hub."
-            ) from None
-        extra: dict[str, Any] = {"revision": revision} if revision else {}
-        return HookedTransformer.from_pretrained_no_processing(where, device=str(device), dtype=dtype, **extra).eval()
-    from transformer_lens.loading_from_pretrained import get_pretrained_state_dict
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    # TransformerLens' own way from a folder to a configuration guesses the architecture from words in the path
-    source = AutoModelForCausalLM.from_pretrained(where, dtype=dtype).eval()
-    config = _hooked_config(source.config, device, dtype)
-    weights = get_pretrained_state_dict(where, config, hf_model=source, dtype=dtype)
-    model = HookedTransformer(config, AutoTokenizer.from_pretrained(where))
-    model.load_and_process_state_dict(
-        weights, fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
-    )
-    return model.eval()
-
-
-def _hooked_config(config: PreTrainedConfig, device: torch.device, dtype: torch.dtype) -> Any:
-    """The shape of a local Llama, Qwen 2, Mistral or Gemma 2 in TransformerLens' words."""
-    from transformer_lens import HookedTransformerConfig
-
-    architecture = (config.architectures or ["unknown"])[0]
-    known = ("LlamaForCausalLM", "Qwen2ForCausalLM", "MistralForCausalLM", "Gemma2ForCausalLM")
-    if architecture not in known:
-        raise ValueError(f"A local {architecture} does not load as a HookedTransformer; use backend='bridge'.")
-    d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    grouped = config.num_key_value_heads != config.num_attention_heads or architecture != "LlamaForCausalLM"
-    rope = config.rope_parameters
-    attention: dict[str, Any] = {}
-    if rope.get("rope_type", "default") == "llama3":
-        attention = {
-            "use_NTK_by_parts_rope": True,
-            "NTK_original_ctx_len": rope["original_max_position_embeddings"],
-            "NTK_by_parts_low_freq_factor": rope["low_freq_factor"],
-            "NTK_by_parts_high_freq_factor": rope["high_freq_factor"],
-            "NTK_by_parts_factor": rope["factor"],
-        }
-    elif rope.get("rope_type", "default") != "default":
-        raise ValueError(
-            f"Rotary positions of type {rope['rope_type']!r} do not load as a HookedTransformer; use backend='bridge'."
-        )
-    if architecture == "Gemma2ForCausalLM":
-        attention = {
-            "use_local_attn": True,
-            "window_size": config.sliding_window,
-            "attn_types": ["local" if kind == "sliding_attention" else "global" for kind in config.layer_types],
-            "attn_scale": config.query_pre_attn_scalar**0.5,
-            "attn_scores_soft_cap": config.attn_logit_softcapping,
-            "output_logits_soft_cap": config.final_logit_softcapping,
-            "use_normalization_before_and_after": True,
-        }
-    elif architecture == "MistralForCausalLM" and config.sliding_window is not None:
-        attention = {
-            "use_local_attn": True,
-            "window_size": config.sliding_window,
-            "attn_types": ["local"] * config.num_hidden_layers,
-        }
-    return HookedTransformerConfig(
-        model_name=str(config.name_or_path),
-        original_architecture=architecture,
-        init_weights=False,
-        n_layers=config.num_hidden_layers,
-        d_model=config.hidden_size,
-        d_mlp=config.intermediate_size,
-        d_vocab=config.vocab_size,
-        n_ctx=config.max_position_embeddings,
-        n_heads=config.num_attention_heads,
-        n_key_value_heads=config.num_key_value_heads if grouped else None,
-        d_head=d_head,
-        gated_mlp=True,
-        act_fn=getattr(config, "hidden_activation", None) or config.hidden_act,
-        normalization_type="RMS",
-        final_rms=True,
-        eps=config.rms_norm_eps,
-        positional_embedding_type="rotary",
-        rotary_base=rope["rope_theta"],
-        rotary_dim=d_head,
-        rotary_adjacent_pairs=False,
-        default_prepend_bos=architecture != "Qwen2ForCausalLM",
-        device=str(device),
-        dtype=dtype,
-        **attention,
-    )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Loading without the libraries' progress bars and notices of deprecation."""
-    from transformers.utils import logging
-
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
 # ── What a model is ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def identity(model: Model) -> Identity:
-    """Architecture, shape and hashes of samples of the weights."""
+    """Architecture, shape and hashes of samples of the weights.
+
+    It is taken anew each time, so that it is right when weights were changed in place or an adapter was switched off;
+    only the samples are read, which takes milliseconds.
+    """
     unembedding = unembedding_of(model)
     cfg = model.cfg
     architecture = getattr(cfg, "architecture", None) or getattr(cfg, "original_architecture", None) or "unknown"
@@ -277,32 +141,82 @@ def identity(model: Model) -> Identity:
         d_model=int(cfg.d_model),
         d_vocab=int(unembedding.shape[1]),
         unembedding=_hashed([unembedding], 65_536),
-        blocks=_hashed((weight for block in model.blocks for weight in _weights(block)), 512),
+        blocks=_hashed((weight for block in model.blocks for weight in _weights(block, _FIRST)), 512),
         name=str(getattr(cfg, "model_name", "") or ""),
+        rest=_hashed((*(weight for block in model.blocks for weight in _others(block)), *_adapter(model)), 512),
     )
 
 
-def _weights(block: Any) -> Iterator[Tensor]:
-    """Of the first head and of the MLP, what either class of model lays out alike."""
-    for part, name in (("attn", "W_Q"), ("attn", "W_V"), ("attn", "W_O"), ("mlp", "W_out")):
-        weight = getattr(getattr(block, part, None), name, None)
-        if isinstance(weight, Tensor) and weight.ndim in (2, 3):
+_FIRST = (("attn", "W_Q"), ("attn", "W_V"), ("attn", "W_O"), ("mlp", "W_out"))
+_SECOND = (("attn", "W_K"), ("mlp", "W_in"), ("mlp", "W_gate"))
+"""What either class of model lays out alike; an ungated MLP has no gate."""
+
+
+def _weights(block: Any, names: Iterable[tuple[str, str]]) -> Iterator[Tensor]:
+    """Of the first head and of the MLP, those that this block has and that can be read as a matrix."""
+    for part, name in names:
+        try:
+            weight = getattr(getattr(block, part, None), name, None)
+        except (ValueError, NotImplementedError, RuntimeError, AttributeError):  # packed, or laid out otherwise
+            continue
+        if isinstance(weight, Tensor) and weight.is_floating_point() and weight.ndim in (2, 3):
             yield weight[0] if weight.ndim == 3 else weight
 
 
+def _others(block: Any) -> Iterator[Tensor]:
+    """What `_FIRST` leaves out; of a block that is not plain attention and MLP, each of its parameters."""
+    if len(list(_weights(block, _FIRST))) == len(_FIRST):
+        yield from _weights(block, _SECOND)
+    else:
+        yield from _named(block)
+
+
+def _named(part: Any) -> Iterator[Tensor]:
+    """The parameters of a part, in the order of the names that transformers has for them."""
+    plain = {name.replace("_original_component.", ""): weight for name, weight in part.named_parameters()}
+    yield from (plain[name] for name in sorted(plain))
+
+
+def _adapter(model: Model) -> Iterator[Tensor]:
+    """What lies around the weights of the base where an adapter was loaded and not merged, and how strongly it acts."""
+    source = getattr(model, "original_model", None)
+    layers = [part for part in source.modules() if hasattr(part, "base_layer")] if source is not None else []
+    for layer in layers:
+        yield from (weight for name, weight in sorted(layer.named_parameters()) if not name.startswith("base_layer."))
+        acting = (
+            sorted((getattr(layer, "scaling", None) or {}).items()),
+            getattr(layer, "disable_adapters", False),
+            list(getattr(layer, "active_adapters", ())),
+        )
+        yield torch.tensor(list(repr(acting).encode()), dtype=torch.uint8)
+
+
 def _hashed(weights: Iterable[Tensor], size: int) -> str:
-    """Of about so many values of each, in bfloat16."""
+    """Of about so many values of each, in bfloat16; what is packed counts as the bytes that it is."""
     found = hashlib.sha256()
     for weight in weights:
-        sample = weight.detach().flatten()
-        sample = sample[:: max(1, len(sample) // size)].to("cpu", torch.bfloat16).view(torch.int16)
-        found.update(sample.numpy().tobytes())
+        sample = _sampled(weight.detach(), size).cpu()
+        if sample.is_floating_point():
+            sample = sample.to(torch.bfloat16)
+        found.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
+
+
+def _sampled(weight: Tensor, size: int) -> Tensor:
+    """Every n-th value in the order of rows, read where it lies: a transposed matrix is not copied for it."""
+    places = torch.arange(0, weight.numel(), max(1, weight.numel() // size), device=weight.device)
+    return weight[torch.unravel_index(places, weight.shape)] if weight.ndim else weight.reshape(1)
 
 
 def unembedding_of(model: Model) -> Float[Tensor, "d_model d_vocab"]:
     """The matrix that turns the last residual into logits, without the final norm."""
     return model.W_U
+
+
+def is_exact(model: Model) -> bool:
+    """Whether it computes in float32 throughout, with no packed weights, so that two ways to a value give one."""
+    plain = all(weight.is_floating_point() for weight in model.parameters())  # type: ignore[attr-defined]
+    return plain and unembedding_of(model).dtype == torch.float32
 
 
 def device_of(model: Model) -> torch.device:
@@ -326,16 +240,18 @@ def shown_name(model: Model) -> str:
 def is_folded(model: Model) -> bool:
     """Whether norms were folded into weights, which changes logit lens, norms and cosines but no reply.
 
-    A bridge does not say so in its configuration, but its final norm has one gain for all then, or its unembedding is
-    centred.
+    A HookedTransformer says so in its configuration. A bridge knows only that TransformerLens worked on its weights;
+    its final norm has one gain for all then. That alone says nothing, since gains of a new model are all 1. In either
+    class an unembedding that was centred shows it.
     """
     if str(getattr(model.cfg, "normalization_type", "")).endswith("Pre"):
         return True
     norm = getattr(model, "ln_final", None)
     gain = getattr(norm, "w", None) if getattr(norm, "w", None) is not None else getattr(norm, "weight", None)
+    flat = isinstance(gain, Tensor) and bool((gain == gain.flatten()[0]).all())
     unembedding = unembedding_of(model).detach().float()
     centred = bool(unembedding.mean(-1).abs().max() < 1e-4 * unembedding.std())
-    return centred or (isinstance(gain, Tensor) and bool((gain == gain.flatten()[0]).all()))
+    return centred or (flat and bool(getattr(model, "_weights_processed", False)))
 
 
 def require_raw(model: Model, what: str) -> None:

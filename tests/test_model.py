@@ -65,7 +65,9 @@ def test_another_seed_or_family_is_another_model(load, tiny_model):
     assert not any(one.same_as(other) for one in found for other in found if one is not other)
 
 
-@pytest.mark.parametrize("name", ["self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.down_proj"])
+@pytest.mark.parametrize(
+    "name", [f"self_attn.{one}_proj" for one in "qkvo"] + ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+)
 def test_a_fine_tuned_model_that_kept_its_head_is_another_model(load, family, tiny_folder, tmp_path, name):
     shutil.copytree(tiny_folder(*family), tmp_path / "tuned")
     tuned = AutoModelForCausalLM.from_pretrained(tmp_path / "tuned")
