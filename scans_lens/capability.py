@@ -770,7 +770,7 @@ def _logits(model: Model, going: _Going, pieces: Sequence[Piece]) -> Iterator[Fl
         seen: list[Tensor] = []
         last = resid_post(int(model.cfg.n_layers) - 1)
         going.feed(ids, [(last, lambda residual, hook: seen.append(residual))])
-        states = seen[-1]
+        states = seen[-1][:, -longest:]  # the whole text may have been run again
         _require_plain_logits(going.logits, _unembedded(model, states[:, -1:])[:, 0])
     for row, rest in enumerate(rests):
         own = first[row : row + 1]

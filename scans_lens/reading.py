@@ -13,7 +13,17 @@ from tqdm.auto import tqdm
 
 from scans_lens.chat import Template, Tokens, chat_tokens, end_tokens, template
 from scans_lens.model import Hook, Model, resid_post
-from scans_lens.running import Runner, free_memory, out_of_memory, rows_at_once, run_through, runner
+from scans_lens.running import (
+    NOT_FINITE,
+    Runner,
+    crosses,
+    free_memory,
+    out_of_memory,
+    rows_at_once,
+    run_through,
+    runner,
+    sides,
+)
 
 Result = TypeVar("Result")
 
@@ -260,10 +270,7 @@ def seen_at(
 
 def _finite(states: Tensor) -> Tensor:
     if not torch.isfinite(states).all():
-        raise ValueError(
-            "The model's states are not finite (nan or infinite); this happens in float16, "
-            "so load it in bfloat16 or float32."
-        )
+        raise ValueError(NOT_FINITE)
     return states
 
 
@@ -311,12 +318,14 @@ def in_batches(
         raise ValueError(f"A batch holds at least one prompt, not {batch_size}.")
     lengths = whole.mask.sum(dim=1).cpu()
     order = torch.argsort(lengths, stable=True)
+    side = sides(model, lengths, more)
     size = batch_size or rows_at_once(model, whole.ids.shape[1] + more)
     hidden = progress is None or len(whole) <= size
     with tqdm(total=len(whole), desc=progress, unit="prompt", disable=hidden, leave=False) as bar:
         start = 0
         while start < len(order):
             rows = order[start : start + size]
+            rows = rows[side[rows] == side[rows[0]]]
             width = int(lengths[rows].max())
             on_device = rows.to(whole.ids.device)
             tokens = Tokens(whole.ids[on_device, -width:], whole.mask[on_device, -width:])
@@ -408,6 +417,8 @@ def transitions(
 
     def read(_: Tensor, tokens: Tokens) -> Tensor:
         _require_room(model, tokens.ids.shape[1], shape)
+        if crosses(model, tokens.mask.sum(dim=1), len(shape.opening)):  # the end of the prompt is read by its own table
+            return Flight(model, tokens, shape).transitions()[:, chosen]
         opening = torch.tensor(shape.opening, device=tokens.ids.device).expand(len(tokens), -1)
         told = Tokens(
             torch.cat([tokens.ids, opening], dim=1), torch.cat([tokens.mask, torch.ones_like(opening)], dim=1)

@@ -22,6 +22,7 @@ ORDER = (
     "ranks",
     "model",
     "chat",
+    "past",
     "running",
     "artefacts",
     "reading",
