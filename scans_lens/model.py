@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scans_lens import organism, ranks
+from scans_lens import organism, past, ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -136,6 +136,7 @@ def _load_bridge(where: str, place: Mapping[str, str], dtype: torch.dtype, revis
 
         where, extra = snapshot_download(where, revision=revision), {}
     model = TransformerBridge.boot_transformers(where, dtype=dtype, **place, **extra)
+    past.drop_hollow_parts(model.original_model)
     model.eval()
     return model
 

@@ -22,7 +22,7 @@ class Past:
     argument: str
     """Of its `forward`: the cache."""
     recurrent: bool
-    """Whether some layer keeps a state that cannot be taken back, or keys of another kind than plain attention's.
+    """Whether some layer keeps a state that cannot be taken back, as Mamba's, or a convolution's last inputs.
 
     Such a past goes on by one token at a time; all else is run again from the tokens, which costs a prefill.
     """
@@ -104,7 +104,7 @@ def past_of(source: Any) -> Past:
     dynamic = any("dynamic" in str(rope.get("rope_type")) for rope in ropes)
     return Past(
         argument="past_key_values" if "past_key_values" in _arguments(source) else "cache_params",
-        recurrent=any(kind not in _plain() for kind in kinds),
+        recurrent=any(map(_has_state, kinds)),
         attends=any(hasattr(kind, "get_mask_sizes") for kind in kinds),
         switch=min(map(int, switches), default=None),
         grows_at=int(source.config.get_text_config(decoder=True).max_position_embeddings) if dynamic else None,
@@ -121,14 +121,26 @@ def refusal_of(source: Any) -> str | None:
     if source.config.model_type == "recurrent_gemma":
         # modeling_recurrent_gemma.py of transformers 5.23: the mask reaches the attention layers only
         return f"{name} takes padding for text in its recurrent layers, so a prompt would read otherwise in company."
-    hollow = [part for part, module in source.named_modules() if getattr(module, "original_component", module) is None]
-    if hollow:
-        return f"TransformerLens puts a {hollow[0]!r} into {name}, which has none in this configuration, and it fails."
+    if hollow := _hollow(source):
+        return f"TransformerLens wraps {hollow[0]!r}, which this {name} has not: load it with scans_lens.load_model(…)."
     try:
-        _kinds(source.config)
-    except KeyError as kind:
-        return f"{name} has layers of the kind {kind}, whose past is not known here, so its replies would be wrong."
+        strange = [kind.__name__ for kind in _kinds(source.config) if kind not in _plain() and not _has_state(kind)]
+    except KeyError as kind:  # transformers itself has no cache for them
+        strange = [str(kind)]
+    if strange:
+        return f"{name} keeps the past of its layers as {strange[0]}, which is not known here: it would read wrongly."
     return None
+
+
+def drop_hollow_parts(source: Any) -> None:
+    """Take out the parts that TransformerLens wrapped though they are not there, as Granite's rotary positions."""
+    for name in _hollow(source):
+        parent, _, child = name.rpartition(".")
+        setattr(source.get_submodule(parent), child, None)
+
+
+def _hollow(source: Any) -> list[str]:
+    return [name for name, part in source.named_modules() if getattr(part, "original_component", part) is None]
 
 
 def _arguments(source: Any) -> list[str]:
@@ -144,10 +156,16 @@ def _kinds(config: Any) -> list[type]:
 
 @cache
 def _plain() -> tuple[type, ...]:
-    """Layers whose past is keys and values a token, or nothing."""
+    """Layers that keep keys and values of every token that they see, or nothing."""
     from transformers import cache_utils
 
     return cache_utils.DynamicLayer, cache_utils.DynamicSlidingWindowLayer, cache_utils.DummyLayer
+
+
+def _has_state(kind: type) -> bool:
+    from transformers.cache_utils import LinearAttentionCacheLayerMixin
+
+    return issubclass(kind, LinearAttentionCacheLayerMixin)
 
 
 def _ropes(config: Any) -> list[dict[str, Any]]:
