@@ -31,7 +31,10 @@ class Past:
     switch: int | None
     """The length up to which its rotary table is the short one (LongRoPE); None where there is one table."""
     grows_at: int | None
-    """The length beyond which its rotary table is another for every length (dynamic NTK scaling); None as a rule."""
+    """The length beyond which its rotary table is another for every length (dynamic NTK scaling); None as a rule.
+
+    It is the length of the context, which prompts and replies do not go beyond.
+    """
 
     def empty(self, source: Any) -> Any:
         """A cache in which nothing is yet."""
@@ -78,14 +81,10 @@ class Past:
         if self.switch is not None:
             crosses = (lengths <= self.switch) & (lengths + max(more, ROOM) > self.switch)
             return torch.where(crosses, lengths, torch.where(lengths > self.switch, self.switch + 1, 0))
-        if self.grows_at is not None:
-            return torch.where(lengths + max(more, ROOM) > self.grows_at, lengths, 0)
         return torch.zeros_like(lengths)
 
     def crosses(self, lengths: Int[Tensor, "row"], more: int) -> bool:
         """Whether some text is read by another table when it has grown by so many tokens."""
-        if self.grows_at is not None:
-            return bool((lengths + more > self.grows_at).any())
         return self.switch is not None and bool(((lengths <= self.switch) & (lengths + more > self.switch)).any())
 
 

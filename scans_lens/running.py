@@ -54,9 +54,9 @@ def refusal(model: Model) -> str | None:
 def sides(model: Model, lengths: Int[Tensor, "row"], more: int = 0) -> Int[Tensor, "row"]:
     """A number for each text, not falling as lengths rise, and the same for those that can be in one batch.
 
-    Of one batch all positions are rotated by one table, which with LongRoPE and dynamic scaling depends on the longest
-    text. So those on the two sides of such a switch are not put together, nor those that would cross it at different
-    tokens while they grow by `more`.
+    All positions of a batch are rotated by one table, which with LongRoPE depends on the longest text. So those on the
+    two sides of its switch are not put together, nor those that would cross it at different tokens while they grow by
+    `more`.
     """
     if not is_bridge(model):
         return torch.zeros_like(lengths)
