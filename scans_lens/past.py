@@ -6,6 +6,7 @@ import inspect
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Int
@@ -94,9 +95,19 @@ def past_of(source: Any) -> Past:
     Raises:
         ValueError: it cannot be run here, see `refusal_of`.
     """
-    sentence = refusal_of(source)
-    if sentence is not None:
-        raise ValueError(sentence)
+    if source not in _PASTS:
+        sentence = refusal_of(source)
+        if sentence is not None:
+            raise ValueError(sentence)
+        _PASTS[source] = _asked(source)
+    return _PASTS[source]
+
+
+_PASTS: WeakKeyDictionary[Any, Past] = WeakKeyDictionary()
+"""Of modules that were asked before, since asking takes as long as a small model's step."""
+
+
+def _asked(source: Any) -> Past:
     kinds = _kinds(source.config)
     ropes = _ropes(source.config)
     switches = [rope["original_max_position_embeddings"] for rope in ropes if rope.get("rope_type") == "longrope"]

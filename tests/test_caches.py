@@ -9,6 +9,7 @@ import torch
 from conftest import one_by_one
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+from scans_lens.capability import Piece, scored
 from scans_lens.chat import chat_tokens
 from scans_lens.generation import Sampling, replies
 from scans_lens.model import load_model, resid_post
@@ -365,6 +366,20 @@ def test_texts_on_both_sides_of_the_switch_are_not_run_together(switching, promp
 def test_far_from_a_switch_prompts_of_all_lengths_go_together(model, any_model):
     lengths = torch.tensor([2, 5, 80])
     assert sides(any_model, lengths, 1000).tolist() == [0, 0, 0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["phi3", "mamba", "qwen3_5_text"])
+def test_log_likelihoods_are_those_of_transformers_own_whole_text(both, prompts, kind):
+    model, source = both(kind)
+    rows = [tuple(ids[0].tolist()) for ids in one_by_one(chat_tokens(model, prompts))]
+    pieces = [Piece(ids, min(len(ids) - 5, SWITCH - 2), len(ids) - min(len(ids) - 5, SWITCH - 2)) for ids in rows]
+    for piece, score in zip(pieces, scored(model, pieces, progress=False), strict=True):
+        first = source(torch.tensor([piece.ids[: piece.context]])).logits[0, -1:]
+        rest = source(torch.tensor([piece.read])).logits[0, piece.context :]
+        shares = torch.cat([first, rest]).double().log_softmax(dim=-1)
+        expected = shares.gather(1, torch.tensor(piece.ids[piece.context :])[:, None]).sum()
+        assert score.log_likelihood == pytest.approx(float(expected), rel=1e-4)
 
 
 # ── Logits that are no numbers ───────────────────────────────────────────────────────────────────────────────
