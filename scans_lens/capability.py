@@ -30,7 +30,7 @@ from scans_lens.organism import corpus, wordings
 from scans_lens.prompts import FOLDER_VARIABLE
 from scans_lens.rates import Rate
 from scans_lens.reading import Flight, flights
-from scans_lens.running import Runner, rows_at_once, runner
+from scans_lens.running import Runner, crosses, rows_at_once, runner, sides
 from scans_lens.steering import Method, Rows, take
 
 RESAMPLES = 2000
@@ -771,7 +771,7 @@ def _logits(model: Model, going: _Going, pieces: Sequence[Piece]) -> Iterator[Fl
         seen: list[Tensor] = []
         last = resid_post(int(model.cfg.n_layers) - 1)
         going.feed(ids, [(last, lambda residual, hook: seen.append(residual))])
-        states = seen[-1]
+        states = seen[-1][:, -longest:]  # the whole text may have been run again
         _require_plain_logits(going.logits, _unembedded(model, states[:, -1:])[:, 0])
     for row, rest in enumerate(rests):
         own = first[row : row + 1]
@@ -802,12 +802,16 @@ def _batches(model: Model, pieces: Sequence[Piece], size: int | None) -> Iterato
         raise ValueError(f"A batch holds at least one text, not {size}.")
     most = int(model.cfg.n_ctx)
     size = size or rows_at_once(model, max((len(piece.read) for piece in pieces), default=1))
+    side = sides(model, torch.tensor([piece.context for piece in pieces])).tolist()
+    for place, piece in enumerate(pieces):  # padding behind the others would take them across a rotary switch with it
+        if crosses(model, torch.tensor([piece.context]), len(piece.read) - piece.context):
+            side[place] = -1 - place
     batch: list[int] = []
     behind = 0
     for place in sorted(range(len(pieces)), key=lambda place: (pieces[place].context, len(pieces[place].read))):
         piece = pieces[place]
         wider = max(behind, len(piece.read) - piece.context)
-        if batch and (len(batch) == size or piece.context + wider > most):
+        if batch and (len(batch) == size or piece.context + wider > most or side[place] != side[batch[0]]):
             yield batch
             batch, wider = [], len(piece.read) - piece.context
         batch, behind = [*batch, place], wider

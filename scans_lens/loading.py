@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scans_lens import agreement
+from scans_lens import agreement, past
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -50,6 +50,7 @@ def _wrapped(source: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where:
     architecture = _architecture(config)
     with told(f"TransformerLens {_lens()} cannot put its hooks into this {type(source).__name__}"):
         bridge = build_bridge_from_module(source, architecture, hf_config=config, dtype=source.dtype, model_name=where)
+    past.drop_hollow_parts(bridge.original_model)
     if (first := find_embedding_device(source)) is not None:
         bridge.cfg.device, bridge.cfg.n_devices = str(first), count_unique_devices(source)
     prepends, appends = detect_tokenizer_bos_eos(tokenizer)

@@ -11,16 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import organism, ranks
-
-if TYPE_CHECKING:
-    pass
 
 Hook: TypeAlias = tuple[str, Callable[..., Any]]
 """TransformerLens' own pair of a hook point's name and a function; lists of them add."""

@@ -14,7 +14,17 @@ from tqdm.auto import tqdm
 from scans_lens.chat import Template, Tokens, chat_tokens, end_tokens, template
 from scans_lens.conversation import BARE, Askable, Asking
 from scans_lens.model import Hook, Model, resid_post
-from scans_lens.running import Runner, free_memory, out_of_memory, rows_at_once, run_through, runner
+from scans_lens.running import (
+    NOT_FINITE,
+    Runner,
+    crosses,
+    free_memory,
+    out_of_memory,
+    rows_at_once,
+    run_through,
+    runner,
+    sides,
+)
 
 Result = TypeVar("Result")
 
@@ -281,10 +291,7 @@ def seen_at(
 
 def _finite(states: Tensor) -> Tensor:
     if not torch.isfinite(states).all():
-        raise ValueError(
-            "The model's states are not finite (nan or infinite); this happens in float16, "
-            "so load it in bfloat16 or float32."
-        )
+        raise ValueError(NOT_FINITE)
     return states
 
 
@@ -333,8 +340,8 @@ def in_batches(
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"A batch holds at least one prompt, not {batch_size}.")
     lengths = whole.mask.sum(dim=1).cpu()
-    groups = _groups(whole)
-    order = torch.tensor(sorted(range(len(whole)), key=lambda row: (groups[row], lengths[row])))
+    groups = _groups(model, whole, lengths, more)
+    order = torch.tensor(sorted(range(len(whole)), key=lambda row: (groups[row], int(lengths[row]))))
     size = batch_size or rows_at_once(model, whole.ids.shape[1] + more)
     hidden = progress is None or len(whole) <= size
     with tqdm(total=len(whole), desc=progress, unit="prompt", disable=hidden, leave=False) as bar:
@@ -352,10 +359,11 @@ def in_batches(
             bar.update(len(rows))
 
 
-def _groups(whole: Tokens) -> list[int]:
-    """A number for every row; only rows of one number may be in a batch."""
+def _groups(model: Model, whole: Tokens, lengths: Int[Tensor, "row"], more: int) -> list[tuple[int, int]]:
+    """For every row, which opening and which rotary table it has; only rows that share both may be in a batch."""
     number: dict[tuple[int, ...], int] = {}
-    return [number.setdefault(one.opening, len(number)) for one in whole.templates] or [0] * len(whole)
+    openings = [number.setdefault(one.opening, len(number)) for one in whole.templates] or [0] * len(whole)
+    return list(zip(openings, sides(model, lengths, more).tolist(), strict=True))
 
 
 def _tried(
@@ -436,6 +444,8 @@ def transitions(
 
     def read(_: Tensor, tokens: Tokens) -> Tensor:
         opening = _opening(model, tokens, tokens.templates)
+        if crosses(model, tokens.mask.sum(dim=1), opening.shape[1]):  # the end of the prompt is read by its own table
+            return Flight(model, tokens).transitions()[:, chosen]
         told = Tokens(
             torch.cat([tokens.ids, opening], dim=1), torch.cat([tokens.mask, torch.ones_like(opening)], dim=1)
         )

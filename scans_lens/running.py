@@ -6,7 +6,7 @@ import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache, partial
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -14,9 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from scans_lens.model import Hook, Model, is_bridge, resid_post, unembedding_of
-
-ROOM = 64
-"""Columns that a cache makes room for in advance, at least."""
+from scans_lens.past import past_of, refusal_of, roomy_layer, tells_again
 
 
 @runtime_checkable
@@ -40,8 +38,50 @@ class Runner(Protocol):
 
 
 def runner(model: Model) -> Runner:
-    """An empty batch for this model."""
+    """An empty batch for this model.
+
+    Raises:
+        ValueError: it cannot be run, see `refusal`.
+    """
     return _BridgeRunner(model) if is_bridge(model) else _HookedRunner(model)
+
+
+def refusal(model: Model) -> str | None:
+    """Why this model cannot be run, in one sentence; None where it can."""
+    return refusal_of(model.original_model) if is_bridge(model) else None  # type: ignore[attr-defined]
+
+
+def sides(model: Model, lengths: Int[Tensor, "row"], more: int = 0) -> Int[Tensor, "row"]:
+    """A number for each text, not falling as lengths rise, and the same for those that can be in one batch.
+
+    All positions of a batch are rotated by one table, which with LongRoPE depends on the longest text. So those on the
+    two sides of its switch are not put together, nor those that would cross it at different tokens while they grow by
+    `more`.
+    """
+    if not is_bridge(model):
+        return torch.zeros_like(lengths)
+    return past_of(model.original_model).sides(lengths, more)  # type: ignore[attr-defined]
+
+
+def crosses(model: Model, lengths: Int[Tensor, "row"], more: int) -> bool:
+    """Whether some text is read by another rotary table when it has grown by so many tokens."""
+    return is_bridge(model) and past_of(model.original_model).crosses(lengths, more)  # type: ignore[attr-defined]
+
+
+NOT_FINITE = (
+    "The model's states are not finite (nan or infinite); this happens in float16, so load it in bfloat16 or float32."
+)
+
+
+def finite(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row d_vocab"]:
+    """The same logits, once the largest of each row is a number; a nan anywhere in a row is its largest.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if not torch.isfinite(logits.amax(dim=-1)).all():
+        raise ValueError(NOT_FINITE)
+    return logits
 
 
 def leaving(over: Bool[Tensor, "row"]) -> Int[Tensor, "kept"]:
@@ -53,63 +93,6 @@ def leaving(over: Bool[Tensor, "row"]) -> Int[Tensor, "kept"]:
     order = torch.arange(len(kept), device=over.device)
     order[over[: len(kept)]] = kept[kept >= len(kept)]
     return order
-
-
-@cache
-def _roomy_layer() -> Any:
-    """A cache layer with room made in advance: a step writes its own column, and copies nothing that is there."""
-    from transformers.cache_utils import DynamicLayer
-
-    class RoomyLayer(DynamicLayer):
-        """`keys` and `values` are the first rows and columns of the room, until rows are chosen in another order."""
-
-        keys: Any
-        values: Any
-
-        def __init__(self, **how: Any) -> None:
-            super().__init__(**how)
-            self._keys_room: Tensor | None = None
-            self._values_room: Tensor | None = None
-
-        def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-            if not self.is_initialized:
-                self.lazy_initialization(key_states, value_states)
-            length = self.get_seq_length()
-            self._keys_room = _with_room(self._keys_room, self.keys, key_states, length)
-            self._values_room = _with_room(self._values_room, self.values, value_states, length)
-            rows, end = len(key_states), length + key_states.shape[-2]
-            self._keys_room[:rows, :, length:end] = key_states
-            self._values_room[:rows, :, length:end] = value_states
-            self.keys, self.values = self._keys_room[:rows, :, :end], self._values_room[:rows, :, :end]
-            return self.keys, self.values
-
-        def batch_select_indices(self, indices: Tensor) -> None:
-            if not self.get_seq_length():
-                return
-            kept, indices = len(indices), indices.to(self.keys.device)
-            places = torch.arange(kept, device=indices.device)
-            moved = indices != places
-            roomy = self._keys_room is not None and kept <= len(self.keys)
-            if roomy:  # in place: what moves is gathered before any of it is written
-                for there in (self.keys, self.values):
-                    there[places[moved]] = there[indices[moved]]
-                self.keys, self.values = self.keys[:kept], self.values[:kept]
-            else:
-                self._keys_room = self._values_room = None
-                self.keys, self.values = self.keys[indices], self.values[indices]
-
-    return RoomyLayer
-
-
-def _with_room(room: Tensor | None, there: Tensor, new: Tensor, length: int) -> Tensor:
-    """The room itself while the new columns fit, or a larger one that holds what is there."""
-    end = length + new.shape[-2]
-    if room is not None and end <= room.shape[-2]:
-        return room
-    larger = new.new_empty(*new.shape[:-2], end + max(ROOM, end // 4), new.shape[-1])
-    if length:
-        larger[..., :length, :] = there
-    return larger
 
 
 def _norms(source: Any) -> list[Any]:
@@ -145,52 +128,79 @@ def _of_its_type(norm: Any, state: Tensor) -> Tensor:
 
 
 class _BridgeRunner:
-    """Through the Hugging Face module inside a bridge: every hook fires, at nearly bare speed."""
+    """Through the Hugging Face module inside a bridge: every hook fires, at nearly bare speed.
+
+    Where what is kept cannot be used (see `Past`), the whole text is run again, under the hooks that are on: `length`
+    is 0 then, and hooks see a call that begins at the first column.
+    """
 
     def __init__(self, model: Any) -> None:
-        from transformers import DynamicCache
-
         self.model = model
         self._source = model.original_model
+        self._past = past_of(self._source)
         self._norms = _norms(self._source)
-        # Made without a configuration, so that layers with a sliding window keep everything too and can go back;
-        # what lies outside the window is hidden by the attention mask all the same.
-        self._cache: Any = DynamicCache()
-        self._cache.layer_class_to_replicate = _roomy_layer()
+        self._cache: Any = None
+        self._long = False
         self.length = 0
-        self.mask = torch.zeros((0, 0), dtype=torch.long)
+        self.ids = self.mask = torch.zeros((0, 0), dtype=torch.long)
 
     def feed(self, ids: Tensor, mask: Tensor) -> Tensor:
+        told = torch.cat([self.ids, ids], dim=1) if self.length else ids
         whole = torch.cat([self.mask, mask], dim=1) if self.length else mask
+        long = self._past.is_long(whole)
+        before, kept = self.length, self._cache
+        if self._from_the_start(ids.shape[1], long):
+            self.length, kept, ids, mask = 0, self._past.empty(self._source), told, whole
         positions = (whole.cumsum(dim=1) - 1).clamp(min=0)[:, self.length :]
-        with _computed_once(self._norms):
-            logits = self._source(
-                input_ids=ids,
-                attention_mask=whole,
-                position_ids=positions,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
-        self.mask, self.length = whole, whole.shape[1]
-        return logits
+        self._past.prepare(self._source)
+        try:
+            with _computed_once(self._norms):
+                logits = self._source(
+                    input_ids=ids,
+                    attention_mask=whole if self._past.attends else mask,
+                    position_ids=positions,
+                    use_cache=True,
+                    logits_to_keep=1,
+                    **{self._past.argument: kept},
+                ).logits[:, -1]
+        finally:
+            self.length = before
+        self.ids, self.mask, self.length = told, whole, whole.shape[1]
+        self._cache, self._long = kept, long
+        return finite(logits)
+
+    def _from_the_start(self, columns: int, long: bool) -> bool:
+        if self._cache is None:
+            return True
+        if self._past.recurrent:
+            return columns > 1
+        switch = self._past.switch
+        return long != self._long and switch is not None and tells_again(self._source, switch)
 
     def back(self, columns: int) -> None:
-        self._cache.crop(-columns)
-        self.mask, self.length = self.mask[:, :-columns], self.length - columns
+        if self._past.recurrent:
+            self._cache = None
+        else:
+            self._cache.crop(-columns)
+        self.ids, self.mask, self.length = self.ids[:, :-columns], self.mask[:, :-columns], self.length - columns
 
     def keep(self, rows: Tensor) -> None:
-        self._cache.batch_select_indices(rows)
-        self.mask = self.mask[rows]
+        if self._past.recurrent and self._cache is not None:
+            self._cache.reorder_cache(rows)
+        elif self._cache is not None:
+            self._cache.batch_select_indices(rows)
+        self.ids, self.mask = self.ids[rows], self.mask[rows]
 
     def copy(self, rows: Tensor) -> _BridgeRunner:
         other = _BridgeRunner(self.model)
-        for layer in self._cache.layers:
-            own = _roomy_layer()()
-            own.lazy_initialization(layer.keys, layer.values)
-            own.keys, own.values = (there[rows.to(there.device)] for there in (layer.keys, layer.values))
-            other._cache.layers.append(own)
-        other.mask, other.length = self.mask[rows], self.length
+        if not self._past.recurrent:  # else it begins again from its tokens
+            other._cache = self._past.empty(self._source)
+            for layer in self._cache.layers:
+                own = roomy_layer()()
+                own.lazy_initialization(layer.keys, layer.values)
+                own.keys, own.values = (there[rows.to(there.device)] for there in (layer.keys, layer.values))
+                other._cache.layers.append(own)
+        other.ids, other.mask, other.length, other._long = self.ids[rows], self.mask[rows], self.length, self._long
         return other
 
 
@@ -219,7 +229,7 @@ class _HookedRunner:
             logits = cfg.output_logits_soft_cap * torch.tanh(logits / cfg.output_logits_soft_cap)
         self.mask = torch.cat([self.mask, mask], dim=1) if self.length else mask
         self.length = self.mask.shape[1]
-        return logits
+        return finite(logits)
 
     def back(self, columns: int) -> None:
         for entry in self._cache.entries:
@@ -321,6 +331,11 @@ def run_through(
             model(ids, attention_mask=mask, padding_side="left", stop_at_layer=last + 1)  # type: ignore[operator]
         return
     source = model.original_model  # type: ignore[attr-defined]
+    past = past_of(source)
+    past.is_long(mask)
+    past.prepare(source)
+    # A recurrent layer of a bridge may have a way of its own without a cache, which is not the module's
+    kept = {"use_cache": past.recurrent, **({past.argument: past.empty(source)} if past.recurrent else {})}
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     with model.hooks(fwd_hooks=[*hooks, (resid_post(last), stop)]), suppress(_Enough), _computed_once(_norms(source)):
-        source(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1)
+        source(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1, **kept)

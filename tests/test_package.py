@@ -22,6 +22,7 @@ ORDER = (
     "prompts",
     "organism",
     "ranks",
+    "past",
     "model",
     "templates",
     "chat",
