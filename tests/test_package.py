@@ -17,6 +17,7 @@ import scans_lens
 ROOT = Path(scans_lens.__file__).parent
 CLONE = ROOT.parent
 ORDER = (
+    "errors",
     "prompts",
     "organism",
     "ranks",

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens.directions import Directions, Origin, origin_of
+from scans_lens.errors import Refused
 from scans_lens.model import Model
 from scans_lens.prompts import Contrast
 
@@ -21,7 +22,7 @@ def pairs_of(contrast: Contrast, method: str) -> tuple[tuple[str, ...], tuple[st
     """
     n = min(len(contrast.harmful), len(contrast.harmless))
     if n < 2:
-        raise ValueError(f"{method} learns from pairs of prompts and needs two at least; {contrast.name!r} has {n}.")
+        raise Refused(f"{method} learns from pairs of prompts and needs two at least; {contrast.name!r} has {n}.")
     return contrast.harmful[:n], contrast.harmless[:n]
 
 
