@@ -24,6 +24,7 @@ from scans_lens.directions import Directions, added, directions_in, refusal_dire
 from scans_lens.judges import Judge
 from scans_lens.lens import anchor_layers, default_anchors
 from scans_lens.methods import choosing
+from scans_lens.methods.catalogue import require_preset
 from scans_lens.methods.choosing import BROKEN, SHARES, Bench, learning_prompts
 from scans_lens.model import Hook, Model, after_final_norm, identity, is_bundled
 from scans_lens.prompts import Contrast
@@ -195,8 +196,7 @@ class SCANS:
                 budget below three replies to every harmful and borderline validation prompt.
             NoAnchorLayers: no layer qualifies.
         """
-        if preset not in (None, "paper", "release"):
-            raise ValueError(f"No preset {preset!r}; there are 'paper' and 'release', or None to choose on validation.")
+        require_preset(preset)
         published = _published(model)
         if preset and not published and validation is None and not (contrast is None and is_bundled(model)):
             raise ValueError(
