@@ -9,10 +9,10 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jupytext
-import nbformat
-from nbclient import NotebookClient
+if TYPE_CHECKING:
+    import nbformat
 
 HERE = Path(__file__).parent
 LARGEST = 600_000
@@ -25,6 +25,8 @@ def scripts() -> list[Path]:
 
 def from_script(script: Path) -> nbformat.NotebookNode:
     """The script as a notebook that has not run, with cell ids that do not change from one build to the next."""
+    import jupytext
+
     notebook = jupytext.read(script)
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     for place, cell in enumerate(notebook.cells):
@@ -34,6 +36,8 @@ def from_script(script: Path) -> nbformat.NotebookNode:
 
 def executed(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Run it, and leave out what is not there to be read: progress, timings, drawings in more than one form."""
+    from nbclient import NotebookClient
+
     NotebookClient(notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(HERE)}}).execute()
     for cell in notebook.cells:
         cell.metadata = {}
@@ -49,6 +53,8 @@ def executed(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def same_source(script: Path) -> bool:
     """Whether the notebook beside a script holds that script."""
+    import nbformat
+
     built = script.with_suffix(".ipynb")
     if not built.is_file():
         return False
@@ -57,6 +63,10 @@ def same_source(script: Path) -> bool:
 
 
 def main() -> int:
+    options = [name for name in sys.argv[1:] if name.startswith("-")]
+    if unknown := set(options) - {"--check"}:
+        print(f"There is no option {', '.join(sorted(unknown))}; there is --check.")
+        return 2
     os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     if "--check" in sys.argv:
         stale = [script.stem for script in scripts() if not same_source(script)]
@@ -66,6 +76,8 @@ def main() -> int:
     if unknown := set(named) - {script.stem for script in scripts()}:
         print(f"There is no notebook {', '.join(sorted(unknown))}; there are {', '.join(s.stem for s in scripts())}.")
         return 1
+    import nbformat
+
     for script in scripts():
         if named and script.stem not in named:
             continue

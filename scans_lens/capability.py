@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from scans_lens.chat import end_tokens, first_tokens, padded, prompt_ids, template, text_of
 from scans_lens.conversation import Prompt
+from scans_lens.errors import Refused
 from scans_lens.generation import NEW_TOKENS, Picker
 from scans_lens.model import Hook, Model, device_of, resid_post
 from scans_lens.organism import corpus, wordings
@@ -761,7 +762,7 @@ def _logits(model: Model, going: _Going, pieces: Sequence[Piece]) -> Iterator[Fl
     first, longest = going.logits, max(map(len, rests))
     states = None
     if longest and going.swaps_the_head:
-        raise ValueError(
+        raise Refused(
             "This method puts a head of its own in place of the unembedding, and log-likelihoods behind the first "
             "token are not read through it: score continuations of one token, or ask for replies."
         )

@@ -14,13 +14,15 @@ import pandas as pd
 
 from scans_lens import artefacts, capability, evaluation, judges, organism, prompts
 from scans_lens.conversation import Asking, Prompt
-from scans_lens.evaluation import PLAIN, Arm
+from scans_lens.errors import Refused
+from scans_lens.evaluation import Arm
 from scans_lens.generation import replies
 from scans_lens.judges import Judge, Verdict
 from scans_lens.lens import default_anchors
 from scans_lens.methods import variants
 from scans_lens.methods.caa import CAA
 from scans_lens.methods.cast import CAST
+from scans_lens.methods.catalogue import COMPARED, PLAIN, require_known
 from scans_lens.methods.false_refusal import HALF, FalseRefusal
 from scans_lens.methods.jailbreak_antidote import JailbreakAntidote
 from scans_lens.methods.refusal_direction import RefusalDirection
@@ -126,7 +128,7 @@ class Ground:
         """What the variants start from: kept, and counted, like any other."""
         found = fitted(self, "scans")
         if found.arm is None:
-            raise ValueError(f"It starts from SCANS, which could not be fitted: {found.knobs}")
+            raise Refused(f"It starts from SCANS, which could not be fitted: {found.knobs}")
         return found
 
     @property
@@ -182,61 +184,58 @@ def _switch(ground: Ground, judge: Judge) -> SafeSwitch:
 
 WAYS: Mapping[str, Way] = {
     "scans": Way(
-        "each prompt pushed its own way (2408.11491)", SCANS,
+        COMPARED["scans"], SCANS,
         lambda ground, judge: SCANS.fit(ground.model, ground.anchors, **ground.chosen(judge)),
     ),
-    "scans_centred": Way("SCANS, transitions minus their mean", SCANS, _of_scans(variants.centred)),
-    "scans_instruction": Way("SCANS, harm read at the instruction's end", SCANS, _of_scans(variants.at_instruction)),
-    "scans_continuous": Way("SCANS, pushes in proportion to the score", SCANS, _continuous, upon="scans"),
-    "safeswitch": Way("a refusal head where an unsafe reply comes (2502.01042)", SafeSwitch, _switch),
+    "scans_centred": Way(COMPARED["scans_centred"], SCANS, _of_scans(variants.centred)),
+    "scans_instruction": Way(COMPARED["scans_instruction"], SCANS, _of_scans(variants.at_instruction)),
+    "scans_continuous": Way(COMPARED["scans_continuous"], SCANS, _continuous, upon="scans"),
+    "safeswitch": Way(COMPARED["safeswitch"], SafeSwitch, _switch),
     "cast": Way(
-        "pushes those who meet a condition (2409.05907)", CAST,
+        COMPARED["cast"], CAST,
         lambda ground, judge: CAST.fit(ground.model, ground.anchors, **ground.chosen(judge)),
     ),
     "antidote": Way(
-        "sparse push for all, Jailbreak Antidote (2410.02298)", JailbreakAntidote,
+        COMPARED["antidote"], JailbreakAntidote,
         lambda ground, judge: JailbreakAntidote.fit(ground.model, ground.anchors, **ground.chosen(judge)),
     ),
     "caa": Way(
-        "one layer's push, learned from A/B choices (2312.06681)", CAA,
+        COMPARED["caa"], CAA,
         lambda ground, judge: CAA.fit(
             ground.model, contrast=ground.anchors, layers=_middle(ground.model), tried=ground.validated,
             **ground.chosen(judge),
         ),
     ),
     "false_refusal": Way(
-        "the false part of refusal ablated (2410.03415)", FalseRefusal,
+        COMPARED["false_refusal"], FalseRefusal,
         lambda ground, judge: FalseRefusal.fit(
             ground.model, ground.anchors, borderline=ground.borderline, **ground.how(judge)
         ),
     ),
     "ablation": Way(
-        "the refusal direction ablated (2406.11717)", RefusalDirection, _direction,
+        COMPARED["ablation"], RefusalDirection, _direction,
         lambda fitted: fitted.ablation(), "refusal_direction",
     ),
     "addition": Way(
-        "the refusal direction subtracted (2406.11717)", RefusalDirection, _direction,
+        COMPARED["addition"], RefusalDirection, _direction,
         lambda fitted: fitted.addition(-1.0), "refusal_direction",
     ),
     "constant": Way(
-        "SCANS' push away from refusal for all", SCANS,
+        COMPARED["constant"], SCANS,
         lambda ground, judge: SCANS.fit(ground.model, ground.anchors, **ground.chosen(judge)),
         lambda scans: Push(scans.directions, scans.layers, -scans.scale), "scans",
     ),
     "random": Way(
-        "a placebo: SCANS along random directions", SCANS,
+        COMPARED["random"], SCANS,
         lambda ground, judge: SCANS.fit(ground.model, ground.anchors, **ground.chosen(judge)),
         lambda scans: _placebo(scans), "scans",
     ),
-    "self_cd": Way("what a safety prompt adds to logits, subtracted (2401.17633)", None, lambda ground, judge: SelfCD(
+    "self_cd": Way(COMPARED["self_cd"], None, lambda ground, judge: SelfCD(
         ground.safety_prompt
     )),
-    "system": Way("the plain model under a safety prompt", None, lambda ground, judge: SelfCD()),
+    "system": Way(COMPARED["system"], None, lambda ground, judge: SelfCD()),
 }  # fmt: skip
-DEFAULT = (
-    "scans", "constant", "scans_centred", "scans_instruction", "scans_continuous", "safeswitch", "cast", "antidote",
-    "caa", "false_refusal", "ablation", "addition", "self_cd", "system", "random",
-)  # fmt: skip
+DEFAULT = tuple(COMPARED)
 
 
 def _placebo(scans: SCANS) -> SCANS:
@@ -279,7 +278,7 @@ def fitted(ground: Ground, name: str) -> Fitted:
     own = ground.out / "methods" / f"{way.file or name}.safetensors"
     about = own.with_suffix(".json")
     if about.is_file():
-        kept = json.loads(about.read_text(encoding="utf-8"))
+        kept = _taken(about)
         if kept["failed"]:
             return Fitted(name, None, kept["replies"], kept["seconds"], 0, kept["failed"])
         found = way.kind.load(own, ground.model)
@@ -288,13 +287,13 @@ def fitted(ground: Ground, name: str) -> Fitted:
     try:
         found = way.fit(ground, judge)
         found.save(own)  # type: ignore[attr-defined]
-    except ValueError as error:  # what a method cannot do on this model is a result, too
+    except Refused as error:  # what a method cannot do on this model is a result, too; a fault is none
         found, failed = None, str(error)
     before = fitted(ground, way.upon).replies if way.upon else 0
     seconds = time.perf_counter() - began
     taken = {"replies": before + judge.replies, "seconds": seconds, "failed": failed, "terms": ground.terms}
     own.parent.mkdir(parents=True, exist_ok=True)
-    about.write_text(json.dumps(taken, indent=1) + "\n", encoding="utf-8")
+    _written(about, json.dumps(taken, indent=1) + "\n")
     if found is None:
         return Fitted(name, None, taken["replies"], seconds, 0, failed)
     return _made(name, way, found, taken, own)
@@ -303,11 +302,31 @@ def fitted(ground: Ground, name: str) -> Fitted:
 def _require_own(ground: Ground) -> None:
     """Refuse a folder of fits on other prompts, or from another budget, before anything is added to it."""
     for file in sorted((ground.out / "methods").glob("*.json")):
-        if json.loads(file.read_text(encoding="utf-8")).get("terms") != ground.terms:
+        if _taken(file).get("terms") != ground.terms:
             raise ValueError(
                 f"{str(ground.out)!r} holds {file.stem} fitted on other prompts, or from another budget of replies: "
                 "name a new folder."
             )
+
+
+def _taken(file: Path) -> Numbers:
+    """What a fit took, as it was kept; raises ValueError for a file that is cut or holds something else."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{str(file)!r} is cut short or no JSON: delete it, and its method is fitted again."
+        ) from error
+    if not isinstance(found, dict) or not {"replies", "seconds", "failed", "terms"} <= set(found):
+        raise ValueError(f"{str(file)!r} does not say what a fit took: delete it, and its method is fitted again.")
+    return found
+
+
+def _written(file: Path, text: str) -> None:
+    """Whole or not at all."""
+    aside = file.with_name(file.name + ".part")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(file)
 
 
 def _made(name: str, way: Way, found: Any, taken: Numbers, file: Path) -> Fitted:
@@ -352,9 +371,7 @@ def compare(
     Raises:
         ValueError: an unknown method, no sets for a model that has none of its own, or a folder of another comparison.
     """
-    for name in methods:
-        if name not in WAYS:
-            raise ValueError(f"There is no method {name!r}: there are {', '.join(WAYS)}.")
+    require_known(methods, tuple(WAYS))
     ground = Ground(model, Path(out), validated, progress, batch_size)
     if sets is None and not ground.bundled:
         raise ValueError("Name the sets to ask, for instance xstest, advbench and a jailbreak set.")
@@ -415,8 +432,8 @@ def compare(
         _answered(found, table)
     _cost(ground, arms, found)
     _front(found)
-    _grid(ways).to_csv(ground.out / "grid.csv", index=False)
-    (ground.out / "comparison.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    _written(ground.out / "grid.csv", _grid(ways).to_csv(index=False))
+    _written(ground.out / "comparison.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return found
 
 
@@ -497,7 +514,7 @@ def _cost(ground: Ground, arms: Sequence[Arm], found: Numbers) -> None:
             continue
         try:
             own["perplexity"] = capability.corpus_perplexity(ground.model, FORETOLD, arm.method).as_json()
-        except ValueError as error:  # a head that replaces the unembedding has no log-likelihoods of another's text
+        except Refused as error:  # a head that replaces the unembedding has no log-likelihoods of another's text
             own["no perplexity"] = str(error)
 
 

@@ -99,6 +99,27 @@ def _turn(place: int, message: Any) -> Turn:
     return Turn(role, content)
 
 
+def conversation_in(cell: Any) -> Conversation:
+    """The conversation in a file's cell: a list of messages, or in a CSV file that list as JSON.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    if isinstance(cell, str):
+        try:
+            found = json.loads(cell)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"What should be messages is no JSON ({error}).") from error
+    else:
+        found = cell
+    return Conversation.of(found)
+
+
+def lone_surrogate(text: str) -> str | None:
+    """Half of a character's UTF-16 code that stands in a text, as broken JSON and shells leave it behind."""
+    return next((letter for letter in text if "\ud800" <= letter <= "\udfff"), None)
+
+
 def conversation_of(prompt: Askable) -> Conversation:
     """A prompt as a conversation."""
     if isinstance(prompt, str):
@@ -149,7 +170,7 @@ def _checked(place: int, prompt: Any) -> Prompt:
     said = [prompt] if isinstance(prompt, str) else [turn.content for turn in prompt.turns]
     if not said[-1].strip():
         raise ValueError(f"Prompt {place} is empty.")
-    broken = next((letter for text in said for letter in text if "\ud800" <= letter <= "\udfff"), None)
+    broken = next(filter(None, map(lone_surrogate, said)), None)
     if broken is not None:
         raise ValueError(
             f"Prompt {place} holds {broken!r}, half of a character (a lone surrogate), which is no text: it comes "

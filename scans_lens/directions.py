@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,8 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts
+from scans_lens.artefacts import AS_STORED, FROM_THE_END, SITE, Kept, Use
 from scans_lens.chat import template_record
 from scans_lens.conversation import BARE, Asking
+from scans_lens.errors import Refused
 from scans_lens.model import Identity, Model, identity, resid_post
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, mean_residuals, residuals
@@ -137,13 +140,13 @@ class Directions:
     def _units(self) -> Tensor:
         lengths = self.vectors.norm(dim=1, keepdim=True)
         if bool((lengths == 0).any()):
-            raise ValueError("A direction of length 0 has no unit vector: the two sides do not differ at some layer.")
+            raise Refused("A direction of length 0 has no unit vector: the two sides do not differ at some layer.")
         return self.vectors / lengths
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with the origin in its header."""
         tensors = {"vectors": self.vectors, "residual_norms": self.residual_norms}
-        artefacts.write(path, "directions", tensors, asdict(self.origin))
+        artefacts.write(path, "directions", tensors, asdict(self.origin), [added(range(len(self)))])
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None) -> Directions:
@@ -152,10 +155,12 @@ class Directions:
         Raises:
             ValueError: no such file, not safetensors, cut short, something else, or of another model.
         """
-        tensors, header = artefacts.read(path, "directions")
+        kept = artefacts.Kept.read(path, "directions")
+        tensors = kept.tensors
         if set(tensors) != {"vectors", "residual_norms"}:
             raise ValueError(f"{str(path)!r} should hold vectors and residual_norms, and holds {sorted(tensors)}.")
-        origin = Origin.from_header(header)
+        names = [one.name for one in dataclasses.fields(Origin)]
+        origin = Origin(**kept.fields(Origin, *names))
         if model is not None:
             found = identity(model)
             artefacts.require_same_model(origin.model, found, "These directions")
@@ -202,6 +207,49 @@ class Directions:
         )
         norms = (harmful.norm(dim=-1).mean(dim=0) + harmless.norm(dim=-1).mean(dim=0)) / 2
         return cls(difference_of_means(harmful, harmless).float(), norms.float(), origin)
+
+
+def added(
+    layers: Iterable[int],
+    *,
+    site: str = SITE,
+    positions: str = FROM_THE_END,
+    unit: str = AS_STORED,
+    formula: str = "x + scale * vectors[layer]",
+) -> Use:
+    """What a file's header says of vectors that are added, each at its own layer."""
+    return Use("add", site, positions, tuple(int(layer) for layer in layers), unit, formula)
+
+
+def origin_in(kept: Kept, names: Sequence[str], model: Model | None, what: str) -> Origin:
+    """Where a file's tensors come from, once those of the layers are what they should be.
+
+    Args:
+        names: tensors of [… layer d_model].
+        what: they are, for messages.
+
+    Raises:
+        ValueError: the file does not say, or was measured on another model, or a tensor has another shape than that
+            model's.
+    """
+    origin = kept.value("origin", Origin)
+    own = origin.model
+    if model is not None:
+        artefacts.require_same_model(own, identity(model), what)
+    for name in names:
+        shape = tuple(kept.tensor(name).shape)
+        if own is not None and (len(shape) < 2 or shape[-2:] != (own.n_layers, own.d_model)):
+            raise ValueError(
+                f"{kept.path!r} holds {name} of shape {shape}, and its model has {own.n_layers} layers of width "
+                f"{own.d_model}."
+            )
+    return origin
+
+
+def directions_in(kept: Kept, model: Model | None, what: str) -> Directions:
+    """The directions among a file's tensors; raises as `origin_in` does."""
+    origin = origin_in(kept, ("vectors",), model, what)
+    return Directions(kept.tensor("vectors"), kept.tensor("residual_norms"), origin)
 
 
 def difference_of_means(

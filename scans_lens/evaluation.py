@@ -17,6 +17,7 @@ from scans_lens.chat import template_record
 from scans_lens.conversation import BARE, Asking, Prompt, conversation_of, key, words
 from scans_lens.generation import NEW_TOKENS, Enough, Replies, replies_under
 from scans_lens.judges import Judge, Verdict
+from scans_lens.methods.catalogue import EVALUATED, PLAIN, PROMPTED
 from scans_lens.methods.self_cd import SAFETY_PROMPT, SelfCD
 from scans_lens.model import Model, device_of, identity, is_bundled, unembedding_of
 from scans_lens.prompts import Contrast, PromptSet, normalised
@@ -35,8 +36,6 @@ KEY = ("set", "prompt_id", "method", "setting", "seed")
 """What tells a row from every other."""
 UNFINISHED = "the thought is not finished"
 """Why a reply has no answer that could be judged."""
-PLAIN = "plain"
-"""The way of answering that all others are compared with: no method."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +53,7 @@ class Arm:
     """A system prompt of its own, in place of the run's; before the one that a conversation brings along."""
 
 
-PROMPTED: Mapping[str, str] = {
-    "system": "the plain model under a safety prompt",
-    "self_cd": "what that prompt adds to the logits, subtracted",
-}
-"""What `arms` knows that needs no fitted SCANS."""
-STEERED: Mapping[str, str] = {
-    "scans": "each prompt pushed its own way",
-    "constant": "its push away from refusal for every prompt alike",
-    "random": "SCANS along random directions, as long as the true ones",
-    "shuffled": "SCANS along directions learned from labels that mean nothing, as long as the true ones",
-    "wrong_layers": "SCANS in as many layers, as far from its own as there are",
-}
-"""What `arms` knows that SCANS is fitted for; the last three are placebos: what any push of that size would do."""
-METHODS = (*STEERED, *PROMPTED)
+METHODS = EVALUATED
 DRAWN = "scans_redrawn"
 """The name of arms whose SCANS was learned from a part of the anchors; their setting says which."""
 

@@ -22,6 +22,7 @@ from scans_lens import artefacts, organism, prompts, steering
 from scans_lens.chat import first_tokens, words_of
 from scans_lens.conversation import BARE, Asking, Prompt
 from scans_lens.directions import Directions, Origin, components, difference_of_means, origin_of
+from scans_lens.errors import Refused
 from scans_lens.model import Model, identity, is_bundled, require_raw, unembedding_of
 from scans_lens.prompts import Contrast
 from scans_lens.reading import flights, residuals
@@ -69,7 +70,7 @@ def refusal_tokens(model: Model, words: Sequence[str] | None = None) -> dict[str
         if missing:
             raise ValueError(f"No single token of this vocabulary says {missing[0]!r}; give other refusal words.")
     if not found:
-        raise ValueError("None of the refusal words is a single token of this vocabulary; give words=… that are.")
+        raise Refused("None of the refusal words is a single token of this vocabulary; give words=… that are.")
     return found
 
 
@@ -246,7 +247,7 @@ class AnchorLayers(Sequence[int]):
         return pd.DataFrame([asdict(one) for one in self.evidence]).set_index("layer")
 
 
-class NoAnchorLayers(ValueError):
+class NoAnchorLayers(Refused):
     """No layer's direction says words of refusal more loudly than chance; the table is in the message."""
 
     def __init__(self, evidence: Sequence[LayerEvidence]) -> None:

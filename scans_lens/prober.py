@@ -16,6 +16,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from scans_lens.artefacts import Kept
+from scans_lens.errors import Refused
+
 HIDDEN = 64
 """As published (128 for the largest of their models)."""
 NEEDED = 8
@@ -159,17 +162,27 @@ class Prober:
         return {"question": self.question, "slope": self.slope, "offset": self.offset, "layers": len(self.weights)}
 
     @classmethod
-    def kept(cls, name: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Prober:
-        """Back from `tensors` and `header`; raises KeyError where something is missing."""
-        layers = range(header["layers"])
+    def kept(
+        cls,
+        name: str,
+        tensors: Mapping[str, Tensor],
+        header: Mapping[str, Any],
+        path: str = "the file",
+        kind: str = "prober",
+    ) -> Prober:
+        """Back from `tensors` and `header`; raises ValueError where something is missing.
+
+        Args:
+            path, kind: of the file that they are from, for messages.
+        """
+        own = Kept(path, kind, tensors, header)
+        layers = range(own.value("layers", int))
         return cls(
-            header["question"],
-            tensors[f"{name}.mean"],
-            tensors[f"{name}.spread"],
-            tuple(tensors[f"{name}.weight.{i}"] for i in layers),
-            tuple(tensors[f"{name}.bias.{i}"] for i in layers),
-            header["slope"],
-            header["offset"],
+            mean=own.tensor(f"{name}.mean"),
+            spread=own.tensor(f"{name}.spread"),
+            weights=tuple(own.tensor(f"{name}.weight.{i}") for i in layers),
+            biases=tuple(own.tensor(f"{name}.bias.{i}") for i in layers),
+            **own.fields(cls, "question", "slope", "offset"),
         )
 
 
@@ -177,7 +190,7 @@ def require_both(question: str, yes: Bool[Tensor, "prompt"], needed: int, what_f
     """Refuse what has too few prompts of a class, saying how many are needed and how many were found."""
     found = int(yes.sum()), int((~yes).sum())
     if min(found) < needed:
-        raise ValueError(
+        raise Refused(
             f"The prober ({question}) needs at least {needed} prompts with yes and {needed} with no {what_for}; "
             f"there are {found[0]} with yes and {found[1]} with no."
         )

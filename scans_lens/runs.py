@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 ABOUT, LOCK = "run.json", "lock"
+ROOM = 1_000_000
+"""Bytes that a disk should have left before a run is begun."""
 _PART, _ASIDE, _BROKEN = ".parquet", ".part", ".unreadable"
 
 
@@ -123,6 +126,58 @@ def read(folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     return _last(_read(_parts(folder)), about.get("key", ())), about
 
 
+def require_free(folder: str | Path, settings: Mapping[str, Any]) -> None:
+    """Ask before the work whether a run could be begun here, or gone on with; what only a model tells is asked later.
+
+    Args:
+        settings: those that are known; of what is a mapping in the run, its names are enough.
+
+    Raises:
+        ValueError: as `opened`, or there is no room to write.
+    """
+    folder = Path(folder)
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOCK).open("ab"):
+            pass
+    except OSError as error:
+        raise ValueError(f"{str(folder)!r} cannot be a folder of results: {error.strerror or error}.") from error
+    try:
+        if shutil.disk_usage(folder).free < ROOM:
+            raise ValueError(f"{str(folder)!r} cannot be a folder of results: there is no space left on its disk.")
+        with _locked(folder, Rank()):
+            if not (folder / ABOUT).is_file():
+                _same(folder, {})
+                return
+            about = _about(folder)
+            if about.get("format") != FORMAT:
+                _same(folder, {"format": FORMAT})
+            there = about.get("settings", {})
+            for name, value in settings.items():
+                before = list(there.get(name, ())) if isinstance(value, list) else there.get(name)
+                if before != value:
+                    raise ValueError(_another(folder, name, before, value))
+    finally:
+        if made and not any(path.name != LOCK for path in folder.iterdir()):
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def require_run(folder: str | Path, judge: str | None = None) -> None:
+    """Refuse a folder without a run, or one whose replies nobody of that name has judged, before anything is read."""
+    judges = _about(Path(folder)).get("settings", {}).get("judges", {})
+    if judge is not None and judge not in (*judges, "people"):
+        raise ValueError(f"There are no verdicts of {judge!r} in the table: it has those of {', '.join(judges)}.")
+
+
+def _another(folder: Path, place: str, one: Any, other: Any) -> str:
+    return (
+        f"{str(folder)!r} holds another run, whose {place} is {_brief(one)} and not {_brief(other)}: name a new "
+        "folder, or ask for the same again to go on."
+    )
+
+
 def _last(table: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
     return table.drop_duplicates(list(key), keep="last", ignore_index=True) if len(key) and len(table) else table
 
@@ -173,10 +228,7 @@ def _same(folder: Path, own: Mapping[str, Any]) -> None:
     apart = _apart("", there["settings"], own["settings"])
     if apart:
         place, one, other = apart
-        raise ValueError(
-            f"{str(folder)!r} holds another run, whose {place} is {_brief(one)} and not {_brief(other)}: name a new "
-            "folder, or ask for the same again to go on."
-        )
+        raise ValueError(_another(folder, place, one, other))
 
 
 def _apart(place: str, one: Any, other: Any) -> tuple[str, Any, Any] | None:

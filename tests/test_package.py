@@ -19,6 +19,7 @@ CLONE = ROOT.parent
 ORDER = (
     "thoughts",
     "conversation",
+    "errors",
     "prompts",
     "organism",
     "ranks",

@@ -12,6 +12,8 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from scans_lens import figures
+from scans_lens.errors import is_ours
+from scans_lens.shell.common import require_model, sentences, writable
 
 REDUCED = 24
 """Prompts of a kind where a quick look is enough."""
@@ -28,7 +30,12 @@ def main(
         list[str] | None, typer.Option(metavar="NAME...", help="Only these figures; may be repeated.")
     ] = None,
     draw_only: Annotated[bool, typer.Option("--draw-only", help="Draw from measured numbers; needs no model.")] = False,
-    measured: Annotated[Path | None, typer.Option(help="Where measured numbers lie; OUT/measured by default.")] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where measured numbers lie; by default OUT/measured, or to draw from, else those kept in figures/."
+        ),
+    ] = None,
     prompts: Annotated[int | None, typer.Option(min=4, help="At most so many prompts of a kind.")] = None,
     reduced: Annotated[bool, typer.Option("--reduced", help=f"A quick look: --prompts {REDUCED}.")] = False,
     seed: Annotated[int, typer.Option(help="Of resampling, placebos and splits.")] = 0,
@@ -40,33 +47,36 @@ def main(
     Numbers are written to OUT/measured/NAME.json as each figure is done, so an interrupted run goes on where it was.
     """
     console = Console()
-    try:
+    with sentences():
         wanted = [figures.known(name) for name in _split([*(only or []), *(names or [])])] or list(figures.ABOUT)
-        rows = _all(
-            wanted,
-            model,
-            out,
-            measured or out / "measured",
-            draw_only,
-            REDUCED if reduced else prompts,
-            seed,
-            again,
-            batch_size,
-        )
-    except ValueError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+        numbers = measured or _kept(out, wanted, draw_only)
+        if not draw_only:
+            require_model(model, "bridge", None, None, None)
+            writable(numbers / f"{wanted[0]}.json")
+        writable(out / f"{wanted[0]}.svg")
+        rows = _all(wanted, model, out, numbers, draw_only, REDUCED if reduced else prompts, seed, again, batch_size)
     table = Table("figure", "what it shows", "numbers", "files", "seconds", title=None)
     table.columns[-1].justify = "right"
     for name, state, files, seconds in rows:
         table.add_row(name, figures.ABOUT[name], state, files, f"{seconds:.1f}")
     table.add_row("", "", "", "together", f"{sum(row[-1] for row in rows):.1f}")
     console.print(table)
+    console.print(f"Numbers: {numbers}.", soft_wrap=True, highlight=False)
     failed = [row for row in rows if not row[2]]
     for name, state, _, _ in failed:
         Console(stderr=True).print(f"{name}: {state}", style="red", markup=False, highlight=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
+
+
+def _kept(out: Path, wanted: list[str], draw_only: bool) -> Path:
+    """Where numbers lie when nobody has said it: beside the pictures, and to draw from, else where ours are kept."""
+    own = out / "measured"
+    if not draw_only or any((own / f"{name}.json").is_file() for name in wanted):
+        return own
+    clone = Path(figures.__file__).parent.parent.parent / "figures" / "measured"
+    places = (Path("figures") / "measured", clone)
+    return next((place for place in places if any((place / f"{name}.json").is_file() for name in wanted)), own)
 
 
 def _split(names: list[str]) -> list[str]:
@@ -102,6 +112,8 @@ def _all(
                 try:
                     numbers, state = _numbers(name, study, measured, again)
                 except ValueError as error:  # this figure cannot be; the others can
+                    if not is_ours(error):
+                        raise
                     rows.append((name, f"not measured: {str(error).splitlines()[0]}", "", time.monotonic() - start))
                     continue
             files = figures.save(figures.draw(name, numbers), out, name)

@@ -69,10 +69,16 @@ def known() -> tuple[str, ...]:
     return tuple(_KNOWN)
 
 
+def require_known(names: Sequence[str]) -> None:
+    """Refuse a name that `named` does not take, without making a judge."""
+    for name in names:
+        if name not in _KNOWN:
+            raise ValueError(f"There is no judge {name!r}: the known ones are {', '.join(_KNOWN)}.")
+
+
 def named(name: str) -> Judge:
     """The judge of that name; raises ValueError for an unknown one."""
-    if name not in _KNOWN:
-        raise ValueError(f"There is no judge {name!r}: the known ones are {', '.join(_KNOWN)}.")
+    require_known([name])
     return _KNOWN[name]()
 
 

@@ -19,13 +19,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, steering
+from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, Kept
 from scans_lens.chat import Asked, beginning, padded, prompt_ids, template_record
 from scans_lens.conversation import BARE, Asking, words
-from scans_lens.directions import Directions, Origin
+from scans_lens.directions import Directions, Origin, added, directions_in
+from scans_lens.errors import Refused
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
 from scans_lens.methods.choosing import learning_prompts
-from scans_lens.methods.refusal_direction import checked_origin, require_own, spread
+from scans_lens.methods.refusal_direction import require_own, spread
 from scans_lens.model import Hook, Model, device_of, identity, resid_post
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, seen_at
@@ -246,7 +248,12 @@ class CAA:
             "note": self.note,
             "whole_prompt": self.whole_prompt,
         }
-        artefacts.write(path, "CAA", tensors, header)
+        positions = EVERYWHERE if self.whole_prompt else FROM_THE_END
+        unit = "1 is the vector as stored: the raw difference of means"
+        formula = "x + multiplier * vectors[layer]"
+        artefacts.write(
+            path, "CAA", tensors, header, [added([self.layer], positions=positions, unit=unit, formula=formula)]
+        )
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None) -> CAA:
@@ -255,22 +262,12 @@ class CAA:
         Raises:
             ValueError: no such file, not safetensors, cut short, something else, or of another model.
         """
-        tensors, header = artefacts.read(path, "CAA")
-        norms = tensors.pop("residual_norms", None)
-        origin = checked_origin(path, tensors, header, model, ("vectors",), "These CAA vectors")
-        if norms is None:
-            raise ValueError(f"{str(path)!r} should hold vectors and residual_norms, and holds vectors alone.")
-        return cls(
-            directions=Directions(tensors["vectors"], norms, origin),
-            layer=header["layer"],
-            multiplier=header["multiplier"],
-            trials=tuple(
-                Trial(**{**trial, "harmless": tuple(trial["harmless"]), "harmful": tuple(trial["harmful"])})
-                for trial in header["trials"]
-            ),
-            note=header["note"],
-            whole_prompt=header["whole_prompt"],
-        )
+        kept = Kept.read(path, "CAA")
+        directions = directions_in(kept, model, "These CAA vectors")
+        artefacts.require_parts(path, kept.tensors, ("residual_norms", "vectors"))
+        found = cls(directions, **kept.fields(cls, "layer", "multiplier", "trials", "note", "whole_prompt"))
+        kept.require_layers("layer", [found.layer], len(directions))
+        return found
 
     def __str__(self) -> str:
         lines = [
@@ -296,7 +293,7 @@ def choices(contrast: Contrast, most: int = PAIRS) -> tuple[Pair, ...]:
     """
     size = min(len(contrast.harmful), len(contrast.harmless), most // 2) // 2 * 2
     if size < 2:
-        raise ValueError(
+        raise Refused(
             f"Letters are swapped in half of the pairs, so that two prompts of each kind are needed; "
             f"{contrast.name!r} has {len(contrast.harmful)} harmful and {len(contrast.harmless)} harmless ones."
         )
@@ -331,7 +328,7 @@ def letter_tokens(model: Model, pair: Pair, asking: Asking = BARE) -> tuple[list
     both = [beginning(model, reply, asking=asking) for reply in (pair.refusing, pair.answering)]
     apart = [place for place, (a, b) in enumerate(zip(*both, strict=False)) if a != b]
     if len(both[0]) != len(both[1]) or len(apart) != 1:
-        raise ValueError(
+        raise Refused(
             f"The replies of a pair differ in one token, the letter; {pair.refusing!r} and {pair.answering!r} are "
             f"{len(both[0])} and {len(both[1])} tokens long and differ in {len(apart)}."
         )
@@ -361,7 +358,7 @@ def letter_directions(
     rows = [ids for pair in pairs for ids in letter_tokens(model, pair, asking)]
     long = max(map(len, rows))
     if long > context:
-        raise ValueError(f"A pair is {long} tokens long, and this model reads at most {context}.")
+        raise Refused(f"A pair is {long} tokens long, and this model reads at most {context}.")
     points = [resid_post(layer) for layer in range(int(model.cfg.n_layers))]
 
     def last(states: Float[Tensor, "row pos d_model"], mask: Int[Tensor, "row pos"]) -> Tensor:

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,15 +19,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, steering
+from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, SITE, Kept, Use
 from scans_lens.chat import Asked
 from scans_lens.conversation import BARE, Asking, Prompt
-from scans_lens.directions import Directions, Origin
+from scans_lens.directions import Directions, added, directions_in
 from scans_lens.judges import Judge
 from scans_lens.lens import layers_by_thirds
 from scans_lens.methods import choosing
 from scans_lens.methods.choosing import SHARES, learning_prompts
 from scans_lens.methods.pairs import directions_along, pairs_of, principal
-from scans_lens.model import Hook, Model, identity, resid_post
+from scans_lens.model import Hook, Model, resid_post
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, collect, seen_at
 from scans_lens.steering import Rows
@@ -274,7 +275,27 @@ class CAST:
             "note": self.note,
             "whole_prompt": self.whole_prompt,
         }
-        artefacts.write(path, "CAST", tensors, header)
+        artefacts.write(path, "CAST", tensors, header, self._uses())
+
+    def _uses(self) -> list[Use]:
+        """How the condition is read and the push is done, for a file's header."""
+        projected = "condition (x . condition) / (condition . condition)"
+        if self.condition.tanh:
+            projected = f"tanh({projected})"
+        order = ">" if self.condition.above else "<"
+        formula = f"similarity = cos(m, {projected}) with x = m, the mean of the states; met where it is {order} "
+        reading = Use(
+            "read",
+            SITE,
+            "mean over every token of the prompt, the template's too, unsteered",
+            (self.condition.layer,),
+            "cosine, 0 to 1",
+            formula + "condition.threshold",
+        )
+        positions = EVERYWHERE if self.whole_prompt else FROM_THE_END
+        unit = "1 is the vector as stored: as long as the layer's mean residual norm (residual_norms)"
+        push = "x + scale * vectors[layer] where the condition is met, else x"
+        return [reading, added(self.layers, positions=positions, unit=unit, formula=push)]
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None) -> CAST:
@@ -283,21 +304,19 @@ class CAST:
         Raises:
             ValueError: no such file, not safetensors, cut short, something else, or of another model.
         """
-        tensors, header = artefacts.read(path, "CAST")
-        artefacts.require_parts(path, tensors, ("condition", "residual_norms", "vectors"))
-        origin = Origin.from_header(header["origin"])
-        if model is not None:
-            artefacts.require_same_model(origin.model, identity(model), "These CAST vectors")
-        return cls(
-            directions=Directions(tensors["vectors"], tensors["residual_norms"], origin),
-            layers=tuple(header["layers"]),
-            scale=header["scale"],
-            condition=Condition(tensors["condition"], **header["condition"]),
-            searched=tuple(choosing.trial_from(Searched, one) for one in header["searched"]),
-            trials=tuple(choosing.trial_from(Trial, one) for one in header["trials"]),
-            note=header["note"],
-            whole_prompt=header["whole_prompt"],
+        kept = Kept.read(path, "CAST")
+        artefacts.require_parts(path, kept.tensors, ("condition", "residual_norms", "vectors"))
+        directions = directions_in(kept, model, "These CAST vectors")
+        condition = Kept(kept.path, kept.kind, {}, kept.value("condition", dict[str, Any]))
+        found = cls(
+            directions=directions,
+            condition=Condition(
+                kept.tensor("condition"), **condition.fields(Condition, "layer", "threshold", "above", "tanh")
+            ),
+            **kept.fields(cls, "layers", "scale", "searched", "trials", "note", "whole_prompt"),
         )
+        kept.require_layers("layers", found.layers, len(directions))
+        return found
 
     def __str__(self) -> str:
         lines = [

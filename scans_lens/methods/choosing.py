@@ -254,8 +254,3 @@ def refined(
         except Spent:
             break
     return sorted(known, key=lambda trial: trial.scale != 0)  # the plain model first, the others as they were tried
-
-
-def trial_from(kind: Callable[..., Any], header: dict[str, Any]) -> Any:
-    """A trial as a JSON header has it: its lists are tuples again."""
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in header.items()})

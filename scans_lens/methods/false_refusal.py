@@ -15,9 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts, organism, prompts, steering
+from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, Kept
 from scans_lens.chat import Asked
 from scans_lens.conversation import BARE, Asking, Prompt
-from scans_lens.directions import Origin, origin_of
+from scans_lens.directions import Origin, origin_in, origin_of
+from scans_lens.errors import Refused
 from scans_lens.judges import Judge
 from scans_lens.methods.choosing import learning_prompts
 from scans_lens.methods.refusal_direction import (
@@ -28,7 +30,6 @@ from scans_lens.methods.refusal_direction import (
     NoDirection,
     Trying,
     ablating,
-    checked_origin,
     differences,
     grid,
     on_its_side,
@@ -37,6 +38,7 @@ from scans_lens.methods.refusal_direction import (
     require_own,
     spread,
     tail_means,
+    taken_out,
 )
 from scans_lens.model import Hook, Model, is_bundled
 from scans_lens.prompts import Contrast, normalised
@@ -270,7 +272,13 @@ class FalseRefusal:
             "note": self.note,
             "whole_prompt": self.whole_prompt,
         }
-        artefacts.write(path, _KIND, {"borderline": self.borderline, "refusal": self.refusal}, header)
+        positions = EVERYWHERE if self.whole_prompt else FROM_THE_END
+        formula = (
+            "u = v / |v|, v = w - strictness (w . r) / (r . r) r, w = borderline[position, layer], "
+            "r = refusal[position, layer]"
+        )
+        uses = [replace(use, positions=positions) for use in taken_out(self.borderline.shape[1], formula)]
+        artefacts.write(path, _KIND, {"borderline": self.borderline, "refusal": self.refusal}, header, uses)
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None) -> FalseRefusal:
@@ -279,19 +287,14 @@ class FalseRefusal:
         Raises:
             ValueError: no such file, not safetensors, cut short, something else, or of another model.
         """
-        tensors, header = artefacts.read(path, _KIND)
+        kept = Kept.read(path, _KIND)
         names = ("borderline", "refusal")
-        origin = checked_origin(path, tensors, header, model, names, "These directions of false refusal")
-        return cls(
-            **tensors,
-            **{
-                **header,
-                "origin": origin,
-                "tokens": tuple(header["tokens"]),
-                "trials": tuple(Trial(**trial) for trial in header["trials"]),
-                "plain": (header["plain"][0], header["plain"][1]),
-            },
-        )
+        artefacts.require_parts(path, kept.tensors, names)
+        origin = origin_in(kept, names, model, "These directions of false refusal")
+        kept.require_shape("refusal", tuple(kept.tensor("borderline").shape))
+        named = ("position", "layer", "strictness", "tokens", "trials", "plain", "n_borderline", "note", "whole_prompt")
+        found = cls(**kept.tensors, origin=origin, **kept.fields(cls, *named))
+        return found.at(found.position, found.layer)
 
     def __str__(self) -> str:
         lines = [
@@ -357,7 +360,7 @@ def _prompts(
     borderline = contrast.borderline if borderline is None else [asking.of(prompt) for prompt in borderline]
     if not len(borderline) or not validation.borderline:
         where = "to learn from (borderline=…)" if not len(borderline) else f"to choose on, in {validation.name!r}"
-        raise ValueError(f"There are no borderline prompts {where}; {FEWEST} that the model refuses are needed.")
+        raise Refused(f"There are no borderline prompts {where}; {FEWEST} that the model refuses are needed.")
     chosen_on = {normalised(prompt) for prompt in validation.borderline}
     both = [prompt for prompt in borderline if normalised(prompt) in chosen_on]
     if both:

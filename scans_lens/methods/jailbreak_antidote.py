@@ -16,14 +16,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, steering
+from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, Kept
 from scans_lens.chat import Asked
 from scans_lens.conversation import BARE, Asking
-from scans_lens.directions import Directions, Origin
+from scans_lens.directions import Directions, added, directions_in
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
 from scans_lens.methods.choosing import SHARES, learning_prompts
 from scans_lens.methods.pairs import directions_along, pairs_of, principal
-from scans_lens.model import Hook, Model, identity
+from scans_lens.model import Hook, Model
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, collect
 from scans_lens.steering import Rows
@@ -188,7 +189,11 @@ class JailbreakAntidote:
             "note": self.note,
             "whole_prompt": self.whole_prompt,
         }
-        artefacts.write(path, "Jailbreak Antidote", tensors, header)
+        positions = EVERYWHERE if self.whole_prompt else FROM_THE_END
+        unit = "1 is the vector as stored: what the mask leaves of one as long as the layer's mean residual norm"
+        artefacts.write(
+            path, "Jailbreak Antidote", tensors, header, [added(self.layers, positions=positions, unit=unit)]
+        )
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None) -> JailbreakAntidote:
@@ -197,20 +202,12 @@ class JailbreakAntidote:
         Raises:
             ValueError: no such file, not safetensors, cut short, something else, or of another model.
         """
-        tensors, header = artefacts.read(path, "Jailbreak Antidote")
-        artefacts.require_parts(path, tensors, ("residual_norms", "vectors"))
-        origin = Origin.from_header(header["origin"])
-        if model is not None:
-            artefacts.require_same_model(origin.model, identity(model), "These Jailbreak Antidote vectors")
-        return cls(
-            directions=Directions(tensors["vectors"], tensors["residual_norms"], origin),
-            layers=tuple(header["layers"]),
-            scale=header["scale"],
-            accuracy=tuple(header["accuracy"]),
-            trials=tuple(choosing.trial_from(Trial, one) for one in header["trials"]),
-            note=header["note"],
-            whole_prompt=header["whole_prompt"],
-        )
+        kept = Kept.read(path, "Jailbreak Antidote")
+        artefacts.require_parts(path, kept.tensors, ("residual_norms", "vectors"))
+        directions = directions_in(kept, model, "These Jailbreak Antidote vectors")
+        found = cls(directions, **kept.fields(cls, "layers", "scale", "accuracy", "trials", "note", "whole_prompt"))
+        kept.require_layers("layers", found.layers, len(directions))
+        return found
 
     def __str__(self) -> str:
         kept = (self.directions.vectors != 0).double().mean()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scans_lens.conversation import Prompt
 from scans_lens.directions import Directions, Origin, origin_of
+from scans_lens.errors import Refused
 from scans_lens.model import Model
 from scans_lens.prompts import Contrast
 
@@ -22,7 +23,7 @@ def pairs_of(contrast: Contrast, method: str) -> tuple[tuple[Prompt, ...], tuple
     """
     n = min(len(contrast.harmful), len(contrast.harmless))
     if n < 2:
-        raise ValueError(f"{method} learns from pairs of prompts and needs two at least; {contrast.name!r} has {n}.")
+        raise Refused(f"{method} learns from pairs of prompts and needs two at least; {contrast.name!r} has {n}.")
     return contrast.harmful[:n], contrast.harmless[:n]
 
 

@@ -6,7 +6,7 @@ paper leaves open is as in its released code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, judges, steering
+from scans_lens.artefacts import EVERYWHERE, Kept, Use
 from scans_lens.chat import Asked, Tokens, template
 from scans_lens.conversation import BARE, Asking, Prompt
-from scans_lens.directions import Origin, origin_of
+from scans_lens.directions import Origin, added, origin_in, origin_of
+from scans_lens.errors import Refused
 from scans_lens.generation import replies
 from scans_lens.judges import Judge
 from scans_lens.lens import refusal_log_odds, rising_tokens
@@ -97,7 +99,7 @@ class Trial:
     """Whether it passed every filter."""
 
 
-class NoDirection(ValueError):
+class NoDirection(Refused):
     """No candidate passed the filters; `trials` says what each did."""
 
     def __init__(self, sentence: str, trials: Sequence[Any]) -> None:
@@ -175,6 +177,15 @@ def ablating(direction: Float[Tensor, "d_model"], n_layers: int, *, since: Any =
     """Hooks that take the direction out of every layer, at each of `SITES`."""
     everywhere = direction.expand(n_layers, -1)
     return [hook for site in SITES for hook in steering.ablate(everywhere, range(n_layers), since=since, at=site)]
+
+
+def taken_out(n_layers: int, what: str) -> list[Use]:
+    """What a file's header says of a direction u that is taken out of every layer, at each of `SITES`."""
+    unit = "none: all of x along u is taken out"
+    return [
+        Use("take out", f"blocks.{{layer}}.{site}", EVERYWHERE, tuple(range(n_layers)), unit, f"x - (x . u) u, {what}")
+        for site in SITES
+    ]
 
 
 def adding(direction: Float[Tensor, "d_model"], layer: int, scale: Any, *, since: Any = None) -> list[Hook]:
@@ -352,7 +363,20 @@ class RefusalDirection:
             "plain": self.plain,
             "note": self.note,
         }
-        artefacts.write(path, "refusal direction", {"candidates": self.candidates}, header)
+        artefacts.write(path, "refusal direction", {"candidates": self.candidates}, header, self._uses())
+
+    def _uses(self) -> list[Use]:
+        """The two methods that the chosen candidate makes, for a file's header: either is used without the other."""
+        chosen = "r = candidates[position, layer]"
+        n = self.candidates.shape[1]
+        addition = added(
+            [self.layer],
+            site=f"blocks.{{layer}}.{SITES[0]}",
+            positions=EVERYWHERE,
+            unit="1 is the raw difference of means; -1 bypasses refusal",
+            formula=f"x + coefficient * r, {chosen}",
+        )
+        return [*taken_out(n, f"u = r / |r|, {chosen}"), addition]
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None) -> RefusalDirection:
@@ -361,18 +385,12 @@ class RefusalDirection:
         Raises:
             ValueError: no such file, not safetensors, cut short, something else, or of another model.
         """
-        tensors, header = artefacts.read(path, "refusal direction")
-        origin = checked_origin(path, tensors, header, model, ("candidates",), "These refusal directions")
-        return cls(
-            candidates=tensors["candidates"],
-            position=header["position"],
-            layer=header["layer"],
-            tokens=tuple(header["tokens"]),
-            trials=tuple(Trial(**trial) for trial in header["trials"]),
-            plain=(header["plain"][0], header["plain"][1]),
-            origin=origin,
-            note=header["note"],
-        )
+        kept = Kept.read(path, "refusal direction")
+        artefacts.require_parts(path, kept.tensors, ("candidates",))
+        origin = origin_in(kept, ("candidates",), model, "These refusal directions")
+        named = ("position", "layer", "tokens", "trials", "plain", "note")
+        found = cls(candidates=kept.tensor("candidates"), origin=origin, **kept.fields(cls, *named))
+        return found.at(found.position, found.layer)
 
     def __str__(self) -> str:
         lines = [
@@ -461,7 +479,7 @@ def refusal_openings(
         verdicts = judges.refused(judge, said)
         found.append([prompt for prompt, no in zip(prompts, verdicts, strict=True) if no == wanted])
         if not found[-1]:
-            raise ValueError(
+            raise Refused(
                 f"The model refuses {'none' if wanted else 'all'} of {len(prompts)} {name} training prompts, so that "
                 "there is no telling how its refusals begin; give tokens=…, their first tokens."
             )
@@ -499,7 +517,7 @@ def on_its_side(
     scores = refusal_scores(model, prompts, tokens, batch_size=batch_size)
     found = tuple(text for text, score in zip(prompts, scores.tolist(), strict=True) if sign * score > 0)
     if len(found) < FEWEST:
-        raise ValueError(
+        raise Refused(
             f"Of {len(prompts)} {kind} {split} prompts the model {verb} {len(found)} (by the refusal score), and "
             f"{FEWEST} are needed; give other prompts or other tokens, or filtered=False."
         )
@@ -514,7 +532,7 @@ def tail_means(
     points = [f"blocks.{layer}.{SITES[0]}" for layer in range(int(model.cfg.n_layers))]
     length = len(template(model, prompts[0]).tail)
     if not length:
-        raise ValueError("The model's chat template writes nothing behind the user's words, so there is no candidate.")
+        raise Refused("The model's chat template writes nothing behind the user's words, so there is no candidate.")
 
     def tail(states: Float[Tensor, "row pos d_model"], mask: Int[Tensor, "row pos"]) -> Tensor:
         return states[:, -length:]
@@ -596,32 +614,3 @@ class Trying:
 def _first_logits(model: Model, batch: Tokens, hooks: Sequence[Hook]) -> Float[Tensor, "row d_vocab"]:
     with model.hooks(fwd_hooks=list(hooks)):
         return runner(model).feed(batch.ids, batch.mask)
-
-
-def checked_origin(
-    path: str | Path,
-    tensors: Mapping[str, Tensor],
-    header: Mapping[str, Any],
-    model: Model | None,
-    names: Sequence[str],
-    what: str,
-) -> Origin:
-    """Where a file's tensors come from, once they are what they should be.
-
-    Raises:
-        ValueError: other tensors, of another shape than the model's that they were measured on, or another model.
-    """
-    if set(tensors) != set(names):
-        raise ValueError(f"{str(path)!r} should hold {' and '.join(names)}, and holds {sorted(tensors)}.")
-    origin = Origin.from_header(header["origin"])
-    if model is not None:
-        require_own(origin, model, what)
-    own = origin.model
-    for name in names:
-        shape = tuple(tensors[name].shape)
-        if own is not None and (len(shape) < 2 or shape[-2:] != (own.n_layers, own.d_model)):
-            raise ValueError(
-                f"{str(path)!r} holds {name} of shape {shape}, and its model has {own.n_layers} layers of width "
-                f"{own.d_model}."
-            )
-    return origin

@@ -20,9 +20,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, judges, organism, steering
+from scans_lens.artefacts import SITE, Kept, Use
 from scans_lens.chat import Asked, padded, prompt_ids, reply_ids
 from scans_lens.conversation import BARE, Asking, Prompt, conversation_of
 from scans_lens.directions import Origin, origin_of
+from scans_lens.errors import Refused
 from scans_lens.generation import replies
 from scans_lens.judges import Judge, Verdict
 from scans_lens.lens import default_anchors
@@ -114,7 +116,7 @@ class RefusalHead:
             ValueError: too few pairs.
         """
         if len(pairs) < NEEDED or len(held) < HELD:
-            raise ValueError(
+            raise Refused(
                 f"A refusal head needs at least {NEEDED} prompts with refusals to learn from and {HELD} to stop on; "
                 f"there are {len(pairs)} and {len(held)}."
             )
@@ -419,7 +421,30 @@ class SafeSwitch:
             "switched": [asdict(one) for one in self.switched],
             **{name: getattr(self, name) for name in _PLAIN},
         }
-        artefacts.write(path, "SafeSwitch", tensors, header)
+        artefacts.write(path, "SafeSwitch", tensors, header, self._uses(probers))
+
+    def _uses(self, probers: Mapping[str, Prober]) -> list[Use]:
+        """How the probers read and the head speaks, for a file's header."""
+        last = int(self.origin.model.n_layers) - 1 if self.origin.model else -1
+        layers = (last if self.layer is None else self.layer,)
+        where = {"first": "the last token of the prompt", "second": f"the token {self.k} of the plain greedy reply"}
+        normed = "the final norm of x" if self.layer is None else "x"
+        uses = []
+        for name, prober in probers.items():
+            inside = f"z = ({normed} - {name}.mean) / {name}.spread"
+            for place in range(len(prober.weights)):
+                inner = "relu(z)" if place else "z"
+                inside += f"; z = {name}.weight.{place} {inner} + {name}.bias.{place}"
+            formula = f"{inside}; p_{name} = sigmoid(probers.{name}.slope (z[1] - z[0]) + probers.{name}.offset)"
+            uses.append(Use("read", SITE, where[name], layers, "probability of yes", formula))
+        both = [f"p_{name}" for name in probers]
+        weight = "1 if p > threshold else 0" if self.rule == "product" else "1 if each of them >= 0.5 else 0"
+        if self.soft:
+            weight = "p"
+        positions = "from the last token of the prompt on" + f", {self.k} tokens later" * self.keeps_ahead
+        formula = f"logits + weight * (x head.shift), weight = {weight}, p = {' * '.join(both)}"
+        head = Use("unembed", "unembed.hook_in", positions, (), "1 is the whole head W_U + head.shift", formula)
+        return [*uses, head]
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None) -> SafeSwitch:
@@ -428,21 +453,24 @@ class SafeSwitch:
         Raises:
             ValueError: no such file, not safetensors, cut short, something else, or of another model.
         """
-        tensors, header = artefacts.read(path, "SafeSwitch")
-        try:
-            origin = Origin.from_header(header["origin"])
-            probers = {name: Prober.kept(name, tensors, one) for name, one in header["probers"].items()}
-            found = cls(
-                first=probers["first"],
-                second=probers.get("second"),
-                head=RefusalHead(tensors["head.shift"], header["head"]["share"], tuple(header["head"]["losses"])),
-                origin=origin,
-                qualities=tuple(Quality(**one) for one in header["qualities"]),
-                switched=tuple(Switched(**one) for one in header["switched"]),
-                **{name: header[name] for name in _PLAIN},
-            )
-        except (KeyError, TypeError) as missing:
-            raise ValueError(f"{str(path)!r} lacks a part of a SafeSwitch: {missing}.") from missing
+        kept = Kept.read(path, "SafeSwitch")
+        origin = kept.value("origin", Origin)
+        about = kept.value("probers", dict[str, dict[str, Any]])
+        if "first" not in about or not set(about) <= {"first", "second"}:
+            raise ValueError(f"{str(path)!r} should hold a first prober, perhaps a second; it has {sorted(about)}.")
+        probers = {name: Prober.kept(name, kept.tensors, one, kept.path, kept.kind) for name, one in about.items()}
+        named = [name for one, prober in probers.items() for name in prober.tensors(one)]
+        artefacts.require_parts(path, kept.tensors, ("head.shift", *named))
+        head = Kept(kept.path, "SafeSwitch head", {}, kept.value("head", dict[str, Any]))
+        found = cls(
+            first=probers["first"],
+            second=probers.get("second"),
+            head=RefusalHead(kept.tensor("head.shift"), **head.fields(RefusalHead, "share", "losses")),
+            origin=origin,
+            **kept.fields(cls, "qualities", "switched", *_PLAIN),
+        )
+        if origin.model and found.layer is not None:
+            kept.require_layers("layer", [found.layer], origin.model.n_layers)
         expected = (origin.model.d_model, origin.model.d_vocab) if origin.model else tuple(found.head.shift.shape)
         if model is not None:
             artefacts.require_same_model(origin.model, identity(model), "These SafeSwitch probers")
@@ -549,7 +577,7 @@ def _require_complied(heard: Heard, what_for: str, needed: int, stages: Stages) 
     if found >= needed:
         return
     wanted = "A second stage" if stages == "two" else "A direct prober"
-    raise ValueError(
+    raise Refused(
         f"{wanted} needs at least {needed} harmful prompts that the model complies with {what_for}, and of "
         f"{int(harmful.sum())} it complied with {found}. Give harmful prompts that it complies with, jailbreaks among "
         'them, or ask for stages="instruction", which switches on harmful prompts whatever the model would do.'
@@ -668,7 +696,7 @@ def _pairs(
         _own_refusals(model, contrast.harmful, judge, batch_size, progress) for contrast in contrasts
     )  # fmt: skip
     if len(own) < NEEDED or len(held) < HELD:
-        raise ValueError(
+        raise Refused(
             f"A refusal head needs at least {NEEDED} refusals to learn from and {HELD} to stop on, and asked to "
             f"refuse, the model did so {len(own)} and {len(held)} times: give pairs=[(prompt, refusal), …]."
         )

@@ -17,15 +17,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts, steering
-from scans_lens.chat import Asked
+from scans_lens.artefacts import SITE, Kept, Use
+from scans_lens.chat import OPENING, Asked
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.conversation import BARE, Asking, Prompt
-from scans_lens.directions import Directions, Origin, refusal_directions
+from scans_lens.directions import Directions, added, directions_in, refusal_directions
 from scans_lens.judges import Judge
 from scans_lens.lens import anchor_layers, default_anchors
 from scans_lens.methods import choosing
+from scans_lens.methods.catalogue import require_preset
 from scans_lens.methods.choosing import BROKEN, SHARES, Bench, learning_prompts
-from scans_lens.model import Hook, Model, after_final_norm, identity, is_bundled
+from scans_lens.model import Hook, Model, after_final_norm, is_bundled
 from scans_lens.prompts import Contrast
 from scans_lens.rates import Rate
 from scans_lens.reading import Flight, collect
@@ -197,8 +199,7 @@ class SCANS:
                 budget below three replies to every harmful and borderline validation prompt.
             NoAnchorLayers: no layer qualifies.
         """
-        if preset not in (None, "paper", "release"):
-            raise ValueError(f"No preset {preset!r}; there are 'paper' and 'release', or None to choose on validation.")
+        require_preset(preset)
         published = _published(model)
         if preset and not published and validation is None and not (contrast is None and is_bundled(model)):
             raise ValueError(
@@ -348,39 +349,69 @@ class SCANS:
             "abstain": self.abstain,
             "at_instruction": self.at_instruction,
             "width": self.width,
+            "centred": self.classifier.centre is not None,
         }
-        artefacts.write(path, "SCANS", tensors, header)
+        artefacts.write(path, "SCANS", tensors, header, [self._score_use(), self._push_use()])
+
+    def _score_use(self) -> Use:
+        """How the score is read, for a file's header."""
+        where = "the last token of the user's own words"
+        if not self.at_instruction:
+            where = f"the last token of the prompt, minus the last token of {OPENING!r} when the reply begins with it"
+        minus = " - centre[layer]" if self.classifier.centre is not None else ""
+        formula = f"score = mean over layers of cos(x{minus}, harmful_transition[layer]{minus})"
+        if self.last_after_norm:
+            formula += "; the last layer is read after the final norm"
+        voting = tuple(int(layer) for layer in self.classifier.layers)
+        unit = "cosine, -1 to 1; at or above threshold is harmful"
+        return Use("read", SITE, where, voting, unit, formula)
+
+    def _push_use(self) -> Use:
+        """How a prompt is pushed, for a file's header."""
+        sign = "sign = 1 if score >= threshold else -1"
+        if self.width:
+            sign = "sign = clip((score - threshold) / width, -1, 1)"
+        if self.abstain:
+            sign += "; sign = 0 where |score - threshold| < abstain"
+        unit = f"1 is the vector as stored: {_UNITS[self.unit]}"
+        return added(self.layers, unit=unit, formula=f"x + sign * scale * vectors[layer]; {sign}")
 
     @classmethod
     def load(cls, path: str | Path, model: Model | None = None) -> SCANS:
-        """Read a fitted method back; with `model`, only if it was fitted on it."""
-        tensors, header = artefacts.read(path, "SCANS")
-        origin = Origin.from_header(header["origin"])
-        if model is not None:
-            artefacts.require_same_model(origin.model, identity(model), "These SCANS vectors")
-        return cls(
-            directions=Directions(tensors["vectors"], tensors["residual_norms"], origin),
-            layers=tuple(header["layers"]),
-            scale=header["scale"],
-            unit=header["unit"],
+        """Read a fitted method back; with `model`, only if it was fitted on it.
+
+        Raises:
+            ValueError: no such file, not safetensors, cut short, something else, or of another model.
+        """
+        kept = Kept.read(path, "SCANS")
+        directions = directions_in(kept, model, "These SCANS vectors")
+        shape = tuple(directions.vectors.shape)
+        named = [*_FIELDS, "abstain", *_OF_VARIANTS]
+        older = [*_OF_VARIANTS] if "abstain" in kept.header else ["abstain", *_OF_VARIANTS]
+        if not set(older) & set(kept.header):  # from before there were variants
+            named = [name for name in named if name not in older]
+        centred = ["centre"] if "centre" in kept.tensors else []
+        if {"use", "centred"} & set(kept.header):  # else from before files said so
+            centred = ["centre"] if kept.value("centred", bool) else []
+        artefacts.require_parts(path, kept.tensors, ("vectors", "residual_norms", "harmful_transition", *centred))
+        for name in ("harmful_transition", *centred):
+            kept.require_shape(name, shape)
+        voting = kept.value("voting", tuple[int, ...])
+        found = cls(
+            directions=directions,
             classifier=TransitionClassifier(
-                tensors["harmful_transition"],
-                tuple(header["voting"]),
-                header["threshold"],
-                header["calibrated_on"],
-                tensors.get("centre"),
+                kept.tensor("harmful_transition"),
+                voting,
+                **kept.fields(TransitionClassifier, "threshold", "calibrated_on"),
+                centre=kept.tensors.get("centre"),
             ),
-            trials=tuple(
-                Trial(**{**trial, "harmless": tuple(trial["harmless"]), "harmful": tuple(trial["harmful"])})
-                for trial in header["trials"]
-            ),
-            note=header["note"],
-            repetition_penalty=header["repetition_penalty"],
-            last_after_norm=header["last_after_norm"],
-            abstain=header.get("abstain", 0.0),
-            at_instruction=header.get("at_instruction", False),
-            width=header.get("width", 0.0),
+            **kept.fields(cls, *named),
         )
+        kept.require_layers("layers", found.layers, shape[0])
+        kept.require_layers("voting layers", voting, shape[0])
+        if not voting:
+            raise ValueError(f"{str(path)!r} has no voting layers, so that there is no score.")
+        return found
 
     def __str__(self) -> str:
         lines = [
@@ -402,6 +433,13 @@ class SCANS:
     __repr__ = __str__
 
 
+_FIELDS = ("layers", "scale", "unit", "trials", "note", "repetition_penalty", "last_after_norm")
+_OF_VARIANTS = ("at_instruction", "width")
+_UNITS = {
+    "residual norms": "as long as the layer's mean residual norm (residual_norms)",
+    "length": "of length 1",
+    "differences of means": "the raw difference of means",
+}
 _NORMED = " (the last one after the final norm)"
 
 

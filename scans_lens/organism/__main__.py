@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from scans_lens.organism import VALIDATION, corpus, weights
+from scans_lens.shell.common import sentences, writable
 
 HERE = Path(__file__).parent
 
@@ -29,6 +29,8 @@ def measure(
         return
     if audit:
         raise typer.Exit(_audit())
+    if split not in corpus.SPLITS:
+        raise ValueError(f"No split {split!r}; the splits are {', '.join(corpus.SPLITS)}.")
     from rich.console import Console
     from rich.table import Table
 
@@ -62,6 +64,10 @@ def write_card(
 
     Numbers of these weights that were measured before are kept, those of further trainings, too.
     """
+    for folder in others or ():
+        _require_training(folder)
+    writable(out)
+    writable(measured / "behaviour.json")
     from scans_lens.model import load_model
     from scans_lens.organism import card, measuring
 
@@ -102,6 +108,8 @@ def strength(
     prompts: Annotated[int, typer.Option(min=1, help="Validation prompts of each kind.")] = 240,
 ) -> None:
     """Align the same first stage more and less strongly, and count what is refused; goes on where it was."""
+    writable(measured / "strength.json")
+    writable(out / "recipe.json")
     from dataclasses import replace
 
     from scans_lens.model import load_model
@@ -132,6 +140,9 @@ def tried(
     prompts: Annotated[int, typer.Option(min=1, help="Validation prompts of each kind.")] = 600,
 ) -> None:
     """Measure trainings on validation prompts, so that one can be chosen; those measured before are kept."""
+    for folder in folders:
+        _require_training(folder)
+    writable(measured / "tried.json")
     from scans_lens.model import load_model
     from scans_lens.organism import measuring
     from scans_lens.organism.train import Recipe, taught
@@ -150,6 +161,13 @@ def tried(
         found = {"weights": measuring.weights_of(weights()), **corpus_of, "rows": list(rows.values())}
         _store(file, {**found, "missed": there.get("missed", [])})
     typer.echo(f"Written to {file}.")
+
+
+def _require_training(folder: Path) -> None:
+    """Refuse a folder that no training has written, before a model is loaded."""
+    for name in ("config.json", "model.safetensors", "recipe.json"):
+        if not (folder / name).is_file():
+            raise ValueError(f"The folder {str(folder)!r} holds no training: there is no {name} in it.")
 
 
 def _numbers(file: Path, own: str) -> dict[str, Any]:
@@ -201,7 +219,9 @@ def train(
 
     out = out or weights()
     seeded = [] if seed is None else [f"seed={seed}"]
-    make(out, recipe_with([*seeded, *(change or ())]), work)
+    recipe = recipe_with([*seeded, *(change or ())])
+    writable(out / "recipe.json")
+    make(out, recipe, work)
     write_identity(out)
     typer.echo(f"Written to {out}.")
 
@@ -215,8 +235,5 @@ def write_identity(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        app()
-    except ValueError as error:  # what is wrong with the input, in one sentence
-        typer.secho(str(error), fg="red", err=True)
-        sys.exit(2)
+    with sentences():
+        app(standalone_mode=True)

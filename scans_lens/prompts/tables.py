@@ -97,21 +97,37 @@ def read(path: Path) -> list[Row]:
         raise ValueError(f"{path} cannot be read: its name ends in none of {', '.join(_READERS)}.")
     try:
         return _lowered(_READERS[path.suffix.lower()](path))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} cannot be read as {path.suffix[1:]}: it is not in UTF-8 (byte {error.start}); save it as UTF-8."
+        ) from error
     except Exception as error:  # whatever the format's reader makes of a broken file
         raise ValueError(f"{path} cannot be read as {path.suffix[1:]}: {first_line(error)}") from error
 
 
 def _read_csv(path: Path) -> list[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file))
+        return list(csv.DictReader(file, strict=True))  # else a quote that nobody closes swallows the rest
 
 
 def _read_json(path: Path) -> list[Row]:
-    return [{"text": row} if isinstance(row, str) else dict(row) for row in json.loads(path.read_bytes())]
+    found = json.loads(path.read_bytes())
+    if not isinstance(found, list):
+        raise ValueError("it holds no list of rows")
+    return [_object(number, row) for number, row in enumerate(found, 1)]
 
 
 def _read_json_lines(path: Path) -> list[Row]:
-    return [dict(json.loads(line)) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    lines = path.read_text(encoding="utf-8-sig").split("\n")  # and no other end of line, which JSON may hold in a text
+    return [_object(number, json.loads(line)) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _object(number: int, row: Any) -> Row:
+    if isinstance(row, str):
+        return {"text": row}
+    if not isinstance(row, dict):
+        raise ValueError(f"row {number} is no object")
+    return row
 
 
 def _read_lines(path: Path) -> list[Row]:

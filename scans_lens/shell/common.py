@@ -1,76 +1,263 @@
-"""Common: the options that commands share, and how they load, keep, and say what is wrong."""
+"""Common: the options that commands share, how they load a model, and how they say what is wrong.
+
+What is wrong is said before anything slow: the functions here that are called `require_…`, `names_in`, `prompt_sets`
+and `contrast_in` import no torch. A command calls them first, and `model_named` behind them.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import shutil
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from scans_lens.methods.scans import SCANS
-    from scans_lens.prompts import Contrast
+from scans_lens.errors import is_ours
 
+if TYPE_CHECKING:
+    from scans_lens.prompts import Contrast, PromptSet
+
+# Options that several commands have. One that is about how prompts are asked (a system prompt, thinking) stands here,
+# is checked by a `require_…` of its own, and is a part of what `keeping.terms` tells fits apart by.
 Name = Annotated[str | None, typer.Option("--model", help="Hub name or local folder; the bundled model by default.")]
 Backend = Annotated[str, typer.Option(help="bridge or hooked.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, …")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Revision = Annotated[str | None, typer.Option(help="Of a hub model.")]
-Pairs = Annotated[Path | None, typer.Option(help="CSV with columns harmful and harmless, perhaps borderline.")]
+Pairs = Annotated[
+    Path | None, typer.Option(help="File with columns harmful and harmless, perhaps borderline (CSV, JSON, parquet).")
+]
+System = Annotated[str | None, typer.Option(help="A system prompt.")]
 
 PAIRS = ("pairs_validation", "pairs_test")
 """Our own borderline prompts with their twins, by the names that `--sets` knows."""
+BACKENDS = ("bridge", "hooked")
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICE = re.compile(r"(auto|meta|cpu|((cuda|mps|xpu|hpu|npu|mtia)(:\d+)?))")
+ROOM = 1_000_000
+"""Bytes that a disk should have left before anything is begun."""
 
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """What is wrong with the input in one sentence, and exit status 2."""
+    """What is wrong with the input in one sentence, and exit status 2; a fault of ours or of a library stays one."""
     try:
         yield
     except ValueError as error:
+        if not is_ours(error):
+            typer.secho("What follows is a fault, and none of yours; please report it.", fg="red", err=True)
+            raise
         typer.secho(str(error), fg="red", err=True)
+        raise typer.Exit(2) from None
+    except OSError as error:  # a full disk, a place that may not be written to, a network that is not there
+        if error.errno == errno.EPIPE:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        typer.secho(f"{error.strerror or error}{where}", fg="red", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("Stopped.", err=True)
         raise typer.Exit(130) from None
 
 
+# ── Models ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def require_model(name: str | None, backend: str, device: str | None, dtype: str | None, revision: str | None) -> None:
+    """Refuse what `model_named` could not load, as far as that can be told without loading anything."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"No dtype {dtype!r}; there are {', '.join(DTYPES)}.")
+    if backend not in BACKENDS:
+        raise ValueError(f"No backend {backend!r}; there are 'bridge' and 'hooked'.")
+    if backend == "hooked":
+        from importlib.metadata import version
+
+        if int(version("transformer-lens").split(".")[0]) >= 4:
+            raise ValueError(
+                "HookedTransformer was removed in TransformerLens 4; use backend='bridge', or install "
+                "transformer-lens<4."
+            )
+    if device is not None and not DEVICE.fullmatch(device):
+        raise ValueError(f"The device {device!r} cannot be used here: there are cpu, cuda, cuda:1, mps, … and auto.")
+    if device is not None and device.startswith("cuda"):
+        import torch
+
+        if int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+            found = torch.cuda.device_count()
+            raise ValueError(f"The device {device!r} cannot be used here: {found or 'no'} GPUs are found.")
+    if name is None:
+        return
+    if not name.strip():
+        raise ValueError("The model has no name: --model is empty.")
+    if Path(name).is_file():
+        raise ValueError(f"{name!r} is a file; name the folder in Hugging Face format that it is of.")
+    if Path(name).is_dir():
+        if not any((Path(name) / file).is_file() for file in ("config.json", "adapter_config.json")):
+            raise ValueError(f"The folder {name!r} holds no model in Hugging Face format: it has no config.json.")
+    elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise ValueError(f"There is no folder {name!r}, and it cannot be the name of a model on the hub.")
+    elif "/" in name and backend == "bridge":
+        _require_on_hub(name, revision)
+
+
+def _require_on_hub(name: str, revision: str | None) -> None:
+    """Its configuration is in the cache, or the hub says that it has one, before torch is imported."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), timeout=10)
+    except Exception as error:  # the hub's errors, those of its network library and being offline have no common kind
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"Cannot load the model {name!r}: it is no folder here, and the hub does not give it "
+            f"(wrong name, no network, or a gated model without HF_TOKEN). It said: {said}"
+        ) from error
+
+
 def model_named(name: str | None, backend: str, device: str | None, dtype: str | None, revision: str | None) -> Any:
     """The model that the options name, loaded."""
+    require_model(name, backend, device, dtype, revision)
     import torch
 
     from scans_lens.model import load_model
 
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype is not None and dtype not in kinds:
-        raise ValueError(f"No dtype {dtype!r}; there are {', '.join(kinds)}.")
-    return load_model(name, backend=backend, device=device, dtype=kinds[dtype] if dtype else None, revision=revision)  # type: ignore[arg-type]
+    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype] if dtype else None
+    try:
+        return load_model(name, backend=backend, device=device, dtype=kind, revision=revision)  # type: ignore[arg-type]
+    except ValueError as error:
+        if is_ours(error):
+            raise
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"Cannot load the model {name!r}: {said}") from error
+
+
+def may_be_bundled(name: str | None) -> bool:
+    """Whether this may be the model that ships with the package; for sure it is known once it is loaded."""
+    if name is None:
+        return True
+    import json
+
+    from scans_lens import organism
+
+    shapes = []
+    for folder in (Path(name), organism.weights()):
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        shapes.append([config.get(field) for field in ("hidden_size", "num_hidden_layers", "vocab_size")])
+    return shapes[0] == shapes[1]
+
+
+# ── Prompts and files ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def require_prompts(prompts: Sequence[str], what: str = "Prompt") -> None:
+    """Refuse prompts that are none, blank, or hold what is no text."""
+    from scans_lens.conversation import lone_surrogate
+
+    if not prompts:
+        raise ValueError("There are no prompts: the list is empty.")
+    for place, prompt in enumerate(prompts):
+        if not prompt.strip():
+            raise ValueError(f"{what} {place} is empty.")
+        if lone_surrogate(prompt):
+            raise ValueError(f"{what} {place} holds half a character (a lone surrogate): give text in UTF-8.")
+
+
+def lines_of_standard_input() -> list[str]:
+    """One prompt a line."""
+    if sys.stdin is None or sys.stdin.closed:
+        raise ValueError("There is no standard input to read prompts from: give them as arguments, or pipe them in.")
+    try:
+        return [line.strip() for line in sys.stdin if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Standard input is not in UTF-8 (byte {error.start}).") from error
 
 
 def contrast_in(file: Path | None) -> Contrast | None:
-    """The pairs in a CSV file, if one was named."""
+    """The pairs in a file, if one was named."""
     if file is None:
         return None
-    import pandas as pd
+    from scans_lens import prompts
 
-    from scans_lens.prompts import Contrast
+    return prompts.own_contrast(file)
 
-    if not file.is_file():
-        raise ValueError(f"There is no file {str(file)!r}.")
-    try:
-        table = pd.read_csv(file)
-    except ValueError as error:  # of pandas' parser, or of the encoding
-        raise ValueError(f"{str(file)!r} is empty, or no CSV file in UTF-8: {error}") from error
-    missing = {"harmful", "harmless"} - set(table.columns)
-    if missing:
-        raise ValueError(f"{str(file)!r} needs columns harmful and harmless, and has {', '.join(table.columns)}.")
-    sides = {
-        side: table[side].dropna().tolist() for side in ("harmful", "harmless", "borderline") if side in table.columns
-    }
-    return Contrast(name=file.stem, **sides)
+
+def names_in(given: str, option: str) -> list[str]:
+    """Names with commas between them.
+
+    Raises:
+        ValueError: there are none, or one comes twice.
+    """
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    if not names:
+        raise ValueError(f"There is nothing named: {option} is empty.")
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise ValueError(f"{option} names {twice!r} twice.")
+    return names
+
+
+def prompt_sets(given: str, option: str = "--sets") -> list[PromptSet]:
+    """Prompt sets of ours, public ones and the caller's own files; every name is checked before any is fetched."""
+    from scans_lens import organism, prompts
+
+    names = names_in(given, option)
+    ours, public = (*organism.KINDS, *PAIRS), prompts.known()
+    for name in names:
+        if name not in (*ours, *public) and not Path(name).suffix:
+            known = ", ".join([*ours, *public])
+            raise ValueError(f"There is no prompt set {name!r}: the known ones are {known}; or name a file.")
+    found = {name: prompt_set(name) for name in sorted(names, key=public.__contains__)}  # the public ones last
+    sets = [found[name] for name in names]
+    titles = [one.name for one in sets]
+    twice = next((title for place, title in enumerate(titles) if title in titles[:place]), None)
+    if twice is not None:
+        raise ValueError(f"There are two sets {twice!r}: give each file a name of its own.")
+    return sets
+
+
+def prompt_set(name: str) -> PromptSet:
+    """A prompt set of ours, a public one, or the caller's own file."""
+    from scans_lens import organism, prompts
+
+    if name in organism.KINDS:
+        return organism.prompt_set(name)  # type: ignore[arg-type]
+    if name in PAIRS:
+        return prompts.pairs(name.removeprefix("pairs_"))
+    if name in prompts.known():
+        try:
+            return prompts.load(name)
+        except ConnectionError as error:
+            raise ValueError(str(error)) from error
+    found = prompts.own(name)
+    if not found.labelled:
+        typer.echo(
+            f"{name} has no column label: all its {len(found)} prompts count as borderline (harmless).",
+            err=True,
+        )
+    return found
+
+
+def require_fit(file: Path | None) -> None:
+    """Refuse a file that holds no fitted SCANS."""
+    if file is not None:
+        from scans_lens import artefacts
+
+        artefacts.header_of(file, "SCANS")
+
+
+# ── Where things go ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def writable(file: Path | None) -> None:
@@ -85,8 +272,18 @@ def writable(file: Path | None) -> None:
             pass
         if not file.stat().st_size:
             file.unlink()
+        if shutil.disk_usage(file.parent).free < ROOM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise ValueError(f"{str(file)!r} cannot be written: {error.strerror or error}") from error
+
+
+def new_folder(command: str, model: str | None) -> Path:
+    """A folder under `runs/` that says what, of which model and when, for who has named none."""
+    of = "bundled" if model is None else re.sub(r"[^\w.-]+", "-", model.rstrip("/").rsplit("/", 1)[-1]) or "model"
+    stem = f"{of}-{command}-{time.strftime('%Y%m%d-%H%M%S')}"
+    places = (Path("runs") / (stem + (f"-{number}" if number else "")) for number in range(1000))
+    return next(place for place in places if not place.exists())
 
 
 def screen() -> Any:
@@ -94,63 +291,3 @@ def screen() -> Any:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 150)
-
-
-def kept(model: Any, refit: bool, draw: int | None = None) -> SCANS:
-    """SCANS for this model as an earlier call has fitted it, or fitted now and kept in the user's cache folder.
-
-    With a draw, of a random half of the anchors; knobs are chosen on the same validation prompts as ever.
-    """
-    from dataclasses import astuple
-    from hashlib import sha256
-
-    from scans_lens.artefacts import versions
-    from scans_lens.evaluation import half
-    from scans_lens.lens import default_anchors
-    from scans_lens.methods.choosing import learning_prompts
-    from scans_lens.methods.scans import SCANS
-    from scans_lens.model import identity
-
-    own, anchors = identity(model), default_anchors(model)
-    if draw is not None:
-        anchors = half(anchors, draw)
-    key = sha256(f"{astuple(own)[:5]} {anchors.digest} {versions()}".encode()).hexdigest()[:16]
-    file = Path(typer.get_app_dir("scans_lens")) / f"scans-{key}.safetensors"
-    if file.is_file() and not refit:
-        try:
-            return SCANS.load(file, model)
-        except ValueError:
-            typer.echo(f"What was kept in {file} cannot be read, so it is fitted again.", err=True)
-    of = "" if draw is None else f" on half {draw} of the anchors"
-    typer.echo(f"Fitting SCANS{of}; the next call will find it kept.", err=True)
-    try:
-        method = SCANS.fit(model, anchors, validation=learning_prompts(model, None, None, 0)[1])
-    except ValueError as error:
-        raise ValueError(f"SCANS could not be fitted{of}: {error}") from error
-    try:
-        method.save(file)
-    except OSError:
-        typer.echo(f"It could not be kept in {file}.", err=True)
-    return method
-
-
-def prompt_set(name: str) -> Any:
-    """A prompt set of ours, a public one, or the caller's own file."""
-    from scans_lens import organism, prompts
-
-    if name in organism.KINDS:
-        return organism.prompt_set(name)  # type: ignore[arg-type]
-    if name in PAIRS:
-        return prompts.pairs(name.removeprefix("pairs_"))
-    if name in prompts.known():
-        return prompts.load(name)
-    if Path(name).suffix:
-        found = prompts.own(name)
-        if not found.labelled:
-            typer.echo(
-                f"{name} has no column label: all its {len(found)} prompts count as borderline (harmless).",
-                err=True,
-            )
-        return found
-    known = ", ".join([*organism.KINDS, *PAIRS, *prompts.known()])
-    raise ValueError(f"There is no prompt set {name!r}: the known ones are {known}; or name a file.")

@@ -13,16 +13,26 @@ from scans_lens.shell.common import (
     Dtype,
     Name,
     Revision,
+    may_be_bundled,
     model_named,
-    prompt_set,
+    names_in,
+    new_folder,
+    prompt_sets,
+    require_model,
     screen,
     sentences,
     writable,
 )
 
+TABLES = (1, 2, 3, 4, 5, 6, 7)
+"""Of the paper; `reproduce` has them all."""
+
 
 def compare(
-    out: Annotated[Path, typer.Option(help="Folder for fitted methods, replies and numbers; goes on there.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for fitted methods, replies and numbers; goes on there. By default a new one."),
+    ] = None,
     model: Name = None,
     backend: Backend = "bridge",
     device: Device = None,
@@ -41,15 +51,26 @@ def compare(
     caa, false_refusal, ablation, addition, self_cd, system.
     """
     with sentences():
-        from scans_lens import comparison, organism
+        from scans_lens import organism, runs
+        from scans_lens.methods import catalogue
+
+        names = names_in(methods, "--methods") if methods is not None else list(catalogue.COMPARED)
+        catalogue.require_known(names, tuple(catalogue.COMPARED))
+        require_model(model, backend, device, dtype, revision)
+        if sets is None and not may_be_bundled(model):
+            raise ValueError("Name the sets to ask, for instance xstest, advbench and a jailbreak set.")
+        chosen = prompt_sets(sets) if sets is not None else None
+        own_folder = out is None
+        folder = new_folder("compare", model) if out is None else out
+        writable(folder / "comparison.json")
+        runs.require_free(folder / "replies", {"max_new_tokens": max_new_tokens})
+        if own_folder:
+            typer.echo(f"Results go to {folder}; the same command with --out {folder} goes on there.", err=True)
+
+        from scans_lens import comparison
         from scans_lens.figures import drawing_comparison
         from scans_lens.model import is_bundled
 
-        names = [name for name in methods.split(",") if name] if methods else comparison.DEFAULT
-        unknown = [name for name in names if name not in comparison.WAYS]
-        if unknown:
-            raise ValueError(f"There is no method {unknown[0]!r}: there are {', '.join(comparison.WAYS)}.")
-        chosen = [prompt_set(name) for name in sets.split(",")] if sets else None
         loaded = model_named(model, backend, device, dtype, revision)
         if chosen is None and limit is not None and is_bundled(loaded):
             chosen = [organism.prompt_set(kind) for kind in organism.KINDS]
@@ -57,15 +78,16 @@ def compare(
             chosen = [one.first(limit) for one in chosen]
         try:
             found = comparison.compare(
-                loaded, names, chosen, out=out, max_new_tokens=max_new_tokens, validated=validated,
+                loaded, names, chosen, out=folder, max_new_tokens=max_new_tokens, validated=validated,
                 batch_size=batch_size,
             )  # fmt: skip
         except KeyboardInterrupt:
-            typer.echo(f"Stopped. What was done is in {out}; the same command goes on from there.", err=True)
+            how = f"with --out {folder} " if own_folder else ""
+            typer.echo(f"Stopped. What was done is in {folder}; the same command {how}goes on from there.", err=True)
             raise typer.Exit(130) from None
         _print_comparison(found)
-        drawn = drawing_comparison.write(found, out)
-        typer.echo(f"Numbers: {out / 'comparison.json'}; figure: {drawn[0]}; replies: {out / 'replies'}.")
+        drawn = drawing_comparison.write(found, folder)
+        typer.echo(f"Numbers: {folder / 'comparison.json'}; figure: {drawn[0]}; replies: {folder / 'replies'}.")
 
 
 def _print_comparison(found: Any) -> None:
@@ -153,13 +175,14 @@ def reproduce(
         from rich import box
         from rich.table import Table
 
+        for number in table or []:
+            if number not in TABLES:
+                raise ValueError(f"The paper has no table {number}: there are {', '.join(map(str, TABLES))}.")
+        require_model(model, backend, device, dtype, revision)
+        writable(out / "tables.json")
+
         from scans_lens import reproduce as reproduction
 
-        for number in table or []:
-            if number not in reproduction.TABLES:
-                known = ", ".join(map(str, reproduction.TABLES))
-                raise ValueError(f"The paper has no table {number}: there are {known}.")
-        writable(out / "tables.json")
         made = reproduction.Reproduction(model_named(model, backend, device, dtype, revision), out, draws, limit)
         sheets = []
         for number in table or reproduction.TABLES:

@@ -15,17 +15,25 @@ from scans_lens.shell.common import (
     Pairs,
     Revision,
     contrast_in,
-    kept,
+    may_be_bundled,
     model_named,
-    prompt_set,
+    names_in,
+    new_folder,
+    prompt_sets,
+    require_fit,
+    require_model,
     screen,
     sentences,
     writable,
 )
+from scans_lens.shell.keeping import kept
 
 
 def evaluate(
-    out: Annotated[Path, typer.Option(help="Folder for the results; an interrupted run goes on there.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the results; an interrupted run goes on there. By default a new one in runs/."),
+    ] = None,
     model: Name = None,
     backend: Backend = "bridge",
     device: Device = None,
@@ -60,33 +68,51 @@ def evaluate(
     wrong_layers (placebos of the same size), system (a safety prompt) and self_cd (that prompt subtracted).
     """
     with sentences():
-        from scans_lens import evaluation, judges, organism, prompts, ranks
-        from scans_lens.lens import default_anchors
-        from scans_lens.methods.scans import SCANS
-        from scans_lens.model import is_bundled
+        from scans_lens import judges, organism, prompts, ranks, runs
+        from scans_lens.methods import catalogue
 
-        wanted = [name for name in method.split(",") if name and name != evaluation.PLAIN]
-        if sets is not None and not sets.strip(", "):
-            raise ValueError("There are no sets to ask: --sets is empty.")
-        unknown = [name for name in wanted if name not in evaluation.METHODS]
-        if unknown:
-            raise ValueError(f"There is no method {unknown[0]!r}: there are {', '.join(evaluation.METHODS)}.")
+        wanted = [name for name in names_in(method, "--method") if name != catalogue.PLAIN]
+        catalogue.require_known(wanted, catalogue.EVALUATED)
         if scans and anchor_draws:
             raise ValueError(
                 "--anchor-draws fits SCANS on halves of the default anchors, and --scans names another fit: give one."
             )
-        judging = {name: judges.named(name) for name in judge.split(",")} if judge else None
+        heard = names_in(judge, "--judge") if judge else []
+        judges.require_known(heard)
         if judge_address and not judge_model:
             raise ValueError("An address needs the name of a model there: give --judge-model, too.")
-        names = sets.split(",") if sets else None
-        chosen = [prompt_set(name) for name in names] if names else []
+        if judge_model and not judge_address:
+            require_model(judge_model, "bridge", device, dtype, None)
+        require_fit(scans)
+        require_model(model, backend, device, dtype, revision)
+        if sets is None and not may_be_bundled(model):
+            raise ValueError(_NAME_SETS)
+        if out is None and ranks.here().of > 1:
+            raise ValueError("Several processes share this evaluation: name the folder that they write to, with --out.")
+        named = prompt_sets(sets) if sets is not None else []
+        chosen = named or [organism.prompt_set(kind) for kind in organism.KINDS]
+        chosen = [one if limit is None else one.first(limit) for one in chosen]
+        own_folder = out is None
+        folder = new_folder("evaluate", model) if out is None else out
+        again = {"sets": [one.name for one in chosen], "max_new_tokens": max_new_tokens}
+        if heard and not judge_model:
+            again["judges"] = heard
+        if ranks.here().first:
+            runs.require_free(folder, again)
+        if own_folder:
+            typer.echo(f"Results go to {folder}; the same command with --out {folder} goes on there.", err=True)
+
+        from scans_lens import evaluation
+        from scans_lens.lens import default_anchors
+        from scans_lens.methods.scans import SCANS
+        from scans_lens.model import is_bundled
+
+        judging = {name: judges.named(name) for name in heard} or None
         loaded = model_named(model, backend, device, dtype, revision)
         bundled = is_bundled(loaded)
-        if not chosen and not bundled:
-            raise ValueError("Name the sets to ask, for instance --sets xstest,oktest: `scans_lens data` lists them.")
-        chosen = chosen or [organism.prompt_set(kind) for kind in organism.KINDS]
-        chosen = [one if limit is None else one.first(limit) for one in chosen]
-        steered = any(name in evaluation.STEERED for name in wanted)
+        if not named and not bundled:
+            raise ValueError(_NAME_SETS)
+        steered = any(name in catalogue.STEERED for name in wanted)
         rank = ranks.here()
         if not rank.first:
             rank.wait()  # the first one fits, and the others read what it has kept
@@ -109,13 +135,16 @@ def evaluate(
             )
         try:
             table = evaluation.evaluate(
-                loaded, chosen, arms, out, judge=judging, max_new_tokens=max_new_tokens, batch_size=batch_size,
+                loaded, chosen, arms, folder, judge=judging, max_new_tokens=max_new_tokens, batch_size=batch_size,
                 learned_from=learned,
             )  # fmt: skip
         except OSError as error:
             raise ValueError(str(error)) from error
         except KeyboardInterrupt:
-            typer.echo(f"Stopped. What was answered is in {out}; the same command goes on from there.", err=True)
+            how = f"with --out {folder} " if own_folder else ""
+            typer.echo(
+                f"Stopped. What was answered is in {folder}; the same command {how}goes on from there.", err=True
+            )
             raise typer.Exit(130) from None
         if not rank.first:
             return
@@ -142,9 +171,14 @@ def evaluate(
         if fitted is not None:
             from scans_lens.report import audit
 
-            audit.keep(out, loaded, fitted, batch_size=batch_size)
-            audit.weigh(out, loaded, arms, learned[1].harmless[:64])
-        typer.echo(f"Every reply is in {out}; `python -m scans_lens report {out}` makes a page of it.")
+            audit.keep(folder, loaded, fitted, batch_size=batch_size)
+            audit.weigh(folder, loaded, arms, learned[1].harmless[:64])
+        typer.echo(f"Every reply is in {folder}; `python -m scans_lens report {folder}` makes a page of it.")
+        if own_folder:
+            typer.echo(f"More of the same, or verdicts that are missing: the same command with --out {folder}.")
+
+
+_NAME_SETS = "Name the sets to ask, for instance --sets xstest,oktest: `scans_lens data` lists them."
 
 
 def _print_summary(lines: Any) -> None:
@@ -198,6 +232,13 @@ def calibrate(
 ) -> None:
     """Print where each set's harmful prompts put the threshold, how sure that is, and what it does on other sets."""
     with sentences():
+        from scans_lens.prompts.overlaps import without
+
+        require_fit(scans)
+        require_model(model, backend, device, dtype, revision)
+        chosen = prompt_sets(sets) if sets is not None else []
+        chosen = [without(one if limit is None else one.first(limit), [])[0] for one in chosen]
+
         import numpy as np
         from rich import box
         from rich.table import Table
@@ -205,9 +246,7 @@ def calibrate(
         from scans_lens import calibration, organism, prompts
         from scans_lens.methods.scans import SCANS
         from scans_lens.model import is_bundled
-        from scans_lens.prompts.overlaps import without
 
-        chosen = [prompt_set(name) for name in sets.split(",")] if sets else []
         loaded = model_named(model, backend, device, dtype, revision)
         bundled = is_bundled(loaded)
         chosen = chosen or (
@@ -266,9 +305,12 @@ def report(
 ) -> None:
     """Write a run's results as one HTML file that opens by a double click."""
     with sentences():
-        from scans_lens import report as pages
+        from scans_lens import runs
 
         writable(out)
+        runs.require_run(run, judge)
+        from scans_lens import report as pages
+
         typer.echo(f"Written to {pages.write(run, out, judge)}.")
 
 
@@ -281,6 +323,9 @@ def label(
     with sentences():
         import csv
 
+        from scans_lens import runs
+
+        runs.require_run(run)
         from scans_lens.report import labels
 
         file = labels.export(run, n, seed)
@@ -385,7 +430,7 @@ def form(
 
         found = [contrast_in(contrast)] if contrast else []
         if sets:
-            chosen = [without(prompt_set(name), [])[0] for name in sets.split(",")]
+            chosen = [without(one, [])[0] for one in prompt_sets(sets)]
             harmful = [prompt for one in chosen for prompt in one.harmful]
             others = [prompt for one in chosen for prompt in (*one.borderline, *one.harmless)]
             found.append(prompts.Contrast(" and ".join(one.name for one in chosen), harmful, others))

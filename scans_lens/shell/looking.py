@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,13 +17,18 @@ from scans_lens.shell.common import (
     Name,
     Pairs,
     Revision,
+    System,
     contrast_in,
-    kept,
+    lines_of_standard_input,
     model_named,
+    require_fit,
+    require_model,
+    require_prompts,
     screen,
     sentences,
     writable,
 )
+from scans_lens.shell.keeping import kept
 
 
 def anchor(
@@ -41,12 +45,15 @@ def anchor(
     with sentences():
         import json
 
+        pairs = contrast_in(contrast)
+        require_model(model, backend, device, dtype, revision)
+        writable(save)
+
         from scans_lens.directions import refusal_directions
         from scans_lens.lens import anchor_layers, default_anchors, thirds
 
-        writable(save)
         loaded = model_named(model, backend, device, dtype, revision)
-        chosen = contrast_in(contrast) or default_anchors(loaded)
+        chosen = pairs or default_anchors(loaded)
         found = anchor_layers(loaded, contrast=chosen, seed=seed)
         typer.echo(str(found))
         typer.echo(f"Next tokens that rise from harmless to harmful prompts: {_listed(found.rising)}")
@@ -78,11 +85,17 @@ def fit(
     with sentences():
         from dataclasses import replace
 
+        from scans_lens.methods import catalogue
+
+        catalogue.require_preset(preset)
+        learned, chosen_on = contrast_in(contrast), contrast_in(validation)
+        require_model(model, backend, device, dtype, revision)
+        writable(out)
+
         from scans_lens.methods.scans import SCANS
 
-        writable(out)
         loaded = model_named(model, backend, device, dtype, revision)
-        scans = SCANS.fit(loaded, contrast_in(contrast), validation=contrast_in(validation), preset=preset)  # type: ignore[arg-type]
+        scans = SCANS.fit(loaded, learned, validation=chosen_on, preset=preset)  # type: ignore[arg-type]
         scans = replace(scans, abstain=abstain)
         scans.save(out)
         typer.echo(str(scans))
@@ -117,8 +130,8 @@ def reply(
     scans: Annotated[
         Path | None, typer.Option(help="A fitted method, from `fit`; by default it is fitted here.")
     ] = None,
-    system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Where a reply is cut.")] = 256,
+    system: System = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 256,
     refit: Annotated[bool, typer.Option("--refit", help="Do not use what an earlier call has fitted.")] = False,
 ) -> None:
     """Print the plain and the steered reply to each prompt side by side, with its score."""
@@ -126,12 +139,18 @@ def reply(
         from rich.table import Table
         from rich.text import Text
 
+        asked = lines_of_standard_input() if prompts == ["-"] else list(prompts)
+        require_prompts(asked)
+        if system is not None:
+            require_prompts([system], "System prompt")
+        require_fit(scans)
+        require_model(model, backend, device, dtype, revision)
+
         from scans_lens import judges
         from scans_lens.conversation import Asking
         from scans_lens.generation import replies
         from scans_lens.methods.scans import SCANS
 
-        asked = [line.strip() for line in sys.stdin if line.strip()] if prompts == ["-"] else list(prompts)
         loaded = model_named(model, backend, device, dtype, revision)
         method = SCANS.load(scans, loaded) if scans else kept(loaded, refit)
         plain = replies(loaded, asked, asking=Asking(system), max_new_tokens=max_new_tokens)
@@ -172,6 +191,10 @@ def explain(
     with sentences():
         from rich.panel import Panel
         from rich.text import Text
+
+        require_prompts([prompt])
+        require_fit(scans)
+        require_model(model, backend, device, dtype, revision)
 
         from scans_lens.explain import explained
         from scans_lens.methods.scans import SCANS
@@ -221,6 +244,8 @@ def check(
     with sentences():
         from rich.table import Table
         from rich.text import Text
+
+        require_model(model, backend, device, dtype, revision)
 
         from scans_lens.check import laws, positions
 
