@@ -405,7 +405,8 @@ from typer.testing import CliRunner
 from scans_lens.__main__ import app
 mistakes = (
     "evaluate --sets nosuch", "fit --out x --preset papers", "compare --methods no", "reproduce --out r --table 9",
-    "report .", "label .", "calibrate --sets no", "form --sets no", "check --dtype no", "reply -", "anchor --model ./no",
+    "report .", "label .", "calibrate --sets no", "form --sets no", "check --dtype no", "reply -",
+    "anchor --model ./no",
 )
 for words in mistakes:
     assert CliRunner().invoke(app, words.split()).exit_code == 2, words
