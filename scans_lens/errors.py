@@ -20,6 +20,8 @@ def is_ours(error: BaseException) -> bool:
 
     numpy says "operands could not be broadcast" in a ValueError, too, which is no answer to a caller.
     """
+    if isinstance(error, Refused):
+        return True
     frames = traceback.extract_tb(error.__traceback__)
     if not frames or not Path(frames[-1].filename).is_relative_to(_HERE):
         return False

@@ -1,21 +1,26 @@
 """Comparison: every way on the same ground, counted as `evaluate` counts, and what fails is said and left out."""
 
+import dataclasses
 import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from tiny import LOADERS
 
-from scans_lens import comparison, evaluation, organism
+from scans_lens import comparison, evaluation, organism, reproduce
 from scans_lens.__main__ import app
 from scans_lens.comparison import Counting, Way, _front, compare
+from scans_lens.errors import Refused
 from scans_lens.evaluation import summary
 from scans_lens.figures import drawing_comparison
 from scans_lens.judges import bundled as own_judge
+from scans_lens.methods import catalogue
 from scans_lens.organism import corpus, wordings
 from scans_lens.prompts import normalised
+from scans_lens.shell import comparing
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +35,7 @@ def found(bundled, sets, tmp_path_factory):
 
     def fails(ground, judge):
         judge(["I cannot.", "Sure."])
-        raise ValueError("there is nothing to learn here")
+        raise Refused("there is nothing to learn here")
 
     with pytest.MonkeyPatch.context() as patch:
         ways = {**comparison.WAYS, "hopeless": Way("a way that fails", object, fails)}
@@ -178,6 +183,36 @@ def test_fits_on_other_prompts_or_from_another_budget_are_not_gone_on_with(tuned
     monkeypatch.setattr(comparison, "BUDGET", 5)
     with pytest.raises(ValueError, match="holds antidote fitted on other prompts, or from another budget"):
         comparison._require_own(ground)
+
+
+def test_only_our_own_refusals_are_results_and_faults_stay_faults(bundled, monkeypatch, tmp_path):
+    ground = comparison.Ground(bundled, tmp_path, validated=8, progress=False)
+
+    def way(fit):
+        return dataclasses.replace(comparison.WAYS["antidote"], fit=fit, file="planted")
+
+    def refuses(ground, judge):
+        raise Refused("The model refuses none of 8 prompts.")
+
+    def breaks(ground, judge):
+        return np.zeros(2) + np.zeros(3)
+
+    monkeypatch.setattr(comparison, "WAYS", {**comparison.WAYS, "breaks": way(breaks), "refuses": way(refuses)})
+    with pytest.raises(ValueError, match="broadcast"):
+        comparison.fitted(ground, "breaks")
+    assert not (ground.out / "methods" / "planted.json").exists()
+    found = comparison.fitted(ground, "refuses")
+    assert found.arm is None and found.knobs == "The model refuses none of 8 prompts."
+    (ground.out / "methods" / "planted.json").write_text('{"repl')
+    with pytest.raises(ValueError, match="is cut short or no JSON: delete it"):
+        comparison.fitted(ground, "refuses")
+    (ground.out / "methods" / "planted.json").unlink()
+
+
+def test_the_catalogue_names_every_way():
+    assert set(catalogue.COMPARED) == set(comparison.WAYS)
+    assert all(way.about == catalogue.COMPARED[name] for name, way in comparison.WAYS.items())
+    assert set(reproduce.TABLES) == set(comparing.TABLES)
 
 
 def test_a_counting_judge_judges_as_the_judge_and_counts():

@@ -16,6 +16,7 @@ from test_switching import wide
 from typer.testing import CliRunner
 
 from scans_lens import capability, figures, judges, organism, prober, prompts
+from scans_lens.errors import Refused
 from scans_lens.figures import __main__ as command
 from scans_lens.figures import measuring, rivals, style, sweeps, switching
 from scans_lens.figures.study import signed
@@ -495,11 +496,29 @@ def test_an_unknown_name_lists_the_known_ones():
 
 
 def test_drawing_without_numbers_says_so_in_one_sentence(tmp_path):
-    result = run("--draw-only", "--out", tmp_path)
+    result = run("--draw-only", "--out", tmp_path, "--measured", tmp_path / "none")
     assert result.exit_code == 1
     assert result.output.count("\n") == 1
     assert "no measured numbers of 'overview'" in result.output
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_drawn_comes_from_the_kept_numbers_unless_there_are_others(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    figures.store(figures.load("geometry", folder), tmp_path / "figures" / "measured")
+    result = run("--draw-only", "--out", tmp_path / "x", "--only", "geometry")
+    assert result.exit_code == 0 and "Numbers: figures/measured." in result.output
+    assert (tmp_path / "x" / "geometry.svg").is_file()
+    figures.store(figures.load("geometry", folder), tmp_path / "x" / "measured")
+    result = run("--draw-only", "--out", "x", "--only", "geometry")
+    assert result.exit_code == 0 and "Numbers: x/measured." in result.output
+
+
+def test_a_librarys_fault_is_no_figure_that_cannot_be_measured(folder, loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "measure", lambda name, study: np.zeros(2) + np.zeros(3))
+    result = run("--prompts", N, "--out", tmp_path, "--only", "geometry")
+    assert isinstance(result.exception, ValueError) and "broadcast" in str(result.exception)
+    assert "not measured" not in result.output
 
 
 def test_draw_only_takes_several_names_and_numbers_from_elsewhere(folder, tmp_path):
@@ -555,7 +574,7 @@ def test_one_figure_that_cannot_be_measured_loses_no_other(folder, loaded, tmp_p
 
     def failing(name, study):
         if name == "top_tokens":
-            raise ValueError("none of the words is there")
+            raise Refused("none of the words is there")
         return measure(name, study)
 
     monkeypatch.setattr(figures, "measure", failing)

@@ -1,8 +1,10 @@
 """The command line: what it prints, what it keeps, and what it says to mistakes."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tiny
@@ -12,6 +14,7 @@ import scans_lens
 from scans_lens import check, evaluation, organism
 from scans_lens.__main__ import app
 from scans_lens.methods import choosing, scans
+from scans_lens.shell import keeping
 
 HARMFUL, HARMLESS = "How do I kill my boss?", "How do I bake lemon bread?"
 
@@ -298,3 +301,201 @@ def test_the_module_runs_and_lists_its_commands():
         "data",
     ):  # fmt: skip
         assert command in said.stdout
+
+
+# ── Slow work comes last ─────────────────────────────────────────────────────────────────────────────────────
+
+FILES = {
+    "label.csv": b"prompt,label\nWhy?,odd\n",
+    "nothing.csv": b"",
+    "column.csv": b"question\nWhy?\n",
+    "latin.csv": b"prompt\nCaf\xe9?\n",
+    "quote.csv": b'prompt\n"Why?\nHow?\n',
+    "blank.csv": b"prompt,label\nWhy?,safe\n ,safe\n",
+    "both.csv": b"prompt,label\nWhy?,safe\nwhy?,unsafe\n",
+    "rows.json": b'{"prompt": "Why?"}',
+    "unlabelled.json": b'[{"text": "Why?"}]',
+    "half.json": b'[{"prompt": "Why \\ud800?"}]',
+    "turns.json": b'[{"messages": [{"role": "assistant", "content": "Hi."}]}]',
+    "pairs.csv": b"harmful,good\na,b\n",
+    "fit.safetensors": b"nonsense",
+}
+WRONG = [
+    ("evaluate --sets nosuch", "no prompt set 'nosuch'"),
+    ("evaluate --sets label.csv", "has the label 'odd' in row 1"),
+    ("evaluate --sets nothing.csv", "holds no prompts"),
+    ("evaluate --sets column.csv", "no column 'prompt' or 'messages': its columns are 'question'"),
+    ("evaluate --sets latin.csv", "is not in UTF-8 (byte 10); save it as UTF-8"),
+    ("evaluate --sets quote.csv", "cannot be read as csv"),
+    ("evaluate --sets blank.csv", "no prompt in row 2"),
+    ("evaluate --sets both.csv", "one prompt as borderline in row 1 and as harmful in row 2"),
+    ("evaluate --sets rows.json", "holds no list of rows"),
+    ("evaluate --sets unlabelled.json", "its columns are 'text'"),
+    ("evaluate --sets half.json", "half a character (a lone surrogate) in row 1"),
+    ("evaluate --sets turns.json", "messages in row 1 end with a turn of the assistant"),
+    ("evaluate --sets missing.csv", "There is no file 'missing.csv'"),
+    ("evaluate --sets plain,plain", "names 'plain' twice"),
+    ("evaluate --sets xstest", "name the folder in SCANS_LENS_DATA"),
+    ("evaluate --method nosuch", "no method 'nosuch'"),
+    ("evaluate --method scans,scans", "twice"),
+    ("evaluate --judge nosuch", "no judge 'nosuch'"),
+    ("evaluate --judge-address http://localhost:1/v1", "give --judge-model, too"),
+    ("evaluate --judge-model no/such/folder", "There is no folder 'no/such/folder'"),
+    ("evaluate --scans fit.safetensors", "is no safetensors file"),
+    ("evaluate --out label.csv/run", "cannot be a folder of results"),
+    ("evaluate --out .", "is no folder of results: name a new one"),
+    ("evaluate --model tiny/model", "the hub does not give it"),
+    ("compare --methods nosuch", "no method 'nosuch'"),
+    ("compare --sets label.csv", "has the label 'odd'"),
+    ("compare --out label.csv/run", "cannot be written"),
+    ("reproduce --out run --table 9", "no table 9"),
+    ("calibrate --sets latin.csv", "is not in UTF-8"),
+    ("calibrate --scans missing", "There is no file 'missing'"),
+    ("fit --out x.safetensors --preset papers", "No preset 'papers'"),
+    ("fit --out x.safetensors --contrast pairs.csv", "needs columns harmful and harmless, and has harmful, good"),
+    ("fit --out x.safetensors --validation pairs.csv", "needs columns harmful and harmless"),
+    ("fit --out label.csv/x", "cannot be written"),
+    ("anchor --contrast latin.csv", "is not in UTF-8"),
+    ("anchor --model label.csv", "'label.csv' is a file"),
+    ("anchor --device gpu", "The device 'gpu' cannot be used here"),
+    ("anchor --save label.csv/x", "cannot be written"),
+    ("reply \x00", "Prompt 0 is empty"),
+    ("reply Why? --system \x00", "System prompt 0 is empty"),
+    ("reply \udcff", "Prompt 0 holds half a character"),
+    ("reply -", "There are no prompts"),
+    ("reply Why? --scans missing", "There is no file 'missing'"),
+    ("explain \x00", "Prompt 0 is empty"),
+    ("check --dtype float8", "No dtype 'float8'"),
+    ("check --backend tf", "'tf'"),
+    ("check --model nowhere/at/all", "There is no folder 'nowhere/at/all'"),
+    ("check --model empty", "it has no config.json"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"), WRONG, ids=[words.encode("ascii", "replace").decode() for words, _ in WRONG]
+)
+def test_what_is_wrong_is_said_before_a_model_is_loaded_or_a_method_fitted(run, tmp_path, monkeypatch, words, sentence):
+    def early(*_, **__):
+        raise AssertionError("loaded or fitted too early")
+
+    monkeypatch.chdir(tmp_path)
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.delenv("SCANS_LENS_DATA", raising=False)
+    monkeypatch.setattr("scans_lens.prompts.tables._fetch", unreachable)
+    monkeypatch.setattr("scans_lens.model.load_model", early)
+    monkeypatch.setattr(scans_lens.SCANS, "fit", early)
+    given = [word.replace("\x00", " ") for word in words.split()]
+    says(run(*given, status=2), sentence)
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+
+def unreachable(name, table):
+    raise ConnectionError(
+        f"Cannot fetch {name!r}: put {table.files[0]} in a folder and name the folder in SCANS_LENS_DATA."
+    )
+
+
+def test_a_mistake_is_said_without_importing_torch(tmp_path):
+    program = """
+import sys
+from typer.testing import CliRunner
+from scans_lens.__main__ import app
+mistakes = (
+    "evaluate --sets nosuch", "fit --out x --preset papers", "compare --methods no", "reproduce --out r --table 9",
+    "report .", "label .", "calibrate --sets no", "form --sets no", "check --dtype no", "reply -",
+    "anchor --model ./no",
+)
+for words in mistakes:
+    assert CliRunner().invoke(app, words.split()).exit_code == 2, words
+print(sorted({"torch", "pandas", "sklearn", "transformers", "transformer_lens", "datasets"} & set(sys.modules)))
+"""
+    here = {**os.environ, "PYTHONPATH": str(Path(scans_lens.__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env=here)
+    assert done.stdout == "[]\n", done.stderr[-2000:]
+
+
+def test_a_fault_of_a_library_is_no_sentence_to_the_caller(run, monkeypatch):
+    import numpy as np
+
+    monkeypatch.setattr("scans_lens.model.load_model", lambda *_, **__: np.zeros(2) + np.zeros(3))
+    result = CliRunner().invoke(app, ["check"])
+    assert result.exit_code == 2 and "Cannot load the model" in result.stderr  # loading, a library may refuse a model
+    monkeypatch.setattr("scans_lens.model.load_model", lambda *_, **__: None)
+    monkeypatch.setattr("scans_lens.check.laws", lambda model: np.zeros(2) + np.zeros(3))
+    result = CliRunner().invoke(app, ["check"])
+    assert isinstance(result.exception, ValueError) and "a fault, and none of yours" in result.stderr
+
+
+def test_a_full_disk_and_ctrl_c_are_one_line(run, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "runs/x")
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scans_lens.model.load_model", full)
+    assert run("check", status=2).stderr == "No space left on device (runs/x)\n"
+    monkeypatch.setattr("scans_lens.model.load_model", stopped)
+    assert run("check", status=130).stderr == "Stopped.\n"
+
+
+def test_without_out_results_go_to_a_new_folder_and_the_last_line_says_how_to_go_on(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = run("evaluate", "--method", "plain", "--sets", "plain", "--limit", 2, "--max-new-tokens", 2)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("bundled-evaluate-20")
+    assert f"--out runs/{folder.name}" in said.stdout.splitlines()[-1]
+    words = ("evaluate", "--method", "plain", "--sets", "plain", "--limit", 2, "--out", folder)
+    run(*words, "--max-new-tokens", 2)
+    monkeypatch.setattr("scans_lens.model.load_model", lambda *_, **__: pytest.fail("loaded too early"))
+    says(run(*words, "--max-new-tokens", 3, status=2), "holds another run, whose max_new_tokens is 2 and not 3")
+    (folder / "run.json").write_text('{"for')
+    says(run(*words, status=2), "is no JSON, so nobody knows")
+
+
+# ── Kept fits ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_kept_fit_is_told_apart_by_all_that_it_depends_on(model, monkeypatch):
+    anchors, validation = organism.anchors(), organism.validation()
+    smaller = anchors.split(8, 0)[0]
+
+    def place(anchors=anchors, validation=validation, asking=None):
+        return keeping.place(keeping.terms(model, anchors, validation, asking))
+
+    places = [place(), place(smaller), place(validation=smaller), place(asking={"system": "Be safe."})]
+    with monkeypatch.context() as patch:
+        patch.setattr(model.tokenizer, "chat_template", "{{ messages[0]['content'] }}")
+        places.append(place())
+    with monkeypatch.context() as patch:
+        patch.setattr(keeping, "code", lambda: "another")
+        places.append(place())
+    assert len(set(places)) == len(places) and place() == places[0]
+
+
+def test_any_source_that_a_fit_may_depend_on_changes_the_code_that_fits_are_told_apart_by(monkeypatch, tmp_path):
+    import shutil
+
+    copy = tmp_path / "scans_lens"
+    ignored = shutil.ignore_patterns("weights", "__pycache__", "figures", "report", "reproduce")
+    shutil.copytree(keeping.ROOT, copy, ignore=ignored)
+    monkeypatch.setattr(keeping, "ROOT", copy)
+    code = keeping.code.__wrapped__
+    before = code()
+    for file in (
+        "reading.py",
+        "methods/scans.py",
+        "methods/choosing.py",
+        "chat.py",
+        "judges/cues.py",
+        "data/anchors.csv",
+    ):
+        text = (copy / file).read_text()
+        (copy / file).write_text(text + "\n")
+        assert code() != before, file
+        (copy / file).write_text(text)
+    (copy / "shell" / "common.py").write_text("")
+    assert code() == before

@@ -60,7 +60,8 @@ FILES = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py"))
 
 
 def room_of(file: str) -> str:
-    return Path(file).parts[0].removesuffix(".py")
+    """Its folder or its own name; what a folder runs as a command stands last, as the package's own command does."""
+    return "__main__" if Path(file).name == "__main__.py" else Path(file).parts[0].removesuffix(".py")
 
 
 def imported(file: str) -> set[str]:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import doctest
+import json
 import os
 import re
 import subprocess
@@ -491,3 +492,57 @@ def test_every_worked_example_gives_what_it_says(example):
     if not prompts.tables.local(prompts.SOURCES[name].table.files):
         pytest.skip(f"{name} is not in the folder that {prompts.FOLDER_VARIABLE} names.")
     assert repr(eval(example.source.partition("  #")[0], {"load": prompts.load})) == example.want.strip()
+
+
+TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."},
+         {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Why?"}]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "parquet"])
+def test_a_file_of_conversations_is_read_turn_by_turn(tmp_path, suffix):
+    import pandas as pd
+
+    rows = [{"messages": TURNS, "label": "unsafe"}, {"messages": TURNS[1:2], "label": "safe"}]
+    file = tmp_path / f"asked.{suffix}"
+    if suffix == "json":
+        file.write_text(json.dumps(rows))
+    elif suffix == "jsonl":
+        file.write_text("\n".join(map(json.dumps, rows)))
+    elif suffix == "csv":
+        own = [{**row, "messages": json.dumps(row["messages"])} for row in rows]
+        pd.DataFrame(own).rename(columns=str.title).to_csv(file, index=False)
+    else:
+        pd.DataFrame(rows).to_parquet(file)
+    found = prompts.own(file)
+    assert found[0] == tuple(TURNS) and found[1] == "Hi."
+    assert found.kinds == ("harmful", "borderline")
+
+
+@pytest.mark.parametrize(
+    ("turns", "sentence"),
+    [
+        ("nonsense", "are no JSON"),
+        ([], "are no list of turns"),
+        ({"role": "user", "content": "Why?"}, "are no list of turns"),
+        (["Why?"], "have 'Why\\?' for turn 1"),
+        ([{"role": "user"}], "have a turn 1 with role: give role and content"),
+        ([{"role": "bot", "content": "Why?"}], "have the role 'bot' in turn 1"),
+        ([{"role": "user", "content": " "}], "say nothing in turn 1"),
+        ([{"role": "user", "content": ["Why?"]}], "say nothing in turn 1"),
+        (TURNS[:3], "end with a turn of the assistant"),
+        ([*TURNS[1:], TURNS[0], TURNS[1]], "have a system turn in place 4"),
+    ],
+)
+def test_a_conversation_that_is_none_is_one_sentence_with_its_row(tmp_path, turns, sentence):
+    (tmp_path / "asked.json").write_text(json.dumps([{"messages": TURNS}, {"messages": turns}]))
+    with pytest.raises(ValueError, match=f"the messages in row 2 {sentence}"):
+        prompts.own(tmp_path / "asked.json")
+
+
+def test_files_as_other_programs_write_them_are_read_alike(tmp_path):
+    rows = [f'Why is {place}, so to say, "odd"?' for place in range(1000)]
+    lines = ["Prompt ,LABEL,type", *('"' + row.replace('"', '""') + '",Safe,' for row in rows)]
+    for name, text in (("unix", "\n".join(lines)), ("dos", "\ufeff" + "\r\n".join(lines) + "\r\n")):
+        (tmp_path / f"{name} für ‘ŷ’.csv").write_bytes(text.encode())
+        found = prompts.own(tmp_path / f"{name} für ‘ŷ’.csv")
+        assert list(found) == rows and set(found.kinds) == {"borderline"} and found.labelled

@@ -47,7 +47,7 @@ def main(
     Numbers are written to OUT/measured/NAME.json as each figure is done, so an interrupted run goes on where it was.
     """
     console = Console()
-    with sentences():
+    with sentences(1):
         wanted = [figures.known(name) for name in _split([*(only or []), *(names or [])])] or list(figures.ABOUT)
         numbers = measured or _kept(out, wanted, draw_only)
         if not draw_only:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -235,5 +236,8 @@ def write_identity(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    with sentences():
-        app(standalone_mode=True)
+    try:
+        with sentences():
+            app()
+    except typer.Exit as done:  # a sentence was said
+        sys.exit(done.exit_code)

@@ -46,8 +46,8 @@ ROOM = 1_000_000
 
 
 @contextmanager
-def sentences() -> Iterator[None]:
-    """What is wrong with the input in one sentence, and exit status 2; a fault of ours or of a library stays one."""
+def sentences(status: int = 2) -> Iterator[None]:
+    """What is wrong with the input in one sentence, and this exit status; a fault of ours or a library's stays one."""
     try:
         yield
     except ValueError as error:
@@ -55,13 +55,13 @@ def sentences() -> Iterator[None]:
             typer.secho("What follows is a fault, and none of yours; please report it.", fg="red", err=True)
             raise
         typer.secho(str(error), fg="red", err=True)
-        raise typer.Exit(2) from None
+        raise typer.Exit(status) from None
     except OSError as error:  # a full disk, a place that may not be written to, a network that is not there
         if error.errno == errno.EPIPE:
             raise
         where = f" ({error.filename})" if error.filename else ""
         typer.secho(f"{error.strerror or error}{where}", fg="red", err=True)
-        raise typer.Exit(2) from None
+        raise typer.Exit(status) from None
     except KeyboardInterrupt:
         typer.echo("Stopped.", err=True)
         raise typer.Exit(130) from None
