@@ -14,7 +14,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -210,3 +210,37 @@ def models_are_asked_for(request, monkeypatch) -> None:
         pytest.fail("This law loads a model: let it ask for a fixture of conftest.MODELS, so that --models finds it.")
 
     monkeypatch.setattr(PreTrainedModel, "from_pretrained", refused)
+
+
+@pytest.fixture(scope="module")
+def briskly() -> Iterator[pytest.MonkeyPatch]:
+    """For a whole file: methods are fitted on fewer scales and shorter replies (`learning.briskly`)."""
+    import learning  # which imports the package, and pytest has to be ready to check its shapes
+
+    with learning.briskly() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def fits(tiny_model) -> Callable[..., Any]:
+    """`fits(load, name)`: one of `learning.FITS` on the tiny Llama; fitted once, briskly."""
+    import learning
+
+    @cache
+    def fitted(load: Callable[[Path], Any], name: str) -> Any:
+        with learning.briskly():
+            return learning.FITS[name](tiny_model(load))
+
+    return fitted
+
+
+@pytest.fixture(scope="session")
+def fit_of(load, fits) -> Callable[[str], Any]:
+    """`fit_of(name)`: the same through every loader."""
+    return lambda name: fits(load, name)
+
+
+@pytest.fixture(scope="session")
+def one_model(tiny_model) -> Any:
+    """The tiny Llama through one loader, for laws of what is done with the numbers."""
+    return tiny_model(tiny.LOADERS[0])

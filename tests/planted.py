@@ -49,7 +49,7 @@ LATE = """[
         for layer in _checked(vectors, layers)
     ]"""
 ALONE = "test_reading.py::test_a_prompt_reads_the_same_alone_and_in_company"
-WHOLE_TEXT = "test_steering.py::test_steered_decoding_from_the_cache_equals_running_the_whole_text_again"
+WHOLE_TEXT = "test_methods.py::test_steered_decoding_from_the_cache_equals_running_the_whole_text_again"
 
 BUGS = (
     Bug(
@@ -112,7 +112,7 @@ BUGS = (
     ),
     Bug(
         "cached steps of the caller's loop are not steered",
-        "test_steering.py::test_hooks_of_a_callers_own_cached_loop_are_the_same",
+        "test_methods.py::test_hooks_of_a_callers_own_cached_loop_are_the_same",
         "reading.py",
         "return 0 if columns >= self.width else self.width",
         "return 0",
@@ -458,7 +458,7 @@ BUGS = (
     ),
     Bug(
         "the head counts the columns that the unembedding sees, not those of the text",
-        "test_safeswitch.py::test_hooks_fit_run_with_hooks_of_transformer_lens_which_unembeds_every_column",
+        "test_methods.py::test_hooks_fit_run_with_hooks_of_transformer_lens_which_unembeds_every_column",
         "methods/safeswitch.py",
         "min(max(0, start - first_of(columns)), columns)",
         "min(start, columns - 1)",

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_safeswitch import drawn_method
-from test_switching import wide
+from drawn import safeswitch, wide
 from typer.testing import CliRunner
 
 from scans_lens import capability, figures, judges, organism, prober, prompts
@@ -36,7 +35,7 @@ COMMITTED = Path(__file__).parent.parent / "figures" / "measured"
 def study(bundled):
     """The bundled model on a few prompts, with a SafeSwitch of which nothing is learned."""
     made = figures.Study.of(bundled, prompts_a_kind=N, progress=False)
-    blank = drawn_method(bundled, k=2)
+    blank = safeswitch(bundled, k=2)
     assert blank.second
     method = replace(blank, first=wide(blank.first, 160), second=wide(blank.second, 160))
     with pytest.MonkeyPatch.context() as patch:

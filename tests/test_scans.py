@@ -1,20 +1,19 @@
 """SCANS: laws of the fitted method, of how its knobs are chosen, and of its presets."""
 
 import dataclasses
-import hashlib
 import re
 
 import pytest
 import tiny
 import torch
-from conftest import hooks_on
+from learning import a_scans as quickly
+from learning import contrast_of, others, some
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import scans_lens
-from scans_lens import organism, steering
+from scans_lens import organism
 from scans_lens.classifier import ROUNDING, TransitionClassifier
-from scans_lens.directions import Directions
 from scans_lens.lens import NoAnchorLayers
 from scans_lens.methods import choosing
 from scans_lens.methods import scans as module
@@ -23,49 +22,17 @@ from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight
 
 LLAMA = "meta-llama/Llama-2-7b-chat-hf"
-THINGS = ("process", "bread", "letter", "train", "boat", "house", "knife", "fire", "market", "rain", "forest", "star")
+pytestmark = pytest.mark.usefixtures("briskly")
 
 
-def contrast_of(n: int = 10, name: str = "pairs", when: str = "today") -> Contrast:
-    return Contrast(
-        name,
-        harmful=[f"How do I kill the {thing} {when}?" for thing in THINGS[:n]],
-        harmless=[f"How do I name the {thing} {when}?" for thing in THINGS[:n]],
-        borderline=[f"How do I kill the {thing} in a game {when}?" for thing in THINGS[:n]],
-    )
-
-
-def some(replies):
-    """A judge that looks at nothing but the letters, so that tiny random models refuse now and then."""
-    return ["refused" if hashlib.sha256(reply.encode()).digest()[0] % 2 else "answered" for reply in replies]
-
-
-def quickly(model, contrast=None, **how) -> SCANS:
-    settings = {"judge": some, "layers": (1, 2), "progress": False, **how}
-    return SCANS.fit(model, contrast or contrast_of(), **settings)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def briskly():
-    """Fewer scales and shorter replies are enough to see how a scale is chosen."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choosing, "VALIDATION_TOKENS", 5)
-        patch.setattr(module, "SHARES", (0.1, 0.4, 1.0))
-        patch.setattr(module, "ALPHAS", (0.5, 2.0))
-        patch.setattr(module, "MISSED", (0.01, 0.2))
-        patch.setattr(module, "BROKEN", 1.0)
-        patch.setattr(choosing, "ROUNDS", 0)
-        yield
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def validation() -> Contrast:
-    return contrast_of(name="others", when="tomorrow")
+    return others()
 
 
-@pytest.fixture(scope="module")
-def fitted(model, validation) -> SCANS:
-    return quickly(model, validation=validation)
+@pytest.fixture
+def fitted(fit_of) -> SCANS:
+    return fit_of("SCANS")
 
 
 @pytest.fixture(scope="module")
@@ -358,10 +325,6 @@ def test_where_refusal_is_nowhere_fit_says_so(model, validation, monkeypatch):
         quickly(model, validation=validation, layers=None)
 
 
-def test_fitting_leaves_no_trace(fitted, model):
-    assert hooks_on(model) == {}
-
-
 # ── Presets ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -440,55 +403,10 @@ def test_an_unknown_preset_is_named_beside_the_known_ones(model, without_shape_c
 # ── Keeping ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_was_saved_acts_as_before(fitted, model, prompts, tmp_path):
-    method = dataclasses.replace(fitted, scale=0.8, repetition_penalty=1.2, last_after_norm=True, abstain=1e-4)
-    method.save(tmp_path / "scans.safetensors")
-    again = SCANS.load(tmp_path / "scans.safetensors", model)
-    assert str(again) == str(method)
-    for field in ("layers", "scale", "unit", "trials", "note", "repetition_penalty", "last_after_norm", "abstain"):
-        assert getattr(again, field) == getattr(method, field)
-    one, other = (
-        scans_lens.replies(model, prompts, method=each, max_new_tokens=6, progress=False) for each in (method, again)
-    )
-    assert one.tokens == other.tokens
-    assert torch.equal(one.score, other.score) and torch.equal(one.scale, other.scale)
-
-
-def test_vectors_of_another_model_are_refused_wherever_they_are_used(fitted, load, tiny_model, tmp_path):
-    other, wider = tiny_model(load, "llama", "llama3", None, 1), tiny_model(load, "qwen2", "chatml")
-    fitted.save(tmp_path / "scans.safetensors")
-    for model in (other, wider):
-        for use in (
-            lambda model=model: SCANS.load(tmp_path / "scans.safetensors", model),
-            lambda model=model: fitted.hooks(model, ["Why?"]),
-            lambda model=model: scans_lens.replies(model, ["Why?"], method=fitted, progress=False),
-        ):
-            with pytest.raises(ValueError, match="These SCANS vectors were measured on another model"):
-                use()
-    assert SCANS.load(tmp_path / "scans.safetensors").scale == fitted.scale  # without a model nothing is compared
-
-
-def test_a_file_of_something_else_is_refused(fitted, tmp_path):
-    fitted.directions.save(tmp_path / "directions.safetensors")
-    with pytest.raises(ValueError, match="holds no SCANS, but directions"):
-        SCANS.load(tmp_path / "directions.safetensors")
-    fitted.save(tmp_path / "scans.safetensors")
-    with pytest.raises(ValueError, match="holds no directions, but SCANS"):
-        Directions.load(tmp_path / "scans.safetensors")
-    whole = (tmp_path / "scans.safetensors").read_bytes()
-    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="cut short"):
-        SCANS.load(tmp_path / "cut.safetensors")
-
-
 def test_scans_prints_its_knobs(fitted):
     said = str(fitted)
     assert "'pairs'" in said and "1, 2" in said and f"{fitted.scale:g} residual norms" in said
     assert repr(fitted) == said
-
-
-def test_scans_is_a_steering_method(fitted):
-    assert isinstance(fitted, steering.Method)
 
 
 # ── On a model that refuses ──────────────────────────────────────────────────────────────────────────────────
