@@ -5,6 +5,9 @@ import importlib
 import pkgutil
 import re
 import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import planted
@@ -86,6 +89,20 @@ def test_only_the_front_door_and_what_runs_a_batch_touch_transformer_lens():
     assert [file for file in FILES if "transformer_lens" in tops(file)] == ["model.py", "running.py"]
     inside = [file for file in FILES if re.search(r"\.original_model\b", (ROOT / file).read_text())]
     assert set(inside) <= {"model.py", "running.py"}
+
+
+@pytest.mark.skipif(not (CLONE / "pyproject.toml").is_file(), reason="not a clone")
+def test_what_is_imported_is_declared():
+    """The wheel is tried where everything is installed, so that a forgotten dependency would not be missed there."""
+    project = tomllib.loads((CLONE / "pyproject.toml").read_text())["project"]
+    asked = (*project["dependencies"], *project["optional-dependencies"]["eval"])
+    declared = {re.split(r"[\[<>=~! ]", one)[0].lower().replace("_", "-") for one in asked}
+    wanted = set().union(*map(tops, FILES)) - set(sys.stdlib_module_names) - {"scans_lens"}
+    homes = packages_distributions()
+    lacking = {
+        name for name in wanted if not declared & {home.lower().replace("_", "-") for home in homes.get(name, [name])}
+    }
+    assert not lacking
 
 
 def test_only_figures_draw():
