@@ -78,7 +78,8 @@ mutants: .venv/ready
 	@echo 'Planting bugs …'
 	@$(OFFLINE) .venv/bin/python tests/planted.py -j $(WORKERS) $(ARGS)
 
-PIP := -m pip install --quiet --disable-pip-version-check
+# What is imported is compiled then; pip would compile everything.
+PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 
 # Torch comes first, so that it can have an index of its own; the second install finds it there and fetches it no more.
 .venv/ready: pyproject.toml constraints.txt

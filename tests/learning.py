@@ -10,7 +10,7 @@ import pytest
 from drawn import REFUSING
 
 from scans_lens import prober
-from scans_lens.methods import cast, choosing, jailbreak_antidote, safeswitch, scans, variants
+from scans_lens.methods import cast, choosing, false_refusal, jailbreak_antidote, safeswitch, scans, variants
 from scans_lens.methods.caa import CAA
 from scans_lens.methods.cast import CAST
 from scans_lens.methods.false_refusal import FalseRefusal
@@ -48,6 +48,11 @@ def some(replies: Sequence[str]) -> list[str]:
     return ["refused" if sha256(reply.encode()).digest()[0] % 2 else "answered" for reply in replies]
 
 
+def _two_positions(candidates: Any, *_: Any) -> list[tuple[int, int]]:
+    """The last two tokens of the tail with every layer, which are candidates enough."""
+    return [(position, layer) for position in (-2, -1) for layer in range(candidates.shape[1])]
+
+
 @contextmanager
 def briskly() -> Iterator[pytest.MonkeyPatch]:
     """Fewer scales, shorter replies and fewer epochs are enough to see how a method learns and how it chooses."""
@@ -60,6 +65,7 @@ def briskly() -> Iterator[pytest.MonkeyPatch]:
             patch.setattr(module, "SHARES", (0.1, 0.4))
         patch.setattr(scans, "ALPHAS", (0.5, 2.0))
         patch.setattr(scans, "MISSED", (0.01, 0.2))
+        patch.setattr(false_refusal, "places", _two_positions)
         patch.setattr(safeswitch, "REFUSAL_TOKENS", 5)
         patch.setattr(prober, "EPOCHS", 5)
         yield patch

@@ -5,18 +5,18 @@ from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import effort
 import matplotlib.pyplot as plt
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 import scans_lens
-from scans_lens import figures, prober
+from scans_lens import figures
 from scans_lens.methods import safeswitch
 from scans_lens.methods.safeswitch import SafeSwitch
 
-N = 24
-"""Prompts of a kind."""
+N = effort.N
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 SPEC = spec_from_file_location("build_notebooks", NOTEBOOKS / "build.py")
 assert SPEC and SPEC.loader
@@ -44,11 +44,10 @@ def study(bundled):
 
 @pytest.fixture(scope="module")
 def few():
-    """What SafeSwitch learns from by default, but less of it."""
-    train, validation = (safeswitch.with_jailbreaks(split, N) for split in ("train", "validation"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prober, "EPOCHS", 10)
-        yield {"contrast": train, "validation": validation, "pairs": safeswitch._told("train", N)}
+    """What SafeSwitch learns from by default, but less of it, and little effort all through."""
+    train, validation = (safeswitch.with_jailbreaks(split, 2 * N) for split in ("train", "validation"))
+    with effort.little():
+        yield {"contrast": train, "validation": validation, "pairs": safeswitch._told("train", 3 * N)}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
