@@ -43,13 +43,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    kept = [
-        item
-        for item in items
-        if (config.getoption("all") or item.path.name in WHOLE or _in_the_covering_choice(item))
-        and (touches_a_model(item) or not config.getoption("models"))
-    ]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    kept, left = [], []
+    for item in items:
+        covered = config.getoption("all") or item.path.name in WHOLE or _in_the_covering_choice(item)
+        wanted = touches_a_model(item) or not config.getoption("models")
+        (kept if covered and wanted else left).append(item)
+    config.hook.pytest_deselected(items=left)
     items[:] = kept
 
 

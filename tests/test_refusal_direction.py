@@ -11,7 +11,7 @@ from conftest import one_by_one
 from drawn import REFUSING
 from learning import a_refusal_direction as quickly
 from learning import contrast_of, others, some
-from steered import close, first_logits, taking_out
+from steered import close, first_logits, odds_of_refusal, taking_out
 from transformers import AutoModelForCausalLM
 
 import scans_lens
@@ -327,7 +327,7 @@ def test_without_its_direction_the_bundled_model_refuses_nothing_and_answers_as_
     sides = [organism.prompts(kind, "train")[:48] for kind in ("harmful", "plain")]
     tokens = refusal_openings(bundled, *sides, batch_size=96, progress=False)
     assert all(any(one.startswith(word) for one in REFUSALS) for word in words_of(bundled, tokens))
-    found = RefusalDirection.fit(bundled, tokens=tokens, progress=False)
+    found = RefusalDirection.fit(bundled, tokens=tokens, training=48, tried=16, progress=False)
     assert found.chosen is not None and found.layer == 10 and found.chosen.bypass < 0 < found.plain[0]
     for kind, most in (("harmful", 3), ("plain", 0)):
         asked = organism.prompts(kind, "validation")[:24]
