@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from functools import cache
 
 import pytest
 import tiny
@@ -55,6 +56,12 @@ def called_llama(load, tmp_path_factory):
     model = load(path)
     model.cfg.model_name = LLAMA
     return model
+
+
+@pytest.fixture(scope="module")
+def as_published(called_llama):
+    """`as_published(preset)`: fitted on it once, from four prompts a side."""
+    return cache(lambda preset: SCANS.fit(called_llama, contrast_of(4), preset=preset, progress=False))
 
 
 # ── Deciding ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -118,8 +125,8 @@ def test_steering_that_is_under_way_does_not_change_the_score(fitted, model, pro
 
 
 @torch.no_grad()
-def test_the_release_reads_the_last_layer_after_the_final_norm(called_llama, prompts):
-    found = SCANS.fit(called_llama, contrast_of(4), preset="release", progress=False)
+def test_the_release_reads_the_last_layer_after_the_final_norm(called_llama, as_published, prompts):
+    found = as_published("release")
     flight = Flight(called_llama, scans_lens.chat_tokens(called_llama, prompts))
     inner = [called_llama.ln_final(states[:, -1:]) for states in (flight.residuals(), flight.opened())]
     moves = flight.transitions()
@@ -257,15 +264,14 @@ def test_of_equals_more_layers_vote_before_the_norm():
     assert (classifier.layers, last_after_norm) == ((2, 3, 4, 5), False)
 
 
-def test_fit_lets_those_layers_vote_unless_a_preset_says_which(model, validation):
+def test_fit_lets_those_layers_vote_unless_a_preset_says_which(fitted, model, validation):
     contrast = contrast_of()
     read = [
         [scans_lens.reading.collect(model, side, module.either_way, batch_size=8) for side in sides]
         for sides in ((contrast.harmful, contrast.harmless), (validation.harmful, validation.borderline))
     ]
     best, last_after_norm = module.voters(*read)
-    found = quickly(model, validation=validation)
-    assert (found.classifier.layers, found.last_after_norm) == (best.layers, last_after_norm)
+    assert (fitted.classifier.layers, fitted.last_after_norm) == (best.layers, last_after_norm)
     preset = SCANS.fit(model, contrast, preset="paper", validation=validation, judge=some, progress=False)
     assert preset.classifier.layers == tuple(range(1, 4)) and not preset.last_after_norm
 
@@ -328,12 +334,9 @@ def test_where_refusal_is_nowhere_fit_says_so(model, validation, monkeypatch):
 # ── Presets ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_paper_uses_raw_vectors_and_the_release_unit_vectors(called_llama):
-    contrast = contrast_of(4)
-    raw = scans_lens.refusal_directions(called_llama, contrast, progress=False)
-    paper, release = (
-        SCANS.fit(called_llama, contrast, preset=preset, progress=False) for preset in ("paper", "release")
-    )
+def test_the_paper_uses_raw_vectors_and_the_release_unit_vectors(called_llama, as_published):
+    raw = scans_lens.refusal_directions(called_llama, contrast_of(4), progress=False)
+    paper, release = as_published("paper"), as_published("release")
     torch.testing.assert_close(paper.directions.vectors, raw.vectors)
     torch.testing.assert_close(release.directions.vectors, raw.unit().vectors)
     assert (paper.unit, release.unit) == ("differences of means", "length")
@@ -348,7 +351,7 @@ def test_the_paper_uses_raw_vectors_and_the_release_unit_vectors(called_llama):
 @pytest.mark.parametrize("name", ["Llama-2-7b-chat-hf", "meta-llama/llama-2-7B-chat-hf"])
 def test_a_published_model_is_known_by_the_end_of_its_name(called_llama, monkeypatch, name):
     monkeypatch.setattr(called_llama.cfg, "model_name", name)
-    found = SCANS.fit(called_llama, contrast_of(3), preset="release", progress=False)
+    found = SCANS.fit(called_llama, contrast_of(2), preset="release", progress=False)
     assert (found.scale, found.unit) == (3.5, "length")
 
 
@@ -356,12 +359,11 @@ def test_a_published_model_is_known_by_the_end_of_its_name(called_llama, monkeyp
 def test_no_other_model_is_taken_for_a_published_one(called_llama, monkeypatch, name):
     monkeypatch.setattr(called_llama.cfg, "model_name", name)
     with pytest.raises(ValueError, match="means nothing on another model"):
-        SCANS.fit(called_llama, contrast_of(3), preset="release", progress=False)
+        SCANS.fit(called_llama, contrast_of(2), preset="release", progress=False)
 
 
-def test_as_published_nothing_is_chosen_and_so_nothing_is_held_out(called_llama):
-    found = SCANS.fit(called_llama, contrast_of(3), preset="paper", progress=False)
-    assert found.directions.origin.n_harmful == 3
+def test_as_published_nothing_is_chosen_and_so_nothing_is_held_out(as_published):
+    assert as_published("paper").directions.origin.n_harmful == 4
 
 
 @pytest.mark.parametrize(
