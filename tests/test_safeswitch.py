@@ -376,10 +376,9 @@ def test_a_head_gives_the_refusals_that_it_was_taught(model):
 
 
 def test_without_pairs_the_head_learns_what_the_model_says_when_told_to_refuse(model):
+    harmful = contrast_of(20, verbs=BOTH).harmful
     found = module._own_refusals(model, harmful, some, 32, False)
-    told = scans_lens.replies(
-        model, contrast_of(20, verbs=BOTH).harmful, system=REFUSING, max_new_tokens=5, progress=False
-    )
+    told = scans_lens.replies(model, harmful, system=REFUSING, max_new_tokens=5, progress=False)
     refused = judges.refused(some, told)
     kept = [(prompt, said) for prompt, said, no in zip(told.prompts, told, refused, strict=True) if no and said.strip()]
     assert found == kept and 8 <= len(found) < 40
