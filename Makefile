@@ -3,22 +3,27 @@
 #   make figures                        measure the bundled model again, and draw every figure
 #   make figures ARGS=--draw-only       only draw, from the numbers that are kept
 #   make test ARGS="-k lens"            ARGS goes to the command behind a target
+#   make test WORKERS=4                 tests in four processes, each of one thread
 #   make test PYTHON=python3.12         another interpreter, 3.11 or later
 #   make test TORCH_INDEX=<url>         another index for torch alone, for instance one of CPU builds
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 ARGS ?=
+WORKERS ?= 2
 
 # Tests need no hub, and say so.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
+# A file is one worker's, so that what its laws share is made once.
+PYTEST := -m pytest -q -n $(WORKERS) --dist loadfile
 
-.PHONY: help figures test test-tl4 notebooks organism measured lint mutants bench
+.PHONY: help figures test test-tl4 test-all notebooks organism measured lint mutants bench
 
 help:
 	@echo 'make figures     measure the bundled model, draw every figure'
 	@echo 'make test        run the tests (TransformerLens 3.9)'
-	@echo 'make test-tl4    run the tests on TransformerLens 4.3'
+	@echo 'make test-tl4    run the tests that touch a model on TransformerLens 4.3'
+	@echo 'make test-all    run both, every family and template through every loader in every file'
 	@echo 'make notebooks   build and execute the notebooks from their scripts'
 	@echo 'make organism    train the bundled model again'
 	@echo 'make measured    measure everything again that README and card say of the bundled model'
@@ -32,11 +37,16 @@ figures: .venv/ready
 
 test: .venv/ready
 	@echo 'Testing on TransformerLens 3.9 …'
-	@$(OFFLINE) .venv/bin/python -m pytest -q $(ARGS)
+	@$(OFFLINE) .venv/bin/python $(PYTEST) $(ARGS)
 
 test-tl4: .venv-tl4/ready
-	@echo 'Testing on TransformerLens 4.3 …'
-	@$(OFFLINE) .venv-tl4/bin/python -m pytest -q $(ARGS)
+	@echo 'Testing on TransformerLens 4.3 what touches a model …'
+	@$(OFFLINE) .venv-tl4/bin/python $(PYTEST) --models $(ARGS)
+
+test-all: .venv/ready .venv-tl4/ready
+	@echo 'Testing everything with everything …'
+	@$(OFFLINE) .venv/bin/python $(PYTEST) --all $(ARGS)
+	@$(OFFLINE) .venv-tl4/bin/python $(PYTEST) --all $(ARGS)
 
 notebooks: .venv/ready
 	@echo 'Building the notebooks …'
@@ -66,20 +76,27 @@ lint: .venv/ready
 
 mutants: .venv/ready
 	@echo 'Planting bugs …'
-	@$(OFFLINE) .venv/bin/python tests/planted.py $(ARGS)
+	@$(OFFLINE) .venv/bin/python tests/planted.py -j $(WORKERS) $(ARGS)
 
-.venv/ready: constraints.txt
-.venv-tl4/ready: constraints-tl4.txt
+# What is imported is compiled then; pip would compile everything.
+PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 
 # Torch comes first, so that it can have an index of its own; the second install finds it there and fetches it no more.
-.venv/ready .venv-tl4/ready: pyproject.toml
+.venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, and $(PYTHON) is older; name another one: make PYTHON=…" if sys.version_info < (3, 11) else 0)'
 	@echo 'Setting up $(@D) …'
 	@$(PYTHON) -m venv $(@D)
 	@echo 'Installing torch (the first time this takes minutes) …'
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),-c $(filter constraints%,$^)) \
-	  $$(grep '^torch==' $(filter constraints%,$^))
-	@echo 'Installing scans_lens and what it needs, as pinned in $(filter constraints%,$^) …'
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c $(filter constraints%,$^) -e '.[dev]'
+	@$(@D)/bin/python $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),-c constraints.txt) $$(grep '^torch==' constraints.txt)
+	@echo 'Installing scans_lens and what it needs, as pinned in constraints.txt …'
+	@$(@D)/bin/python $(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# The second environment lies over the first and has of its own only what differs, which is TransformerLens.
+.venv-tl4/ready: .venv/ready constraints-tl4.txt
+	@echo 'Setting up $(@D) over .venv …'
+	@rm -rf $(@D) && .venv/bin/python -m venv $(@D)
+	@.venv/bin/python -c 'import sysconfig; print(f"import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})")' \
+	  >$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/over.pth
+	@$(@D)/bin/python $(PIP) -c constraints-tl4.txt $$(grep '^transformer-lens==' constraints-tl4.txt)
 	@touch $@

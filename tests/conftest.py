@@ -1,25 +1,72 @@
-"""What the tests share: tiny models, loaded once, and prompts to put to them."""
+"""What the tests share: tiny models, loaded once, prompts to put to them, and which of all products are run.
+
+    pytest             families, loaders and templates in their whole product in `WHOLE`, in a covering choice elsewhere
+    pytest --all       the whole product everywhere
+    pytest --models    only laws that touch a model, as the second version of TransformerLens needs
+
+A law may ask for a model, a model of any family, one with any template, or the bundled one.
+"""
 
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything of Hugging Face is imported
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import jaxtyping
 import pytest
 import tiny
 import torch
 from hypothesis import settings
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 settings.register_profile("laws", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("laws")
 torch.set_num_threads(1)  # the models are so small that a second thread only waits
+
+WHOLE = ("test_running.py", "test_reading.py", "test_chat.py")
+"""Where every law runs over every family or template through every loader."""
+MODELS = frozenset({"tiny_folder", "bundled", "in_a_fresh_process"})
+"""Whoever asks for one of these, or for what is made of one, touches a model."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="every family and template through every loader in every file")
+    parser.addoption("--models", action="store_true", help="only the laws that touch a model")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    kept, left = [], []
+    for item in items:
+        covered = config.getoption("all") or item.path.name in WHOLE or _in_the_covering_choice(item)
+        wanted = touches_a_model(item) or not config.getoption("models")
+        (kept if covered and wanted else left).append(item)
+    config.hook.pytest_deselected(items=left)
+    items[:] = kept
+
+
+def touches_a_model(item: Any) -> bool:
+    return not MODELS.isdisjoint(item.fixturenames)
+
+
+def _in_the_covering_choice(item: Any) -> bool:
+    """Every law meets all families (or templates) and both loaders, and the next law meets them crosswise.
+
+    Where a law runs over more than these, every pair of values comes, but not every triple.
+    """
+    places = dict(item.callspec.indices) if hasattr(item, "callspec") else {}
+    if "load" not in places or not {"family", "style"} & set(places):
+        return True
+    load = places.pop("load")
+    return (crc32(item.originalname.encode()) + sum(places.values())) % len(tiny.LOADERS) == load
+
 
 WINDOW = 8
 """How far back sliding attention sees here: less than any prompt is long."""
@@ -137,3 +184,62 @@ def bundled() -> Any:
     import scans_lens
 
     return scans_lens.load_model()
+
+
+@pytest.fixture(scope="session")
+def in_a_fresh_process() -> Callable[..., str]:
+    """`in_a_fresh_process(program)`: what a Python program prints that may load a model; it takes seconds to start."""
+
+    def ran(program: str, **environment: str) -> str:
+        there = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment}
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=there)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return ran
+
+
+@pytest.fixture(autouse=True)
+def models_are_asked_for(request, monkeypatch) -> None:
+    """A law that loads a model without asking for one of `MODELS` would be passed over by `--models`."""
+    if touches_a_model(request.node):
+        return
+
+    def refused(*_: Any, **__: Any) -> None:
+        pytest.fail("This law loads a model: let it ask for a fixture of conftest.MODELS, so that --models finds it.")
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", refused)
+
+
+@pytest.fixture(scope="module")
+def briskly() -> Iterator[pytest.MonkeyPatch]:
+    """For a whole file: methods are fitted on fewer scales and shorter replies (`learning.briskly`)."""
+    import learning  # which imports the package, and pytest has to be ready to check its shapes
+
+    with learning.briskly() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="session")
+def fits(tiny_model) -> Callable[..., Any]:
+    """`fits(load, name)`: one of `learning.FITS` on the tiny Llama; fitted once, briskly."""
+    import learning
+
+    @cache
+    def fitted(load: Callable[[Path], Any], name: str) -> Any:
+        with learning.briskly():
+            return learning.FITS[name](tiny_model(load))
+
+    return fitted
+
+
+@pytest.fixture(scope="session")
+def fit_of(load, fits) -> Callable[[str], Any]:
+    """`fit_of(name)`: the same through every loader."""
+    return lambda name: fits(load, name)
+
+
+@pytest.fixture(scope="session")
+def one_model(tiny_model) -> Any:
+    """The tiny Llama through one loader, for laws of what is done with the numbers."""
+    return tiny_model(tiny.LOADERS[0])

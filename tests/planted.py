@@ -2,6 +2,7 @@
 
     python tests/planted.py            # all of them
     python tests/planted.py mask gate  # those whose names hold one of these words
+    python tests/planted.py -j 2       # two at a time
 
 A law that holds with the bug in place protects nobody. Exit status 1 when one does, or when a bug no longer fits
 into the source.
@@ -9,13 +10,17 @@ into the source.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 import tiny
 
@@ -44,7 +49,7 @@ LATE = """[
         for layer in _checked(vectors, layers)
     ]"""
 ALONE = "test_reading.py::test_a_prompt_reads_the_same_alone_and_in_company"
-WHOLE_TEXT = "test_steering.py::test_steered_decoding_from_the_cache_equals_running_the_whole_text_again"
+WHOLE_TEXT = "test_methods.py::test_steered_decoding_from_the_cache_equals_running_the_whole_text_again"
 
 BUGS = (
     Bug(
@@ -186,7 +191,7 @@ BUGS = (
     ),
     Bug(
         "cached steps of the caller's loop are not steered",
-        "test_steering.py::test_hooks_of_a_callers_own_cached_loop_are_the_same",
+        "test_methods.py::test_hooks_of_a_callers_own_cached_loop_are_the_same",
         "reading.py",
         "return 0 if columns >= self.width else self.width",
         "return 0",
@@ -679,7 +684,7 @@ BUGS = (
     ),
     Bug(
         "the head counts the columns that the unembedding sees, not those of the text",
-        "test_safeswitch.py::test_hooks_fit_run_with_hooks_of_transformer_lens_which_unembeds_every_column",
+        "test_methods.py::test_hooks_fit_run_with_hooks_of_transformer_lens_which_unembeds_every_column",
         "methods/safeswitch.py",
         "min(max(0, start - first_of(columns)), columns)",
         "min(start, columns - 1)",
@@ -729,10 +734,10 @@ BUGS = (
 )
 
 
-def laws_hold(house: Path, *laws: str) -> bool | str:
+def laws_hold(house: Path, laws: Iterable[str], *how: str) -> bool | str:
     """Whether these laws hold for the package in this folder, or what went wrong in asking."""
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{law}" for law in laws)],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *how, *(f"tests/{law}" for law in laws)],
         cwd=house,
         env={**os.environ, "PYTHONPATH": str(house), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
@@ -744,46 +749,55 @@ def laws_hold(house: Path, *laws: str) -> bool | str:
     return False if run.returncode == 1 and " failed" in last and " error" not in last else last
 
 
-def planted(bug: Bug, house: Path) -> str:
-    """What became of the bug: caught, MISSED, or why it could not be told."""
+def planted(bug: Bug, houses: SimpleQueue[Path]) -> str:
+    """What became of the bug in one of the copies that are free: caught, MISSED, or why it could not be told."""
+    house = houses.get()
     file = house / "scans_lens" / bug.file
     source = file.read_text()
-    if (places := source.count(bug.right)) != 1:
-        return f"MISFIT: its place is there {places} times"
-    file.write_text(source.replace(bug.right, bug.wrong))
     try:
-        held = laws_hold(house, bug.law)
+        if (places := source.count(bug.right)) != 1:
+            return f"MISFIT: its place is there {places} times"
+        file.write_text(source.replace(bug.right, bug.wrong))
+        held = laws_hold(house, [bug.law])
     finally:
         file.write_text(source)
+        houses.put(house)
     return {True: "MISSED", False: "caught"}.get(held, f"BROKEN: {held}")  # type: ignore[call-overload]
 
 
-def main(words: list[str]) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("words", nargs="*", help="only bugs whose names hold one of these")
+    parser.add_argument("-j", "--jobs", type=int, default=1, help="how many at a time")
+    words, jobs = (asked := parser.parse_args()).words, max(1, asked.jobs)
     bugs = [bug for bug in BUGS if not words or any(word in bug.name for word in words)]
     bugs = [bug for bug in bugs if tiny.HAS_HOOKED or not bug.in_hooked]
     if not bugs:
         print(f"No bug is called anything like {' or '.join(words)}.")
         return 1
     with tempfile.TemporaryDirectory() as folder:
-        house = Path(folder)
-        nothing = shutil.ignore_patterns("__pycache__")
-        for name in ("scans_lens", "tests"):
-            shutil.copytree(ROOT / name, house / name, ignore=nothing)
-        shutil.copy(ROOT / "pyproject.toml", house)
-        sound = laws_hold(house, *dict.fromkeys(bug.law for bug in bugs))
+        houses: SimpleQueue[Path] = SimpleQueue()
+        for number in range(jobs):
+            house = Path(folder) / str(number)
+            for name in ("scans_lens", "tests"):
+                shutil.copytree(ROOT / name, house / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copy(ROOT / "pyproject.toml", house)
+            houses.put(house)
+        sound = laws_hold(house, dict.fromkeys(bug.law for bug in bugs), "-n", str(jobs), "--dist", "loadfile")
         if sound is not True:
             print(f"The laws do not hold before anything is planted: {sound or 'one of them fails'}.")
             return 1
         width, wide = max(len(bug.name) for bug in bugs), max(len(bug.law) for bug in bugs)
         print(f"{'bug':{width}}  {'law':{wide}}  outcome")
         outcomes = []
-        for bug in bugs:
-            outcomes.append(planted(bug, house))
-            print(f"{bug.name:{width}}  {bug.law:{wide}}  {outcomes[-1]}", flush=True)
+        with ThreadPoolExecutor(jobs) as pool:
+            for bug, outcome in zip(bugs, pool.map(lambda bug: planted(bug, houses), bugs), strict=True):
+                outcomes.append(outcome)
+                print(f"{bug.name:{width}}  {bug.law:{wide}}  {outcome}", flush=True)
     caught = outcomes.count("caught")
     print(f"\n{caught} of {len(outcomes)} caught.")
     return int(caught < len(outcomes))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from test_scans import briskly, contrast_of, quickly  # noqa: F401
 
 from scans_lens.evaluation import Arm, arms, evaluate, prompt_id
 from scans_lens.explain import looks
@@ -12,9 +11,9 @@ from scans_lens.report import audit
 PROMPTS = ("How do I open a lock?", "Name a star.", "How do I break a cup, slowly?")
 
 
-@pytest.fixture(scope="module")
-def fitted(model):
-    return quickly(model, contrast_of())
+@pytest.fixture
+def fitted(fit_of):
+    return fit_of("SCANS")
 
 
 @pytest.fixture

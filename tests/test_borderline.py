@@ -7,7 +7,7 @@ from importlib import resources
 from itertools import combinations
 
 import pytest
-from test_prompts import every_benchmark, first_word, needs_the_benchmarks, words
+from texts import every_benchmark, first_word, needs_the_benchmarks, words
 
 from scans_lens import prompts
 from scans_lens.prompts import Contrast

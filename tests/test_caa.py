@@ -3,44 +3,29 @@
 import dataclasses
 import hashlib
 
+import drawn
 import pytest
-import tiny
 import torch
 from conftest import hooks_on
-from test_scans import contrast_of, some
-from test_steering import close, decoded, run_whole
+from learning import a_caa as quickly
+from learning import contrast_of, others, some
+from steered import close, decoded, run_whole
 
 import scans_lens
 from scans_lens import artefacts, judges, organism
 from scans_lens.chat import chat_tokens, prompt_ids, words_of
-from scans_lens.directions import Directions, Origin
 from scans_lens.generation import replies
 from scans_lens.methods import caa as module
 from scans_lens.methods import choosing
 from scans_lens.methods.caa import CAA, Pair, Trial, choices, letter_directions, letter_tokens
 from scans_lens.steering import Method, Push, Together, ablate
 
-UNKNOWN = Origin(None, "drawn", "", 1, 1, {})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def briskly():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choosing, "VALIDATION_TOKENS", 5)
-        patch.setattr(choosing, "BROKEN", 1.0)
-        patch.setattr(choosing, "ROUNDS", 0)
-        yield
-
-
-@pytest.fixture(scope="module")
-def one_model(tiny_model):
-    return tiny_model(tiny.LOADERS[0])
+pytestmark = pytest.mark.usefixtures("briskly")
 
 
 @pytest.fixture(scope="module")
 def directions():
-    vectors = torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
-    return Directions(vectors, torch.full((4,), 8.0), UNKNOWN)
+    return drawn.directions()
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +33,9 @@ def method(directions):
     return CAA(directions, 2, -1.5)
 
 
-def quickly(model, **how) -> CAA:
-    settings = {
-        "contrast": contrast_of(6),
-        "validation": contrast_of(6, "others", "tomorrow"),
-        "layers": (1, 2),
-        "multipliers": (-4.0, -1.0),
-        "judge": some,
-        "progress": False,
-        **how,
-    }
-    return CAA.fit(model, **settings)
+@pytest.fixture
+def fitted(fit_of):
+    return fit_of("CAA")
 
 
 # ── Pairs ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -140,17 +117,6 @@ def test_the_push_is_the_raw_vector_at_one_layer_from_the_end_of_the_prompt_on(a
     close(hooks[0][1](states, hook=None), expected)
 
 
-def test_steered_decoding_from_the_cache_equals_running_the_whole_text_again(any_model, prompts, method):
-    tokens = chat_tokens(any_model, prompts)
-    close(decoded(any_model, tokens, method), run_whole(any_model, tokens, method.hooks(any_model, prompts)))
-
-
-def test_a_prompt_is_steered_the_same_alone_and_in_company(any_model, prompts, method):
-    together = decoded(any_model, chat_tokens(any_model, prompts), method)
-    for row, prompt in enumerate(prompts[:2]):
-        close(together[row], decoded(any_model, chat_tokens(any_model, [prompt]), method)[0])
-
-
 def test_a_multiplier_of_0_is_the_plain_model(any_model, prompts, method):
     tokens = chat_tokens(any_model, prompts)
     still, none = dataclasses.replace(method, multiplier=0.0), Push(method.directions, [1], 0.0)
@@ -173,15 +139,10 @@ def test_on_one_hook_point_it_acts_in_the_lists_order(one_model, prompts, direct
 # ── Choosing ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture(scope="module")
-def fitted(model) -> CAA:
-    return quickly(model)
-
-
 def test_every_trial_is_what_the_method_would_do_there(model, fitted):
     settings = [(trial.layer, trial.multiplier) for trial in fitted.trials]
     assert settings == [(-1, 0.0), (1, -1.0), (1, -4.0), (2, -1.0), (2, -4.0)]
-    validation = contrast_of(6, "others", "tomorrow")
+    validation = others(6)
     asked = (*validation.borderline, *validation.harmful)
     for trial in fitted.trials:
         method = (
@@ -248,16 +209,6 @@ def test_a_grid_that_is_none_is_refused(one_model, how, sentence):
 # ── Keeping ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_it_comes_back_from_disk_as_it_went(model, fitted, tmp_path):
-    fitted.save(tmp_path / "caa")
-    again = CAA.load(tmp_path / "caa", model)
-    assert torch.equal(again.directions.vectors, fitted.directions.vectors)
-    assert (again.layer, again.multiplier, again.trials, again.note) == (
-        fitted.layer, fitted.multiplier, fitted.trials, fitted.note,
-    )  # fmt: skip
-    assert again.directions.origin == fitted.directions.origin and str(again) == str(fitted)
-
-
 def test_a_file_that_is_none_of_ours_or_of_another_shape_is_refused(fitted, tmp_path):
     (tmp_path / "cut").write_bytes(hashlib.sha256(b"cut").digest())
     with pytest.raises(ValueError, match="no safetensors file"):
@@ -272,16 +223,6 @@ def test_a_file_that_is_none_of_ours_or_of_another_shape_is_refused(fitted, tmp_
     artefacts.write(tmp_path / "odd", "CAA", {"vectors": fitted.directions.vectors}, header)
     with pytest.raises(ValueError, match="residual_norms"):
         CAA.load(tmp_path / "odd")
-
-
-def test_vectors_of_another_model_are_refused(load, tiny_model, model, fitted, prompts, tmp_path):
-    other = tiny_model(load, "llama", "llama3", None, 1)
-    fitted.save(tmp_path / "caa")
-    with pytest.raises(ValueError, match="These CAA vectors were measured on another model"):
-        CAA.load(tmp_path / "caa", other)
-    assert fitted.hooks(model, prompts)
-    with pytest.raises(ValueError, match="These CAA vectors were measured on another model"):
-        replies(other, prompts, method=fitted, progress=False)
 
 
 # ── On the bundled model ─────────────────────────────────────────────────────────────────────────────────────

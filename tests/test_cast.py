@@ -2,41 +2,56 @@
 
 import dataclasses
 
+import drawn
 import numpy as np
 import pytest
 import torch
 from conftest import hooks_on, one_by_one
 from hypothesis import given
 from hypothesis import strategies as st
+from learning import contrast_of, others, some
 from sklearn.decomposition import PCA
 from sklearn.metrics import f1_score
-from test_scans import contrast_of, some
-from test_steering import close, decoded, moves_under, run_whole
+from steered import close, moves_under
 
 import scans_lens
 from scans_lens import artefacts, organism, steering
-from scans_lens.directions import Directions, Origin
 from scans_lens.methods import cast as module
-from scans_lens.methods import choosing
 from scans_lens.methods.cast import CAST, Condition
-from scans_lens.model import identity, resid_post
-from scans_lens.prompts import Contrast
+from scans_lens.model import resid_post
 from scans_lens.reading import Flight
 from scans_lens.steering import Push, Together
 
 LAYER = 2
+pytestmark = pytest.mark.usefixtures("briskly")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(params=[True, False], ids=["whole prompt", "from its end on"])
+def method(request, any_model, prompts):
+    """One whose condition some prompts meet and others do not."""
+    return drawn.cast(any_model, prompts, LAYER, whole_prompt=request.param)
+
+
+@pytest.fixture
+def fitted(fit_of):
+    return fit_of("CAST")
+
+
+@pytest.fixture
+def validation():
+    return others()
+
+
+@pytest.fixture
 def vectors():
-    return torch.randn(5, 64, generator=torch.Generator().manual_seed(5))
+    """The last one is a condition's."""
+    return torch.cat([drawn.directions().vectors, drawn.vectors(64, seed=5)[None]])
 
 
 def made(model, vectors, **how) -> CAST:
-    """One that nobody fitted; its threshold lies amid the prompts' similarities."""
-    directions = Directions(vectors[:4], torch.full((4,), 8.0), Origin(identity(model), "drawn", "", 1, 1, {}))
-    condition = Condition(vectors[4], LAYER, 0.1, above=True)
-    return CAST(directions, (1, 3), **{"scale": 1.5, "condition": condition, **how})
+    """One that nobody fitted, at a threshold of its own."""
+    settings = {"scale": 1.5, "condition": Condition(vectors[4], LAYER, 0.1, above=True), **how}
+    return CAST(drawn.directions(model), (1, 3), **settings)
 
 
 @torch.no_grad()
@@ -49,14 +64,6 @@ def similarities(model, prompts, vectors, after=lambda projected: projected):
         projected = after(torch.outer(c, c) / (c @ c) @ h)
         found.append(h @ projected / (h.norm() * projected.norm()))
     return torch.stack(found)
-
-
-@pytest.fixture(params=[True, False], ids=["whole prompt", "from its end on"])
-def method(request, any_model, vectors, prompts):
-    """One whose condition some prompts meet and others do not."""
-    middle = float(similarities(any_model, prompts, vectors).sort().values[1:3].mean())
-    condition = Condition(vectors[4], LAYER, middle, above=True)
-    return made(any_model, vectors, condition=condition, whole_prompt=request.param)
 
 
 # ── Deciding ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -113,17 +120,6 @@ def test_rows_that_meet_the_condition_move_by_the_layers_own_vector_and_others_n
         push = scale[:, None, None] * method.directions.vectors[layer]
         close(move[:, first:], push.expand(-1, move.shape[1] - first, -1))
         assert (move[:, :first] == 0).all() and (move[scale == 0] == 0).all()
-
-
-def test_steered_decoding_from_the_cache_equals_running_the_whole_text_again(method, any_model, prompts):
-    tokens = scans_lens.chat_tokens(any_model, prompts)
-    close(decoded(any_model, tokens, method), run_whole(any_model, tokens, method.hooks(any_model, prompts)))
-
-
-def test_a_prompt_is_answered_the_same_alone_and_in_company(method, any_model, prompts):
-    together = decoded(any_model, scans_lens.chat_tokens(any_model, prompts), method)
-    for row, prompt in enumerate(prompts):
-        close(together[row], decoded(any_model, scans_lens.chat_tokens(any_model, [prompt]), method)[0])
 
 
 def test_a_scale_of_zero_and_a_condition_that_nobody_meets_change_nothing(model, vectors, prompts):
@@ -183,27 +179,6 @@ def test_no_threshold_has_a_better_f1(data):
     assert f1 == pytest.approx(max(at(edge) for edge in np.arange(-0.05, 1.0, 0.05)))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def briskly():
-    """Fewer scales and shorter replies are enough to see how a scale is chosen."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choosing, "VALIDATION_TOKENS", 5)
-        patch.setattr(choosing, "ROUNDS", 1)
-        patch.setattr(choosing, "BROKEN", 1.0)
-        patch.setattr(module, "SHARES", (0.1, 0.4))
-        yield
-
-
-@pytest.fixture(scope="module")
-def validation() -> Contrast:
-    return contrast_of(name="others", when="tomorrow")
-
-
-@pytest.fixture(scope="module")
-def fitted(model, validation) -> CAST:
-    return CAST.fit(model, contrast_of(), validation=validation, judge=some, progress=False)
-
-
 def test_the_condition_is_the_one_of_highest_f1_among_all_layers_and_both_comparisons(fitted, model, validation):
     assert [(one.finds, one.layer, one.above) for one in fitted.searched] == [
         (side, layer, above) for side in module.SIDES for layer in range(4) for above in (True, False)
@@ -230,17 +205,6 @@ def test_both_uses_are_tried_and_each_pushes_its_own_way(fitted):
     assert len(tried) == len(fitted.trials) - 1
 
 
-def test_the_chosen_trial_is_what_the_method_does(fitted, model, validation):
-    chosen = fitted.chosen
-    assert chosen == choosing.best(fitted.trials)[0]
-    asked = (*validation.borderline, *validation.harmful)
-    verdicts = some(scans_lens.replies(model, asked, method=fitted, max_new_tokens=5, progress=False))
-    assert chosen is not None
-    assert chosen.harmless == (verdicts[:10].count("refused"), 10)
-    assert chosen.harmful == (verdicts[10:].count("refused"), 10)
-    assert "'others'" in fitted.note and hooks_on(model) == {}
-
-
 def test_one_use_and_given_layers_are_all_that_is_tried_if_asked(model, validation):
     found = CAST.fit(
         model, contrast_of(), validation=validation, steers=["harmful"], layers=[0, 1], judge=some, progress=False
@@ -258,40 +222,6 @@ def test_what_cannot_be_learned_from_is_refused(model, validation):
 
 
 # ── Keeping ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_what_was_saved_acts_as_before(fitted, model, prompts, tmp_path):
-    fitted.save(tmp_path / "cast.safetensors")
-    again = CAST.load(tmp_path / "cast.safetensors", model)
-    assert str(again) == str(fitted) and "similarity at layer" in str(again)
-    for field in ("layers", "scale", "searched", "trials", "note", "whole_prompt"):
-        assert getattr(again, field) == getattr(fitted, field)
-    one, other = (scans_lens.replies(model, prompts, method=each, max_new_tokens=5, progress=False)
-                  for each in (fitted, again))  # fmt: skip
-    assert one.tokens == other.tokens and torch.equal(one.decisions["similarity"], other.decisions["similarity"])
-
-
-def test_vectors_of_another_model_are_refused_wherever_they_are_used(fitted, load, tiny_model, tmp_path):
-    other = tiny_model(load, "llama", "llama3", None, 1)
-    fitted.save(tmp_path / "cast.safetensors")
-    for use in (
-        lambda: CAST.load(tmp_path / "cast.safetensors", other),
-        lambda: fitted.hooks(other, ["Why?"]),
-        lambda: scans_lens.replies(other, ["Why?"], method=Together((fitted,)), progress=False),
-    ):
-        with pytest.raises(ValueError, match="These CAST vectors were measured on another model"):
-            use()
-
-
-def test_a_file_of_something_else_or_cut_short_is_refused(fitted, tmp_path):
-    fitted.directions.save(tmp_path / "directions.safetensors")
-    with pytest.raises(ValueError, match="holds no CAST, but directions"):
-        CAST.load(tmp_path / "directions.safetensors")
-    fitted.save(tmp_path / "cast.safetensors")
-    whole = (tmp_path / "cast.safetensors").read_bytes()
-    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="cut short"):
-        CAST.load(tmp_path / "cut.safetensors")
 
 
 def test_a_file_whose_parts_do_not_fit_is_refused(fitted, tmp_path):

@@ -3,16 +3,14 @@
 from dataclasses import dataclass
 
 import pytest
-import tiny
-from test_scans import contrast_of, some
+from learning import FITS, contrast_of, others, some
 
-from scans_lens.methods import choosing, variants
+from scans_lens.methods import choosing
 from scans_lens.methods.caa import CAA
-from scans_lens.methods.cast import CAST
 from scans_lens.methods.choosing import Spent
-from scans_lens.methods.jailbreak_antidote import JailbreakAntidote
-from scans_lens.methods.scans import SCANS
 from scans_lens.prompts import Contrast
+
+pytestmark = pytest.mark.usefixtures("briskly")
 
 
 @dataclass(frozen=True)
@@ -129,35 +127,15 @@ class Listening:
 
 def fitted(model, name: str, judge, **how):
     """A method by its name, and its trials."""
-    settings = {"validation": contrast_of(N, "others", "tomorrow"), "judge": judge, "progress": False, **how}
-    contrast = contrast_of(N)
+    if name in ("CAST", "Jailbreak Antidote"):
+        how = {"layers": (1, 2), **how}
     if name == "CAA":
-        return CAA.fit(model, contrast=contrast, layers=(1, 2), multipliers=(-4.0, -1.0), **settings)
-    if name in ("CAST", "antidote"):
-        return {"CAST": CAST, "antidote": JailbreakAntidote}[name].fit(model, contrast, layers=(1, 2), **settings)
-    plainly = {"judge": some, "progress": False, "layers": (1, 2)}
-    if name == "SCANS":
-        return SCANS.fit(model, contrast, **{**plainly, **settings})
-    start = SCANS.fit(model, contrast, validation=settings["validation"], **plainly)
-    if name == "continuous":
-        return variants.continuous(start, model, **settings)
-    return getattr(variants, name)(start, model, contrast, **settings)
+        how = {"contrast": contrast_of(N), "validation": others(N), **how}
+    return FITS[name](model, judge=judge, **how)
 
 
-NAMES = ("SCANS", "centred", "at_instruction", "continuous", "CAST", "antidote", "CAA")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def briskly():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choosing, "VALIDATION_TOKENS", 5)
-        patch.setattr(choosing, "ROUNDS", 0)
-        yield
-
-
-@pytest.fixture(scope="module")
-def one_model(tiny_model):
-    return tiny_model(tiny.LOADERS[0])
+NAMES = [name for name in FITS if name not in ("refusal direction", "false refusal", "SafeSwitch")]
+"""Who chooses by replies."""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -208,7 +186,7 @@ def test_every_reply_that_scans_paid_for_is_in_a_trial(one_model, monkeypatch):
 
 def test_a_budget_that_pays_for_some_layers_spreads_them_and_says_so(one_model, monkeypatch):
     monkeypatch.setattr(choosing, "BROKEN", 1.0)
-    settings = {"validation": contrast_of(N, "others", "tomorrow"), "judge": some, "progress": False}
+    settings = {"validation": others(N), "judge": some, "progress": False}
     whole = (0, 1, 2, 3)
     found = CAA.fit(
         one_model, contrast=contrast_of(N), layers=whole, multipliers=(-4.0, -1.0), budget=2 * N * 9, **settings

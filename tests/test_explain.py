@@ -2,15 +2,14 @@
 
 import pytest
 import torch
-from test_scans import contrast_of, quickly
 
 import scans_lens
 from scans_lens.explain import explained, looks
 
 
-@pytest.fixture(scope="module")
-def fitted(model):
-    return quickly(model, contrast_of())
+@pytest.fixture
+def fitted(fit_of):
+    return fit_of("SCANS")
 
 
 def test_every_token_of_the_template_has_its_cosine_and_the_last_is_that_of_the_state_that_is_read(fitted, model):

@@ -3,18 +3,18 @@
 import dataclasses
 import math
 
+import drawn
 import pytest
-import tiny
 import torch
 from conftest import hooks_on
+from drawn import REFUSING
 from hypothesis import given
 from hypothesis import strategies as st
-from test_refusal_direction import TOKENS, UNKNOWN, first_logits, own_hooks, score_of
-from test_scans import contrast_of
-from test_steering import close, decoded, run_whole
+from learning import a_false_refusal as quickly
+from learning import contrast_of, others
+from steered import close, first_logits, odds_of_refusal, taking_out
 
 from scans_lens import artefacts, judges, organism
-from scans_lens.chat import chat_tokens
 from scans_lens.generation import replies
 from scans_lens.methods import false_refusal as module
 from scans_lens.methods import refusal_direction
@@ -25,35 +25,17 @@ from scans_lens.prompts import Contrast
 from scans_lens.prompts import borderline as ours
 from scans_lens.steering import Method, Together
 
-
-def quickly(model, **how) -> FalseRefusal:
-    settings = {
-        "validation": contrast_of(6, "others", "tomorrow"),
-        "tokens": TOKENS,
-        "filtered": False,
-        "most_kl": math.inf,
-        "last": 0.0,
-        "progress": False,
-        **how,
-    }
-    return FalseRefusal.fit(model, contrast_of(8), **settings)
+pytestmark = pytest.mark.usefixtures("briskly")
 
 
-@pytest.fixture(scope="module")
-def found(model) -> FalseRefusal:
-    return quickly(model)
-
-
-@pytest.fixture(scope="module")
-def one_model(tiny_model):
-    """Through one loader, for laws of what is done with the scores."""
-    return tiny_model(tiny.LOADERS[0])
+@pytest.fixture
+def found(fit_of) -> FalseRefusal:
+    return fit_of("false refusal")
 
 
 @pytest.fixture(scope="module")
 def method():
-    w, r = torch.randn(2, 2, 4, 64, generator=torch.Generator().manual_seed(4))
-    return FalseRefusal(w, r, -1, 2, 1.0, TOKENS, (), (0.0, 0.0), UNKNOWN, 9)
+    return drawn.false_refusal()
 
 
 # ── The direction ────────────────────────────────────────────────────────────────────────────────────────────
@@ -67,7 +49,7 @@ def test_the_direction_is_w_without_a_share_of_its_part_along_r(seed, strictness
         one, other = w[tuple(place)], r[tuple(place)]
         torch.testing.assert_close(found[tuple(place)], one - strictness * (one @ other) / (other @ other) * other)
         assert abs(float(found[tuple(place)] @ other - (1 - strictness) * (one @ other))) < 1e-9
-    whole = FalseRefusal(w.float(), r.float(), -2, 3, strictness, TOKENS, (), (0.0, 0.0), UNKNOWN, 9).direction
+    whole = FalseRefusal(w.float(), r.float(), -2, 3, strictness, REFUSING, (), (0.0, 0.0), drawn.UNKNOWN, 9).direction
     close(whole, (found[-2, 3] / found[-2, 3].norm()).float())
 
 
@@ -88,23 +70,12 @@ def test_the_unit_direction_is_taken_out_where_directional_ablation_takes_its_ow
     names = [f"blocks.{layer}.{site}" for site in SITES for layer in range(4)]
     assert sorted(name for name, _ in hooks) == sorted(names) and isinstance(method, Method) and method.whole_prompt
     found = first_logits(any_model, prompts[:2], method.hooks(any_model, ["Why?"]))
-    close(found, first_logits(any_model, prompts[:2], own_hooks(method.direction)))
+    close(found, first_logits(any_model, prompts[:2], taking_out(method.direction)))
     assert not torch.allclose(found, first_logits(any_model, prompts[:2]), atol=1e-2)
 
 
-def test_steered_decoding_from_the_cache_equals_running_the_whole_text_again(any_model, prompts, method):
-    tokens = chat_tokens(any_model, prompts)
-    close(decoded(any_model, tokens, method), run_whole(any_model, tokens, method.hooks(any_model, prompts)))
-
-
-def test_a_prompt_is_steered_the_same_alone_and_in_company(any_model, prompts, method):
-    together = decoded(any_model, chat_tokens(any_model, prompts), method)
-    for row, prompt in enumerate(prompts[:2]):
-        close(together[row], decoded(any_model, chat_tokens(any_model, [prompt]), method)[0])
-
-
 def test_on_one_hook_point_it_acts_in_the_lists_order(one_model, prompts, method):
-    addition = ActivationAddition(method.direction, 1, 3.0, UNKNOWN)
+    addition = ActivationAddition(method.direction, 1, 3.0, drawn.UNKNOWN)
     state = torch.randn(5, 40, 64)
     for methods, left in (((addition, method), 0.0), ((method, addition), 3.0)):
         moved = state
@@ -118,7 +89,7 @@ def test_on_one_hook_point_it_acts_in_the_lists_order(one_model, prompts, method
 
 
 def test_both_differences_are_those_that_directional_ablation_learns(one_model, monkeypatch):
-    contrast, ask = contrast_of(8), {"tokens": TOKENS, "filtered": False, "progress": False}
+    contrast, ask = contrast_of(8), {"tokens": REFUSING, "filtered": False, "progress": False}
     monkeypatch.setattr(module, "places", lambda *_: [(-1, 2)])
     found = quickly(one_model)
     swapped = Contrast("swapped", contrast.borderline, contrast.harmless)
@@ -131,18 +102,21 @@ def test_both_differences_are_those_that_directional_ablation_learns(one_model, 
 
 
 def test_every_score_is_what_a_few_lines_of_tensor_code_say(model, found):
-    validation = contrast_of(6, "others", "tomorrow")
+    validation = others(6)
     plain = first_logits(model, validation.harmless).log_softmax(dim=-1)
     assert found.plain == pytest.approx(
-        [float(score_of(first_logits(model, side)).mean()) for side in (validation.borderline, validation.harmful)],
+        [
+            float(odds_of_refusal(first_logits(model, side)).mean())
+            for side in (validation.borderline, validation.harmful)
+        ],
         abs=1e-4,
     )
     for trial in [trial for trial in found.trials if trial.layer][1::7]:
-        out = own_hooks(found.at(trial.position, trial.layer).direction)
+        out = taking_out(found.at(trial.position, trial.layer).direction)
         steered = first_logits(model, validation.harmless, out).log_softmax(dim=-1)
         expected = (
-            float(score_of(first_logits(model, validation.borderline, out)).mean()),
-            float(score_of(first_logits(model, validation.harmful, out)).mean()),
+            float(odds_of_refusal(first_logits(model, validation.borderline, out)).mean()),
+            float(odds_of_refusal(first_logits(model, validation.harmful, out)).mean()),
             float((plain.exp() * (plain - steered)).sum(dim=-1).mean()),
         )
         assert (trial.bypass, trial.harmful, trial.kl) == pytest.approx(expected, rel=1e-3, abs=1e-4)
@@ -201,7 +175,7 @@ def test_by_default_a_model_learns_from_half_of_our_borderline_prompts_and_is_tr
     contrast, learned, tried = module._prompts(bundled, None, None, None, 0)
     assert learned == organism.prompts("borderline", "train") and tried == organism.validation()
     mine = contrast_of(8)
-    assert module._prompts(one_model, mine, None, contrast_of(6, "others", "tomorrow"), 0)[1] == mine.borderline
+    assert module._prompts(one_model, mine, None, others(6), 0)[1] == mine.borderline
 
 
 def test_another_candidate_or_strictness_can_be_taken_and_one_that_is_none_cannot(found):
@@ -213,15 +187,6 @@ def test_another_candidate_or_strictness_can_be_taken_and_one_that_is_none_canno
 
 
 # ── Keeping ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_it_comes_back_from_disk_as_it_went(model, found, tmp_path):
-    found.save(tmp_path / "found")
-    again = FalseRefusal.load(tmp_path / "found", model)
-    for field in dataclasses.fields(found):
-        was, now = getattr(found, field.name), getattr(again, field.name)
-        assert torch.equal(was, now) if isinstance(was, torch.Tensor) else was == now
-    assert str(again) == str(found) and torch.equal(again.direction, found.direction)
 
 
 def test_a_file_that_is_none_of_ours_or_of_another_shape_is_refused(found, tmp_path):
@@ -236,16 +201,6 @@ def test_a_file_that_is_none_of_ours_or_of_another_shape_is_refused(found, tmp_p
     artefacts.write(tmp_path / "narrow", "ablation of false refusal", tensors, header)
     with pytest.raises(ValueError, match=r"refusal of shape .* 4 layers of width 64"):
         FalseRefusal.load(tmp_path / "narrow")
-
-
-def test_directions_of_another_model_are_refused(load, tiny_model, model, found, prompts, tmp_path):
-    other = tiny_model(load, "llama", "llama3", None, 1)
-    found.save(tmp_path / "found")
-    with pytest.raises(ValueError, match="These directions of false refusal were measured on another model"):
-        FalseRefusal.load(tmp_path / "found", other)
-    assert found.hooks(model, prompts)
-    with pytest.raises(ValueError, match="These directions of false refusal were measured on another model"):
-        replies(other, prompts, method=found, progress=False)
 
 
 # ── On the bundled model ─────────────────────────────────────────────────────────────────────────────────────

@@ -8,28 +8,25 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import effort
 import numpy as np
 import pytest
 import torch
-from test_safeswitch import drawn_method
-from test_switching import wide
+from drawn import safeswitch, wide
 from typer.testing import CliRunner
 
-from scans_lens import capability, figures, judges, organism, prober, prompts
+from scans_lens import capability, figures, judges, organism, prompts
 from scans_lens.errors import Refused
 from scans_lens.figures import __main__ as command
 from scans_lens.figures import measuring, rivals, style, sweeps, switching
 from scans_lens.figures.study import signed
 from scans_lens.figures.switching import Switching
-from scans_lens.methods import choosing, refusal_direction, scans
 from scans_lens.methods.scans import SCANS
 from scans_lens.organism import corpus
 from scans_lens.steering import Push
 
-N = 8
-"""Prompts of a kind: enough for every law, and quick."""
+N = effort.N
 SETTLED = judges.SETTLED
-AHEAD = 3
 COMMITTED = Path(__file__).parent.parent / "figures" / "measured"
 
 
@@ -37,13 +34,13 @@ COMMITTED = Path(__file__).parent.parent / "figures" / "measured"
 def study(bundled):
     """The bundled model on a few prompts, with a SafeSwitch of which nothing is learned."""
     made = figures.Study.of(bundled, prompts_a_kind=N, progress=False)
-    blank = drawn_method(bundled, k=2)
+    blank = safeswitch(bundled, k=2)
     assert blank.second
     method = replace(blank, first=wide(blank.first, 160), second=wide(blank.second, 160))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judges, "SETTLED", SETTLED)
         patch.setattr(switching, "LEARNED", 4 * N)
-        patch.setattr(switching, "MOST_AHEAD", AHEAD)
+        patch.setattr(switching, "MOST_AHEAD", effort.AHEAD)
         own = Switching.of(bundled, method, prompts_a_kind=N, progress=False)
         assert len(own.learned.kinds) > len(own.held.kinds) > len(own.tested.kinds)  # read while the patches are on
     made.__dict__["switching"] = own
@@ -53,25 +50,7 @@ def study(bundled):
 @pytest.fixture(scope="module")
 def few():
     """Short replies and few draws, which is all that the laws need."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scans, "SHARES", (0.05, 0.1))
-        patch.setattr(choosing, "ROUNDS", 0)
-        patch.setattr(choosing, "VALIDATION_TOKENS", 4)
-        short = {"RATE_TOKENS": 3, "VALIDATION_TOKENS": 4, "LONG_REPLY": 9}
-        for name, value in {"RESAMPLES": 40, "TOKEN_RESAMPLES": 10, "DRAWS": 2, **short}.items():
-            patch.setattr(measuring, name, value)
-        swept = {"SCALES": (0.0, 1.0), "THRESHOLDS": 5, "SIZES": (4, 8), "SIZE_DRAWS": 2}
-        swept |= {"PLACEBO_SCALES": (0.0, 1.0), "PLACEBO_DRAWS": 2}
-        for name, value in {"RESAMPLES": 20, "TYPED": 2, "JUDGED_TOKENS": 4, "QUIZ_TOKENS": 4, **swept}.items():
-            patch.setattr(sweeps, name, value)
-        patch.setattr(judges, "SETTLED", 4)
-        for module in (switching, rivals):
-            patch.setattr(module, "RESAMPLES", 20)
-        patch.setattr(switching, "MOST_AHEAD", AHEAD)
-        patch.setattr(switching, "REPLY_TOKENS", 16)
-        patch.setattr(rivals, "REPLY_TOKENS", 4)
-        patch.setattr(prober, "EPOCHS", 2)
-        patch.setattr(refusal_direction, "FEWEST", 2)
+    with effort.little():
         yield
 
 
@@ -437,7 +416,7 @@ def test_every_prober_is_tried_on_every_prompt_at_every_layer_and_after_every_to
         for rows in sorts.values():
             assert [row["total"] for row in rows] == [total] * 13
             assert {row["items"] for row in rows} == {found["items"]}
-    assert len(found["by_tokens"]["tokens"]) == AHEAD + 1
+    assert len(found["by_tokens"]["tokens"]) == effort.AHEAD + 1
     both = found["by_layer"]["probers"]["direct"]["network"][-1], found["by_tokens"]["one stage"]["network"]
     assert both[0]["count"] == both[1]["count"]  # after the final norm, at the end of the prompt
 

@@ -1,33 +1,37 @@
 """Jailbreak Antidote: laws of its direction, its mask, its layers, and of the push that comes of them."""
 
-import dataclasses
-
+import drawn
 import numpy as np
 import pytest
 import torch
 from conftest import hooks_on
+from learning import contrast_of, others, some
 from sklearn.decomposition import PCA
-from test_scans import contrast_of, some
-from test_steering import close, decoded, moves_under, run_whole
+from steered import close, moves_under
 
 import scans_lens
-from scans_lens import artefacts, organism, steering
-from scans_lens.directions import Directions, Origin
+from scans_lens import organism
 from scans_lens.methods import choosing
 from scans_lens.methods import jailbreak_antidote as module
 from scans_lens.methods.jailbreak_antidote import JailbreakAntidote
-from scans_lens.model import identity
-from scans_lens.prompts import Contrast
 from scans_lens.steering import Push, Together
+
+pytestmark = pytest.mark.usefixtures("briskly")
 
 
 @pytest.fixture(params=[True, False], ids=["whole prompt", "from its end on"])
 def method(request, any_model) -> JailbreakAntidote:
-    """One that nobody fitted."""
-    drawn = torch.randn(4, 64, generator=torch.Generator().manual_seed(5))
-    vectors = drawn * module.mask_of(drawn, 0.25)
-    directions = Directions(vectors, torch.full((4,), 8.0), Origin(identity(any_model), "drawn", "", 1, 1, {}))
-    return JailbreakAntidote(directions, (1, 3), -1.5, whole_prompt=request.param)
+    return drawn.antidote(any_model, whole_prompt=request.param)
+
+
+@pytest.fixture
+def fitted(fit_of):
+    return fit_of("Jailbreak Antidote")
+
+
+@pytest.fixture
+def validation():
+    return others()
 
 
 # ── Acting ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -44,26 +48,7 @@ def test_every_prompt_moves_by_the_layers_own_sparse_vector(method, any_model, p
         assert int((move[:, -1] != 0).any(dim=0).sum()) == 16  # a quarter of 64
 
 
-def test_steered_decoding_from_the_cache_equals_running_the_whole_text_again(method, any_model, prompts):
-    tokens = scans_lens.chat_tokens(any_model, prompts)
-    close(decoded(any_model, tokens, method), run_whole(any_model, tokens, method.hooks(any_model, prompts)))
-
-
-def test_a_prompt_is_answered_the_same_alone_and_in_company(method, any_model, prompts):
-    together = decoded(any_model, scans_lens.chat_tokens(any_model, prompts), method)
-    for row, prompt in enumerate(prompts):
-        close(together[row], decoded(any_model, scans_lens.chat_tokens(any_model, [prompt]), method)[0])
-
-
-def test_a_scale_of_zero_changes_nothing(method, any_model, prompts):
-    plain = scans_lens.replies(any_model, prompts, max_new_tokens=6, progress=False)
-    none = dataclasses.replace(method, scale=0.0)
-    assert scans_lens.replies(any_model, prompts, method=none, max_new_tokens=6, progress=False).tokens == plain.tokens
-    assert hooks_on(any_model) == {}
-
-
 def test_together_with_a_push_both_act(method, any_model, prompts):
-    assert isinstance(method, steering.Method)
     tokens = scans_lens.chat_tokens(any_model, prompts)
     push = Push(method.directions, [1], 2.0, whole_prompt=True)
     both = moves_under(any_model, tokens, Together((method, push)).hooks(any_model, prompts))
@@ -127,27 +112,6 @@ def test_the_most_accurate_layers_are_pushed_and_never_the_first_block():
     assert module.control_layers(accuracy, lead, 1.0) == tuple(range(1, 8))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def briskly():
-    """Fewer scales and shorter replies are enough to see how a scale is chosen."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choosing, "VALIDATION_TOKENS", 5)
-        patch.setattr(choosing, "ROUNDS", 1)
-        patch.setattr(choosing, "BROKEN", 1.0)
-        patch.setattr(module, "SHARES", (0.1, 0.4))
-        yield
-
-
-@pytest.fixture(scope="module")
-def validation() -> Contrast:
-    return contrast_of(name="others", when="tomorrow")
-
-
-@pytest.fixture(scope="module")
-def fitted(model, validation) -> JailbreakAntidote:
-    return JailbreakAntidote.fit(model, contrast_of(), validation=validation, judge=some, progress=False)
-
-
 def test_fit_learns_at_the_end_of_the_prompt_and_pushes_a_share_of_the_residual_norm(fitted, model, validation):
     contrast = contrast_of()
     sides = [scans_lens.residuals(model, side, progress=False) for side in (contrast.harmful, contrast.harmless)]
@@ -194,45 +158,6 @@ def test_what_cannot_be_learned_from_is_refused(model, validation):
 
 
 # ── Keeping ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_what_was_saved_acts_as_before(fitted, model, prompts, tmp_path):
-    fitted.save(tmp_path / "ja.safetensors")
-    again = JailbreakAntidote.load(tmp_path / "ja.safetensors", model)
-    assert str(again) == str(fitted) and "of the coordinates" in str(again)
-    for field in ("layers", "scale", "accuracy", "trials", "note", "whole_prompt"):
-        assert getattr(again, field) == getattr(fitted, field)
-    one, other = (
-        scans_lens.replies(model, prompts, method=each, max_new_tokens=5, progress=False) for each in (fitted, again)
-    )
-    assert one.tokens == other.tokens
-
-
-def test_vectors_of_another_model_are_refused_wherever_they_are_used(fitted, load, tiny_model, tmp_path):
-    other = tiny_model(load, "llama", "llama3", None, 1)
-    fitted.save(tmp_path / "ja.safetensors")
-    for use in (
-        lambda: JailbreakAntidote.load(tmp_path / "ja.safetensors", other),
-        lambda: fitted.hooks(other, ["Why?"]),
-        lambda: scans_lens.replies(other, ["Why?"], method=Together((fitted,)), progress=False),
-    ):
-        with pytest.raises(ValueError, match="These Jailbreak Antidote vectors were measured on another model"):
-            use()
-
-
-def test_a_file_of_something_else_or_broken_is_refused(fitted, tmp_path):
-    fitted.directions.save(tmp_path / "directions.safetensors")
-    with pytest.raises(ValueError, match="holds no Jailbreak Antidote, but directions"):
-        JailbreakAntidote.load(tmp_path / "directions.safetensors")
-    fitted.save(tmp_path / "ja.safetensors")
-    tensors, header = artefacts.read(tmp_path / "ja.safetensors", "Jailbreak Antidote")
-    artefacts.write(tmp_path / "odd.safetensors", "Jailbreak Antidote", {"vectors": tensors["vectors"]}, header)
-    with pytest.raises(ValueError, match="should hold residual_norms, vectors, and holds vectors"):
-        JailbreakAntidote.load(tmp_path / "odd.safetensors")
-    whole = (tmp_path / "ja.safetensors").read_bytes()
-    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="cut short"):
-        JailbreakAntidote.load(tmp_path / "cut.safetensors")
 
 
 # ── On a model that refuses ──────────────────────────────────────────────────────────────────────────────────

@@ -3,11 +3,12 @@
 import hashlib
 import itertools
 import json
-import os
 import random
 import re
+import runpy
 import subprocess
 import sys
+import warnings
 from collections import Counter
 from dataclasses import replace
 
@@ -179,10 +180,10 @@ def test_what_is_mentioned_beside_a_request_says_nothing_about_the_request():
     trained = {kind: [item for item in corpus.items(kind) if item.split == "train"] for kind in ("harmful", "plain")}
     acts = {kind: {item.phrase for item in own} for kind, own in trained.items()}
     for kind in ("plain", "borderline", "harmful"):
-        texts = [(item, text) for item, text in corpus.asked(kind, "validation")]
+        rests = [text.replace(item.phrase, "") for item, text in corpus.asked(kind, "validation")]
         for mentioned, phrases in acts.items():
-            beside = sum(any(phrase in text.replace(item.phrase, "") for phrase in phrases) for item, text in texts)
-            assert 0.1 < beside / len(texts) < 0.2, (kind, mentioned)
+            beside = sum(any(phrase in rest for phrase in phrases) for rest in rests)
+            assert 0.1 < beside / len(rests) < 0.2, (kind, mentioned)
 
 
 def test_the_first_stage_refuses_nothing():
@@ -288,7 +289,8 @@ def test_the_bundled_model_answers_plain_prompts_and_refuses_most_harmful_ones(b
 # ── The card ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_behaviour_counts_every_kind_once_and_lists_the_kinds_of_borderline_prompt(bundled):
+def test_behaviour_counts_every_kind_once_and_lists_the_kinds_of_borderline_prompt(bundled, monkeypatch):
+    monkeypatch.setattr(measuring, "REPLY_TOKENS", 32)
     found = measuring.behaviour(bundled, "validation", 12)
     lines = {line["what"]: line for line in found["lines"]}
     types = {item.type.replace("_", " ") for item, _ in corpus.asked("borderline", "validation")[:12]}
@@ -299,7 +301,7 @@ def test_behaviour_counts_every_kind_once_and_lists_the_kinds_of_borderline_prom
 
 
 def test_steering_is_compared_on_the_same_prompts(bundled, monkeypatch):
-    directions = refusal_directions(bundled, organism.anchors(), progress=False).in_residual_norms()
+    directions = refusal_directions(bundled, organism.anchors().split(16, 0)[0], progress=False).in_residual_norms()
 
     class Fitted(Push):
         trials = ()
@@ -309,6 +311,7 @@ def test_steering_is_compared_on_the_same_prompts(bundled, monkeypatch):
             return cls(directions, (6, 7, 8), 0.0)
 
     monkeypatch.setattr(scans, "SCANS", Fitted)
+    monkeypatch.setattr(measuring, "STEERED_TOKENS", 8)
     lines = measuring.steered(bundled, "validation", 8)["lines"]
     for line in lines:
         assert line["plain"] == line["SCANS"] == line["constant push"]
@@ -343,13 +346,12 @@ def test_another_corpus_means_another_first_stage(monkeypatch):
         (["tried", "no_such_folder"], "No model in no_such_folder: it holds no model.safetensors."),
     ],
 )
-def test_the_shell_says_in_one_sentence_what_is_wrong(words, sentence):
-    done = subprocess.run(
-        [sys.executable, "-m", "scans_lens.organism", *words],
-        env={**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 2 and done.stderr.strip().endswith(sentence)
-    assert "Traceback" not in done.stderr
+def test_the_shell_says_in_one_sentence_what_is_wrong(words, sentence, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["scans_lens.organism", *words])
+    with pytest.raises(SystemExit) as ended, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # that the module is there already
+        runpy.run_module("scans_lens.organism", run_name="__main__")
+    assert ended.value.code == 2 and capsys.readouterr().err.strip().endswith(sentence)
 
 
 def test_kinds_are_alike_in_form():

@@ -2,11 +2,12 @@
 
 import ast
 import importlib
-import os
 import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import planted
@@ -81,18 +82,6 @@ def tops(file: str) -> set[str]:
     return {name.split(".")[0] for name in imported(file)}
 
 
-def in_a_fresh_process(program: str, **environment: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(CLONE), **environment},
-        cwd=CLONE,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.mark.parametrize("file", [file for file in FILES if file not in ("__init__.py", *BESIDE)])
 def test_imports_run_one_way(file):
     own = room_of(file)
@@ -108,12 +97,26 @@ def test_only_the_front_door_and_what_runs_a_batch_touch_transformer_lens():
     assert set(inside) <= {"model.py", "running.py"}
 
 
+@pytest.mark.skipif(not (CLONE / "pyproject.toml").is_file(), reason="not a clone")
+def test_what_is_imported_is_declared():
+    """The wheel is tried where everything is installed, so that a forgotten dependency would not be missed there."""
+    project = tomllib.loads((CLONE / "pyproject.toml").read_text())["project"]
+    asked = (*project["dependencies"], *project["optional-dependencies"]["eval"])
+    declared = {re.split(r"[\[<>=~! ]", one)[0].lower().replace("_", "-") for one in asked}
+    wanted = set().union(*map(tops, FILES)) - set(sys.stdlib_module_names) - {"scans_lens"}
+    homes = packages_distributions()
+    lacking = {
+        name for name in wanted if not declared & {home.lower().replace("_", "-") for home in homes.get(name, [name])}
+    }
+    assert not lacking
+
+
 def test_only_figures_draw():
     drawing = {room_of(file) for file in FILES if {"matplotlib", "seaborn", "pylab"} & tops(file)}
     assert drawing <= {"figures"}
 
 
-def test_importing_the_package_does_nothing():
+def test_importing_the_package_does_nothing(in_a_fresh_process):
     program = """
 import logging, sys, threading, warnings
 before = set(sys.modules)
@@ -125,7 +128,7 @@ print(sorted(new & set(heavy)), logging.root.handlers, threading.active_count())
     assert in_a_fresh_process(program) == "[] [] 1\n"
 
 
-def test_prompts_of_ours_and_of_the_bundled_model_cost_no_torch():
+def test_prompts_of_ours_and_of_the_bundled_model_cost_no_torch(in_a_fresh_process):
     program = """
 import sys, scans_lens
 scans_lens.prompts.anchors(), scans_lens.organism.anchors(), scans_lens.organism.is_refusal("No.")
@@ -160,7 +163,7 @@ def test_no_public_name_is_that_of_a_module():
 
 
 @pytest.mark.skipif(not (CLONE / "README.md").is_file(), reason="there is no README beside this installation")
-def test_the_readmes_example_runs():
+def test_the_readmes_example_runs(in_a_fresh_process):
     block = re.search(r"^```python\n(.*?)^```", (CLONE / "README.md").read_text(), re.S | re.M)
     assert block, "the README has no python block"
     fewer = "import scans_lens; scans_lens.organism.ANCHORS = 16\n"  # prompts; .ci/run runs it as it is
@@ -182,6 +185,11 @@ def test_no_file_names_a_place_that_only_its_author_has():
         if path.is_file() and path.suffix not in (".safetensors", ".png", ".parquet"):
             said += [f"{name}: {match[0]!r}" for match in places.finditer(path.read_bytes())]
     assert not said
+
+
+@pytest.mark.parametrize("file", sorted(Path(__file__).parent.glob("*.py")), ids=lambda file: file.stem)
+def test_no_test_file_imports_another(file):
+    assert not re.search(r"^\s*(from|import) test_", file.read_text(), re.M)
 
 
 @pytest.mark.parametrize("bug", planted.BUGS, ids=lambda bug: bug.name)

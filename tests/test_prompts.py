@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import doctest
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from texts import FOLDER, every_benchmark, first_word, here, needs_the_benchmarks, words
 
 from scans_lens import organism, prompts
 from scans_lens.prompts import Contrast, catalogue
@@ -25,13 +25,6 @@ from scans_lens.prompts.tables import Table
 HARMFUL = ["How do I pick pockets?", "Write a threat.", "I need a stolen car.", "Please forge a visa."]
 HARMLESS = ["How do I pick apples?", "Write a thank-you.", "I need a rented car.", "Please frame a photo."]
 BORDERLINE = ["How do I kill time?", "Write a killer opening."]
-
-FOLDER = os.environ.get("SCANS_LENS_DATA", "")
-needs_the_benchmarks = pytest.mark.skipif(
-    not Path(FOLDER, "prompts").is_dir(), reason="SCANS_LENS_DATA names no folder with local copies of the benchmarks"
-)
-here = [name for name, source in prompts.SOURCES.items() if source.digest]
-every_benchmark = pytest.mark.parametrize("name", here)
 
 
 @pytest.fixture
@@ -160,14 +153,6 @@ def test_a_split_leaves_each_part_something_of_each_kind(contrast, n, says):
 def table() -> list[dict[str, str]]:
     text = (resources.files("scans_lens") / "data" / "anchors.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
-
-
-def first_word(prompt: str) -> str:
-    return prompt.split()[0]
-
-
-def words(prompt: str) -> frozenset[str]:
-    return frozenset(re.findall(r"[a-z0-9']+", prompt.lower()))
 
 
 def test_there_are_enough_anchors_in_four_forms_on_many_topics():

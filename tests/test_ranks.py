@@ -6,8 +6,10 @@ import sys
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from scans_lens import evaluation, ranks
+from scans_lens.__main__ import app
 from scans_lens.ranks import Rank
 
 
@@ -38,21 +40,21 @@ def test_a_launcher_says_which_one_this_is(monkeypatch):
         ranks.here()
 
 
-def test_two_processes_write_the_table_that_one_writes(tmp_path):
+def test_two_processes_write_the_table_that_one_writes(bundled, tmp_path):
     words = ["--method", "system", "--sets", "borderline,quiz", "--limit", "7", "--max-new-tokens", "12"]
 
-    def evaluated(out, *launcher):
-        done = subprocess.run(
-            [sys.executable, "-m", *launcher, "scans_lens", "evaluate", *words, "--out", str(tmp_path / out)],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout, evaluation.read(tmp_path / out)[0]
-
-    said, one = evaluated("one")
-    said_by_two, two = evaluated("two", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m")
-    pd.testing.assert_frame_equal(one.drop(columns="seconds"), two.drop(columns="seconds"))
-    assert said_by_two.count("Every reply is in") == said.count("Every reply is in") == 1
+    asked = ["evaluate", *words, "--out"]
+    one = CliRunner().invoke(app, [*asked, str(tmp_path / "one")])
+    assert one.exit_code == 0, one.output
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
+    two = subprocess.run(
+        [sys.executable, *launcher, "scans_lens", *asked, str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert two.returncode == 0, two.stderr
+    tables = [evaluation.read(tmp_path / name)[0].drop(columns="seconds") for name in ("one", "two")]
+    pd.testing.assert_frame_equal(*tables)
+    assert two.stdout.count("Every reply is in") == one.output.count("Every reply is in") == 1
     assert {part.stem.count("-") for part in (tmp_path / "two").glob("part-*")} == {1, 2}  # both have written

@@ -4,18 +4,19 @@ import dataclasses
 import math
 import re
 
+import drawn
 import pytest
-import tiny
 import torch
-from conftest import hooks_on, one_by_one
-from test_scans import contrast_of, some
-from test_steering import close, decoded, run_whole
+from conftest import one_by_one
+from drawn import REFUSING
+from learning import a_refusal_direction as quickly
+from learning import contrast_of, others, some
+from steered import close, first_logits, odds_of_refusal, taking_out
 from transformers import AutoModelForCausalLM
 
 import scans_lens
 from scans_lens import artefacts, judges, organism
 from scans_lens.chat import chat_tokens, template, words_of
-from scans_lens.directions import Origin
 from scans_lens.generation import replies
 from scans_lens.methods import choosing
 from scans_lens.methods import refusal_direction as module
@@ -29,76 +30,21 @@ from scans_lens.methods.refusal_direction import (
     refusal_openings,
     refusal_scores,
 )
-from scans_lens.model import identity
 from scans_lens.organism.wordings import REFUSALS
-from scans_lens.steering import Method, Together
+from scans_lens.steering import Together
 
-TOKENS = tuple(range(0, 600, 2))
 """A reply of a model that has learned nothing begins with one of these about every other time."""
-EVERYTHING = Filters(math.inf, -math.inf, 0.0)
-UNKNOWN = Origin(None, "drawn", "", 1, 1, {})
+pytestmark = pytest.mark.usefixtures("briskly")
 
 
-def quickly(model, **how) -> RefusalDirection:
-    settings = {
-        "validation": contrast_of(6, "others", "tomorrow"),
-        "tokens": TOKENS,
-        "filtered": False,
-        "filters": EVERYTHING,
-        "progress": False,
-        **how,
-    }
-    return RefusalDirection.fit(model, contrast_of(8), **settings)
-
-
-@pytest.fixture(scope="module")
-def found(model) -> RefusalDirection:
-    return quickly(model)
-
-
-@pytest.fixture(scope="module")
-def one_model(tiny_model):
-    """Through one loader, for laws of what is done with the scores."""
-    return tiny_model(tiny.LOADERS[0])
+@pytest.fixture
+def found(fit_of) -> RefusalDirection:
+    return fit_of("refusal direction")
 
 
 @pytest.fixture(scope="module")
 def vector():
-    return torch.randn(64, generator=torch.Generator().manual_seed(3))
-
-
-@pytest.fixture(params=["ablation", "ablation of the reply", "addition", "both"])
-def method(request, vector):
-    ablation, addition = DirectionalAblation(vector, UNKNOWN), ActivationAddition(vector, 2, -0.7, UNKNOWN)
-    return {
-        "ablation": ablation,
-        "ablation of the reply": dataclasses.replace(ablation, whole_prompt=False),
-        "addition": addition,
-        "both": Together((ablation, addition)),
-    }[request.param]
-
-
-def own_hooks(vector, layer=None):
-    """Ablation, or with a layer addition, as a few lines of tensor code."""
-    unit = vector / vector.norm()
-    if layer is not None:
-        return [(f"blocks.{layer}.hook_resid_pre", lambda x, hook: x + vector)]
-    names = [
-        f"blocks.{each}.{site}" for each in range(4) for site in ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
-    ]
-    return [(name, lambda x, hook: x - torch.einsum("bpd,d,e->bpe", x, unit, unit)) for name in names]
-
-
-@torch.no_grad()
-def first_logits(model, prompts, hooks=()):
-    """Each prompt alone, as TransformerLens runs it."""
-    rows = one_by_one(chat_tokens(model, prompts))
-    return torch.stack([model.run_with_hooks(ids, fwd_hooks=list(hooks))[0, -1].double() for ids in rows])
-
-
-def score_of(logits):
-    shares = logits.softmax(dim=-1)[:, list(TOKENS)].sum(dim=-1)
-    return torch.log(shares) - torch.log(1 - shares)
+    return drawn.vectors(64, seed=3)
 
 
 # ── Taking out and adding ────────────────────────────────────────────────────────────────────────────────────
@@ -112,7 +58,7 @@ def test_ablation_takes_the_direction_out_of_what_every_layer_reads_and_writes(a
     def watch(seen, name):
         return name, lambda states, hook: seen.__setitem__(name, states.clone())
 
-    hooks = DirectionalAblation(vector, UNKNOWN).hooks(any_model, prompts)
+    hooks = DirectionalAblation(vector, drawn.UNKNOWN).hooks(any_model, prompts)
     names = [f"blocks.{layer}.{site}" for site in SITES for layer in range(4)]
     assert sorted(name for name, _ in hooks) == sorted(names)
     around = [watch(before, name) for name in names] + hooks + [watch(after, name) for name in names]
@@ -135,7 +81,7 @@ def test_ablation_is_the_model_with_weights_orthogonal_to_the_direction(load, ti
             each.weight.sub_(torch.outer(unit, unit @ each.weight))
         for ids in one_by_one(chat_tokens(model, prompts)):
             expected = other(ids).logits
-            hooks = DirectionalAblation(vector, UNKNOWN).hooks(model, ["Why?"])
+            hooks = DirectionalAblation(vector, drawn.UNKNOWN).hooks(model, ["Why?"])
             close(model.run_with_hooks(ids, fwd_hooks=hooks), expected)
 
 
@@ -152,40 +98,26 @@ def test_what_is_taken_out_of_is_what_the_residual_stream_is_the_sum_of(any_mode
 
 @pytest.mark.parametrize("coefficient", [-1.0, 0.5])
 def test_addition_moves_every_position_of_one_layer_by_the_raw_vector(any_model, prompts, vector, coefficient):
-    hooks = ActivationAddition(vector, 2, coefficient, UNKNOWN).hooks(any_model, prompts)
+    hooks = ActivationAddition(vector, 2, coefficient, drawn.UNKNOWN).hooks(any_model, prompts)
     assert [name for name, _ in hooks] == ["blocks.2.hook_resid_pre"]
     states = torch.randn(len(prompts), chat_tokens(any_model, prompts).ids.shape[1], 64)
     close(hooks[0][1](states, hook=None), states + coefficient * vector)
     own = [("blocks.2.hook_resid_pre", lambda x, hook: x + coefficient * vector)]
-    found = first_logits(
-        any_model, prompts[:2], hooks=ActivationAddition(vector, 2, coefficient, UNKNOWN).hooks(any_model, ["Why?"])
-    )
-    close(found, first_logits(any_model, prompts[:2], hooks=own))
+    hooks = ActivationAddition(vector, 2, coefficient, drawn.UNKNOWN).hooks(any_model, ["Why?"])
+    close(first_logits(any_model, prompts[:2], hooks), first_logits(any_model, prompts[:2], own))
 
 
 @torch.no_grad()
 def test_a_coefficient_of_0_changes_nothing_at_all(any_model, prompts, vector):
     tokens, logits = chat_tokens(any_model, prompts), []
-    for hooks in ([], ActivationAddition(vector, 1, 0.0, UNKNOWN).hooks(any_model, prompts)):
+    for hooks in ([], ActivationAddition(vector, 1, 0.0, drawn.UNKNOWN).hooks(any_model, prompts)):
         with any_model.hooks(fwd_hooks=hooks):
             logits.append(scans_lens.running.runner(any_model).feed(tokens.ids, tokens.mask))
     assert torch.equal(*logits)
 
 
-def test_steered_decoding_from_the_cache_equals_running_the_whole_text_again(any_model, prompts, method):
-    tokens = chat_tokens(any_model, prompts)
-    close(decoded(any_model, tokens, method), run_whole(any_model, tokens, method.hooks(any_model, prompts)))
-
-
-def test_a_prompt_is_steered_the_same_alone_and_in_company(any_model, prompts, method):
-    tokens = chat_tokens(any_model, prompts)
-    together = decoded(any_model, tokens, method)
-    for row, prompt in enumerate(prompts[:2]):
-        close(together[row], decoded(any_model, chat_tokens(any_model, [prompt]), method)[0])
-
-
 def test_on_one_hook_point_they_act_in_their_order(model, prompts, vector):
-    ablation, addition = DirectionalAblation(vector, UNKNOWN), ActivationAddition(vector, 2, 2.0, UNKNOWN)
+    ablation, addition = DirectionalAblation(vector, drawn.UNKNOWN), ActivationAddition(vector, 2, 2.0, drawn.UNKNOWN)
     state, unit = torch.randn(len(prompts), 40, 64), vector / vector.norm()
     for methods, left in (((addition, ablation), 0.0), ((ablation, addition), float(2.0 * vector.norm()))):
         hooks = [hook for one in methods for hook in one.hooks(model, prompts)]
@@ -198,10 +130,9 @@ def test_on_one_hook_point_they_act_in_their_order(model, prompts, vector):
             torch.testing.assert_close(moved @ unit, torch.full_like(moved @ unit, left), rtol=1e-3, atol=1e-4)
 
 
-def test_both_are_methods_and_the_addition_tells_its_coefficient(model, prompts, method, vector):
-    assert isinstance(method, Method)
+def test_the_addition_tells_its_coefficient(model, prompts, vector):
     said = replies(
-        model, prompts, method=ActivationAddition(vector, 2, -0.7, UNKNOWN), max_new_tokens=2, progress=False
+        model, prompts, method=ActivationAddition(vector, 2, -0.7, drawn.UNKNOWN), max_new_tokens=2, progress=False
     )
     assert said.scale is not None and said.scale.tolist() == pytest.approx([-0.7] * len(prompts))
 
@@ -233,10 +164,11 @@ def test_where_every_prompt_has_the_same_state_there_is_no_candidate(found):
 
 
 def test_every_score_is_what_a_few_lines_of_tensor_code_say(model, found):
-    validation = contrast_of(6, "others", "tomorrow")
+    validation = others(6)
     plain = first_logits(model, validation.harmless).log_softmax(dim=-1)
     assert found.plain == pytest.approx(
-        (float(score_of(first_logits(model, validation.harmful)).mean()), float(score_of(plain).mean())), abs=1e-4
+        (float(odds_of_refusal(first_logits(model, validation.harmful)).mean()), float(odds_of_refusal(plain).mean())),
+        abs=1e-4,
     )
     assert [(trial.position, trial.layer) for trial in found.trials] == [
         (position, layer) for position in range(-len(found.candidates), 0) for layer in range(4)
@@ -245,11 +177,11 @@ def test_every_score_is_what_a_few_lines_of_tensor_code_say(model, found):
         vector = found.candidates[trial.position, trial.layer]
         if not vector.any():
             continue
-        out, towards = own_hooks(vector), own_hooks(vector, trial.layer)
+        out, towards = taking_out(vector), taking_out(vector, trial.layer)
         steered = first_logits(model, validation.harmless, out).log_softmax(dim=-1)
         expected = (
-            float(score_of(first_logits(model, validation.harmful, out)).mean()),
-            float(score_of(first_logits(model, validation.harmless, towards)).mean()),
+            float(odds_of_refusal(first_logits(model, validation.harmful, out)).mean()),
+            float(odds_of_refusal(first_logits(model, validation.harmless, towards)).mean()),
             float((plain.exp() * (plain - steered)).sum(dim=-1).mean()),
         )
         assert (trial.bypass, trial.induce, trial.kl) == pytest.approx(expected, rel=1e-3, abs=1e-4)
@@ -302,25 +234,14 @@ def test_another_candidate_can_be_taken_and_one_that_is_none_cannot(model, found
             found.at(position, layer)
 
 
-def test_fitting_leaves_no_hooks_behind_even_after_an_error(one_model, found, monkeypatch):
-    def broken(logits, tokens):
-        raise RuntimeError("stop")
-
-    assert not hooks_on(one_model)
-    monkeypatch.setattr(module, "refusal_log_odds", broken)
-    with pytest.raises(RuntimeError, match="stop"):
-        quickly(one_model)
-    assert not hooks_on(one_model)
-
-
 # ── What refusals begin with, and which prompts count ────────────────────────────────────────────────────────
 
 
 def test_the_score_of_a_prompt_is_the_same_alone_and_in_company(any_model, prompts):
-    together = refusal_scores(any_model, prompts, TOKENS)
-    alone = torch.cat([refusal_scores(any_model, [prompt], TOKENS) for prompt in prompts])
+    together = refusal_scores(any_model, prompts, REFUSING)
+    alone = torch.cat([refusal_scores(any_model, [prompt], REFUSING) for prompt in prompts])
     close(together, alone)
-    close(together, score_of(first_logits(any_model, prompts)))
+    close(together, odds_of_refusal(first_logits(any_model, prompts)))
 
 
 def test_refusals_begin_with_the_tokens_that_gain_where_the_judge_says_refused(model):
@@ -365,8 +286,8 @@ def test_prompts_on_the_wrong_side_are_left_out(model, monkeypatch):
     monkeypatch.setattr(module, "refusal_scores", scores)
     monkeypatch.setattr(module, "FEWEST", 1)
     ask = dict(split="training", batch_size=8)
-    assert module.on_its_side(model, contrast.harmful, TOKENS, kind="harmful", **ask) == contrast.harmful[:1]
-    assert module.on_its_side(model, contrast.harmless, TOKENS, kind="harmless", **ask) == contrast.harmless[1:]
+    assert module.on_its_side(model, contrast.harmful, REFUSING, kind="harmful", **ask) == contrast.harmful[:1]
+    assert module.on_its_side(model, contrast.harmless, REFUSING, kind="harmless", **ask) == contrast.harmless[1:]
     monkeypatch.setattr(module, "FEWEST", 2)
     with pytest.raises(ValueError, match=r"Of 8 harmful training prompts the model refuses 1 .*and 2 are needed"):
         quickly(model, filtered=True)
@@ -380,15 +301,6 @@ def test_prompts_are_spread_over_a_list_that_may_have_an_order():
 
 
 # ── Keeping ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_it_comes_back_from_disk_as_it_went(model, found, tmp_path):
-    found.save(tmp_path / "found")
-    again = RefusalDirection.load(tmp_path / "found", model)
-    for field in dataclasses.fields(found):
-        was, now = getattr(found, field.name), getattr(again, field.name)
-        assert torch.equal(was, now) if isinstance(was, torch.Tensor) else was == now
-    assert str(again) == str(found) and f"layer {found.layer}" in str(found)
 
 
 def test_a_file_that_is_none_of_ours_or_of_another_shape_is_refused(model, found, tmp_path):
@@ -407,18 +319,6 @@ def test_a_file_that_is_none_of_ours_or_of_another_shape_is_refused(model, found
         RefusalDirection.load(tmp_path / "odd")
 
 
-def test_directions_of_another_model_are_refused(load, tiny_model, tmp_path, prompts, found, model):
-    other = tiny_model(load, "llama", "llama3", None, 1)
-    assert not identity(other).same_as(identity(model))
-    found.save(tmp_path / "found")
-    with pytest.raises(ValueError, match="were measured on another model"):
-        RefusalDirection.load(tmp_path / "found", other)
-    for method in (found.ablation(), found.addition(-1.0)):
-        assert method.hooks(model, prompts)
-        with pytest.raises(ValueError, match="were measured on another model"):
-            replies(other, prompts, method=method, progress=False)
-
-
 # ── On the bundled model ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -427,7 +327,7 @@ def test_without_its_direction_the_bundled_model_refuses_nothing_and_answers_as_
     sides = [organism.prompts(kind, "train")[:48] for kind in ("harmful", "plain")]
     tokens = refusal_openings(bundled, *sides, batch_size=96, progress=False)
     assert all(any(one.startswith(word) for one in REFUSALS) for word in words_of(bundled, tokens))
-    found = RefusalDirection.fit(bundled, tokens=tokens, progress=False)
+    found = RefusalDirection.fit(bundled, tokens=tokens, training=48, tried=16, progress=False)
     assert found.chosen is not None and found.layer == 10 and found.chosen.bypass < 0 < found.plain[0]
     for kind, most in (("harmful", 3), ("plain", 0)):
         asked = organism.prompts(kind, "validation")[:24]

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import pandas as pd
 import pytest
-from test_scans import briskly, contrast_of, some  # noqa: F401
+from learning import others, some
 
 import scans_lens
 from scans_lens import judges, reproduce
@@ -16,6 +16,7 @@ from scans_lens.lens import layers_by_thirds
 from scans_lens.prompts import Contrast, PromptSet
 from scans_lens.reproduce import Reproduction, published
 
+pytestmark = pytest.mark.usefixtures("briskly")
 WORDS = ("lock", "car", "cake", "song", "tree", "boat", "lamp", "door", "cup", "pen", "hat", "bag")
 
 
@@ -28,7 +29,7 @@ class Small(Reproduction):
 
     @cached_property
     def validation(self):
-        return contrast_of(name="others", when="tomorrow")
+        return others()
 
     @cached_property
     def sets(self):
@@ -38,7 +39,7 @@ class Small(Reproduction):
 
 
 @pytest.fixture(scope="module")
-def made(model, tmp_path_factory):
+def made(model, briskly, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reproduce, "ANCHORS", 8)
         patch.setattr(reproduce, "NEW_TOKENS", 4)

@@ -1,82 +1,44 @@
 """SafeSwitch: the head speaks for rows that switched and no other, from its column on, however the text is run."""
 
 import dataclasses
-import hashlib
-import json
 import re
 
+import drawn
 import pytest
 import torch
 from conftest import hooks_on
-from safetensors.torch import load_file, save_file
-from test_steering import SAID, decoded, run_whole
+from learning import PAIRS, contrast_of, others, some
+from learning import a_safeswitch as quickly
+from steered import close
 
 import scans_lens
 from scans_lens import capability, judges, organism, prober, reading, steering
 from scans_lens.chat import chat_tokens, end_tokens, prompt_ids, reply_ids, text_of
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.conversation import Asking
-from scans_lens.directions import Directions, Origin
-from scans_lens.methods import choosing
+from scans_lens.directions import Origin
 from scans_lens.methods import safeswitch as module
 from scans_lens.methods.safeswitch import REFUSING, RefusalHead, SafeSwitch, threshold_above
 from scans_lens.methods.scans import SCANS
-from scans_lens.model import identity, resid_post
+from scans_lens.model import resid_post
 from scans_lens.organism import corpus, wordings
-from scans_lens.prober import Prober
-from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight
 from scans_lens.running import runner
-from scans_lens.steering import Ablation, Push, Together
+from scans_lens.steering import Together
 
-LAYERS = [1, 3]
-THINGS = (
-    "process", "bread", "letter", "train", "boat", "house", "knife", "fire", "market", "rain", "forest", "star",
-    "table", "river", "garden", "clock", "window", "road", "stone", "field",
-)  # fmt: skip
-
-
-def close(found, expected):
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-4 * float(expected.abs().max()))
-
-
-def drawn_prober(question: str, seed: int, width: int = 64) -> Prober:
-    drawn = torch.Generator().manual_seed(seed)
-    shapes = ((8, width), (2, 8))
-    return Prober(
-        question,
-        torch.randn(width, generator=drawn),
-        torch.rand(width, generator=drawn) + 3.0,
-        tuple(torch.randn(shape, generator=drawn) / shape[1] ** 0.5 for shape in shapes),
-        (torch.zeros(8), torch.zeros(2)),
-    )
-
-
-def drawn_origin(model) -> Origin:
-    return Origin(identity(model), "drawn", "", 1, 1, {})
-
-
-def drawn_method(model, prompts=None, **how) -> SafeSwitch:
-    """Nothing learned; with prompts, a threshold in the middle of their scores, so that some switch and some do not."""
-    shift = torch.randn(model.W_U.shape, generator=torch.Generator().manual_seed(4)) * float(model.W_U.detach().std())
-    settings = {"threshold": 0.2, **how}
-    found = SafeSwitch(
-        drawn_prober("harmful", 1),
-        drawn_prober("complied", 2),
-        RefusalHead(shift, 0.1),
-        drawn_origin(model),
-        **settings,
-    )
-    if prompts is None:
-        return found
-    scores = found.decide(Flight(model, chat_tokens(model, prompts)))["score"].sort().values
-    return dataclasses.replace(found, threshold=float(scores[1] + scores[2]) / 2)
+BOTH = ("kill", "steal")
+"""Two harmful prompts for every harmless one, as SafeSwitch learns from jailbreaks too."""
+pytestmark = pytest.mark.usefixtures("briskly")
 
 
 @pytest.fixture(scope="module")
-def directions() -> Directions:
-    vectors = torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
-    return Directions(vectors, torch.full((4,), 8.0), Origin(None, "drawn", "", 1, 1, {}))
+def directions():
+    return drawn.directions()
+
+
+@pytest.fixture
+def fitted(fit_of) -> SafeSwitch:
+    return fit_of("SafeSwitch")
 
 
 @pytest.fixture
@@ -159,7 +121,7 @@ def logits_under(model, tokens, hooks):
 
 @torch.no_grad()
 def test_each_row_speaks_through_its_own_mixture_of_the_two_unembeddings(any_model, tokens):
-    head = drawn_method(any_model).head
+    head = drawn.safeswitch(any_model).head
     plain, states = logits_under(any_model, tokens, [])
     weight = torch.tensor([1.0, 0.0, 0.25, 1.0, 0.0])
     flight = Flight(any_model, tokens).for_the_callers_loop()
@@ -173,7 +135,7 @@ def test_each_row_speaks_through_its_own_mixture_of_the_two_unembeddings(any_mod
 
 
 def test_a_head_that_is_the_models_own_changes_nothing_at_all(any_model, prompts):
-    method = drawn_method(any_model).always()
+    method = drawn.safeswitch(any_model).always()
     same = dataclasses.replace(method, head=dataclasses.replace(method.head, shift=torch.zeros_like(method.head.shift)))
     plain, found = (
         scans_lens.replies(any_model, prompts, method=one, max_new_tokens=5, progress=False) for one in (None, same)
@@ -182,13 +144,13 @@ def test_a_head_that_is_the_models_own_changes_nothing_at_all(any_model, prompts
 
 
 def test_no_row_that_switches_no_hook(model, prompts):
-    assert dataclasses.replace(drawn_method(model), threshold=1.0).hooks(model, prompts) == []
+    assert dataclasses.replace(drawn.safeswitch(model), threshold=1.0).hooks(model, prompts) == []
 
 
 @torch.no_grad()
 def test_what_the_head_is_given_is_left_as_it_was(model, prompts):
     flight = Flight(model, chat_tokens(model, prompts)).for_the_callers_loop()
-    hooks = dict(drawn_method(model).head.hooks(flight, torch.ones(5), 2))
+    hooks = dict(drawn.safeswitch(model).head.hooks(flight, torch.ones(5), 2))
     states, logits = torch.randn(5, 4, 64), torch.randn(5, 4, len(model.W_U[0]))
     kept = states.clone(), logits.clone()
     hooks[resid_post(3)](torch.zeros(5, flight.width, 64), hook=None)
@@ -201,7 +163,7 @@ def test_what_the_head_is_given_is_left_as_it_was(model, prompts):
 @torch.no_grad()
 def test_logits_keep_their_precision(model, prompts, dtype):
     flight = Flight(model, chat_tokens(model, prompts)).for_the_callers_loop()
-    hooks = dict(drawn_method(model).head.hooks(flight, torch.ones(5), 0))
+    hooks = dict(drawn.safeswitch(model).head.hooks(flight, torch.ones(5), 0))
     hooks[resid_post(3)](torch.zeros(5, 1, 64), hook=None)
     hooks["unembed.hook_in"](torch.ones(5, 1, 64, dtype=dtype), hook=None)
     assert hooks["unembed.hook_out"](torch.ones(5, 1, len(model.W_U[0]), dtype=dtype), hook=None).dtype == dtype
@@ -210,55 +172,17 @@ def test_logits_keep_their_precision(model, prompts, dtype):
 # ── However the text is run ──────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture(params=["switch", "from the moment of the switch", "mixed", "with a push", "late, with an ablation"])
-def method(request, any_model, prompts, directions):
-    own = drawn_method(any_model, prompts)
-    return {
-        "switch": own,
-        "from the moment of the switch": dataclasses.replace(own, k=2, keeps_ahead=True),
-        "mixed": dataclasses.replace(own, soft=True),
-        "with a push": Together((Push(directions, LAYERS, -2.0), own)),
-        "late, with an ablation": Together((dataclasses.replace(own, keeps_ahead=True), Ablation(directions, [0, 3]))),
-    }[request.param]
-
-
-def test_cached_decoding_equals_running_the_whole_text_again(any_model, prompts, tokens, method):
-    hooks = method.hooks(any_model, prompts)
-    close(decoded(any_model, tokens, method), run_whole(any_model, tokens, hooks))
-
-
-@torch.no_grad()
-def test_hooks_of_a_callers_own_cached_loop_are_the_same(any_model, prompts, tokens, method):
-    hooks = method.hooks(any_model, prompts)
-    for _ in range(2):  # hooks that have been through a loop fit the next one
-        run, logits = runner(any_model), []
-        with any_model.hooks(fwd_hooks=hooks):
-            logits.append(run.feed(tokens.ids, tokens.mask))
-            for token in SAID:
-                column = torch.full((len(tokens), 1), token)
-                logits.append(run.feed(column, torch.ones_like(column)))
-        close(torch.stack(logits, dim=1), decoded(any_model, tokens, method))
-
-
-@torch.no_grad()
-def test_hooks_fit_run_with_hooks_of_transformer_lens_which_unembeds_every_column(any_model, prompts, method):
-    tokens = chat_tokens(any_model, prompts[:1])
-    ids = torch.cat([tokens.ids, torch.tensor([SAID])], dim=1)
-    found = any_model.run_with_hooks(ids, fwd_hooks=method.hooks(any_model, prompts[:1]))[:, -1 - len(SAID) :]
-    close(found, decoded(any_model, tokens, method))
-
-
 @torch.no_grad()
 def test_columns_before_the_reply_keep_the_models_own_logits(any_model, prompts):
     tokens = chat_tokens(any_model, prompts[:1])
-    method = drawn_method(any_model).always()
+    method = drawn.safeswitch(any_model).always()
     plain = any_model.run_with_hooks(tokens.ids, fwd_hooks=[])
     found = any_model.run_with_hooks(tokens.ids, fwd_hooks=method.hooks(any_model, prompts[:1]))
     assert torch.equal(found[:, :-1], plain[:, :-1]) and not torch.allclose(found[:, -1], plain[:, -1], rtol=0.1)
 
 
 def test_a_prompt_is_judged_and_answered_the_same_alone_and_in_company(any_model, prompts):
-    method = drawn_method(any_model, prompts)
+    method = drawn.safeswitch(any_model, prompts)
     how = {"method": method, "max_new_tokens": 4, "progress": False}
     together = scans_lens.replies(any_model, prompts, **how)
     assert 0 < int(together.decisions["weight"].sum()) < len(prompts)
@@ -270,7 +194,7 @@ def test_a_prompt_is_judged_and_answered_the_same_alone_and_in_company(any_model
 
 
 def test_rows_that_end_leave_the_others_their_own_heads(model, prompts, monkeypatch):
-    method = drawn_method(model, prompts)
+    method = drawn.safeswitch(model, prompts)
     how = {"method": method, "max_new_tokens": 6, "progress": False}
     said = scans_lens.replies(model, prompts, **how).tokens
     monkeypatch.setattr(scans_lens.generation, "end_tokens", lambda model: (said[0][1], said[2][0]))
@@ -282,7 +206,7 @@ def test_rows_that_end_leave_the_others_their_own_heads(model, prompts, monkeypa
 
 
 def test_from_the_moment_of_the_switch_the_first_tokens_are_the_models_own(model, prompts):
-    method = drawn_method(model).always()
+    method = drawn.safeswitch(model).always()
     late = dataclasses.replace(method, k=2, keeps_ahead=True)
     plain, anew, kept = (
         scans_lens.replies(model, prompts, method=one, max_new_tokens=5, progress=False).tokens
@@ -298,7 +222,7 @@ def test_from_the_moment_of_the_switch_the_first_tokens_are_the_models_own(model
 @torch.no_grad()
 @pytest.mark.parametrize("layer", [None, 1])
 def test_the_score_is_the_product_of_what_two_probers_read_at_two_places(any_model, prompts, layer):
-    method = drawn_method(any_model, layer=layer, k=2)
+    method = drawn.safeswitch(any_model, layer=layer, k=2)
     rows = method.decide(Flight(any_model, chat_tokens(any_model, prompts)))
     said = scans_lens.replies(any_model, prompts, max_new_tokens=2, progress=False)
     for row, prompt in enumerate(prompts):
@@ -316,7 +240,7 @@ def test_the_papers_rule_is_a_product_above_tau_and_its_codes_two_halves():
     rows = {"instruction": torch.tensor([0.6, 0.9, 0.4, 0.6]), "compliance": torch.tensor([0.6, 0.4, 0.9, 0.5])}
     rows["score"] = rows["instruction"] * rows["compliance"]
     nowhere = Origin(None, "drawn", "", 1, 1, {})
-    product = SafeSwitch(drawn_prober("a", 1), None, RefusalHead(torch.zeros(64, 9), 0.1), nowhere, threshold=0.33)
+    product = SafeSwitch(drawn.prober("a", 1), None, RefusalHead(torch.zeros(64, 9), 0.1), nowhere, threshold=0.33)
     assert product.switches(rows).tolist() == [True, True, True, False]
     at = dataclasses.replace(product, threshold=float(rows["score"][0]))
     assert at.switches(rows).tolist() == [False, False, False, False]  # at tau itself the reply is the model's own
@@ -325,13 +249,13 @@ def test_the_papers_rule_is_a_product_above_tau_and_its_codes_two_halves():
 
 
 def test_a_soft_switch_mixes_by_the_score(model, prompts):
-    rows = drawn_method(model, soft=True).decide(Flight(model, chat_tokens(model, prompts)))
+    rows = drawn.safeswitch(model, soft=True).decide(Flight(model, chat_tokens(model, prompts)))
     assert torch.equal(rows["weight"], rows["score"]) and rows["weight"].unique().numel() == len(prompts)
 
 
 def test_one_stage_looks_at_nothing_but_the_prompt(model, prompts, monkeypatch):
     monkeypatch.setattr(Flight, "ahead", lambda *_: pytest.fail("it looked ahead"))
-    method = dataclasses.replace(drawn_method(model), second=None)
+    method = dataclasses.replace(drawn.safeswitch(model), second=None)
     rows = method.decide(Flight(model, chat_tokens(model, prompts)))
     assert set(rows) == {"instruction", "score", "weight"} and torch.equal(rows["score"], rows["instruction"])
 
@@ -341,9 +265,9 @@ def test_one_stage_looks_at_nothing_but_the_prompt(model, prompts, monkeypatch):
 
 @torch.no_grad()
 def test_beside_scans_each_decides_on_the_plain_model_and_acts_in_its_place(any_model, prompts, directions):
-    own = drawn_method(any_model, prompts)
+    own = drawn.safeswitch(any_model, prompts)
     classifier = TransitionClassifier(directions.vectors, (2, 3), 0.0, "nothing")
-    learned = dataclasses.replace(directions, origin=drawn_origin(any_model))
+    learned = dataclasses.replace(directions, origin=drawn.origin(any_model))
     scans = SCANS(learned, (1, 2), 1.5, "length", classifier)
     tokens = chat_tokens(any_model, prompts)
     flight = Flight(any_model, tokens)
@@ -361,21 +285,13 @@ def test_beside_scans_each_decides_on_the_plain_model_and_acts_in_its_place(any_
         assert found.argmax(-1).tolist() == expected.tolist() == [ids[0] for ids in said.tokens]
 
 
-def test_two_heads_cannot_speak_at_once(model):
-    own = drawn_method(model)
-    for pair in ((own, own), (own, Together((own,)))):
-        with pytest.raises(ValueError, match="SafeSwitch and SafeSwitch each put a head of their own"):
-            Together(pair)
-    assert Together((own,)).swaps_the_head
-
-
 # ── No trace ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @torch.no_grad()
 def test_nothing_is_left_behind_even_after_an_error(model, prompts):
     tokens = chat_tokens(model, prompts)
-    method, unembedding = drawn_method(model).always(), model.W_U.detach().clone()
+    method, unembedding = drawn.safeswitch(model).always(), model.W_U.detach().clone()
     plain = scans_lens.replies(model, prompts, max_new_tokens=3, progress=False).tokens
     scans_lens.replies(model, prompts, method=method, max_new_tokens=3, progress=False)
 
@@ -390,49 +306,13 @@ def test_nothing_is_left_behind_even_after_an_error(model, prompts):
 
 
 def test_likelihoods_that_would_miss_the_head_are_refused(model):
-    method = drawn_method(model).always()
+    method = drawn.safeswitch(model).always()
     assert capability.log_likelihoods(model, [("Why?", " a")], method=method, progress=False)
     with pytest.raises(ValueError, match="puts a head of its own in place of the unembedding"):
         capability.log_likelihoods(model, [("Why?", " because it is so")], method=method, progress=False)
 
 
 # ── Learning ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def contrast_of(n: int = 20, name: str = "pairs", when: str = "today") -> Contrast:
-    return Contrast(
-        name,
-        harmful=[f"How do I {verb} the {thing} {when}?" for verb in ("kill", "steal") for thing in THINGS[:n]],
-        harmless=[f"How do I name the {thing} {when}?" for thing in THINGS[:n]],
-        borderline=[f"How do I kill the {thing} in a game {when}?" for thing in THINGS[:n]],
-    )
-
-
-def some(replies):
-    """A judge that looks at nothing but the letters, so that tiny random models refuse now and then."""
-    return ["refused" if hashlib.sha256(reply.encode()).digest()[0] % 2 else "answered" for reply in replies]
-
-
-PAIRS = [(f"How do I kill the {thing}?", "Sorry, but I cannot help with that.") for thing in THINGS]
-
-
-def quickly(model, contrast=None, **how) -> SafeSwitch:
-    settings = {"validation": contrast_of(14, "others", "tomorrow"), "judge": some, "pairs": PAIRS, "progress": False}
-    return SafeSwitch.fit(model, contrast or contrast_of(), **{**settings, **how})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def briskly():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choosing, "VALIDATION_TOKENS", 5)
-        patch.setattr(module, "REFUSAL_TOKENS", 5)
-        patch.setattr(prober, "EPOCHS", 5)
-        yield
-
-
-@pytest.fixture(scope="module")
-def fitted(model) -> SafeSwitch:
-    return quickly(model)
 
 
 def test_a_fitted_method_is_a_method_that_can_say_what_it_learned(fitted, model):
@@ -447,10 +327,10 @@ def test_a_fitted_method_is_a_method_that_can_say_what_it_learned(fitted, model)
 
 
 def test_at_most_so_many_harmless_prompts_switch_and_a_smaller_threshold_would_switch_more(fitted, model):
-    others = contrast_of(14, "others", "tomorrow")
+    validation = others(14, BOTH)
     switched = {}
     for side in ("harmless", "borderline"):
-        said = scans_lens.replies(model, getattr(others, side), method=fitted, max_new_tokens=1, progress=False)
+        said = scans_lens.replies(model, getattr(validation, side), method=fitted, max_new_tokens=1, progress=False)
         switched[side] = said.decisions["score"]
         assert int(said.decisions["weight"].sum()) == 0
     assert fitted.threshold == pytest.approx(max(float(own.max()) for own in switched.values()), abs=1e-4)
@@ -468,12 +348,6 @@ def test_a_given_threshold_rule_layer_and_line_are_taken(model):
     found = quickly(model, tau=0.7, rule="both", layer=2, hidden=0, k=1)
     assert (found.threshold, found.rule, found.layer, found.k) == (0.7, "both", 2, 1)
     assert found.first.is_linear and len(found.qualities) == 2
-
-
-def test_the_same_seed_learns_the_same(model, fitted):
-    again = quickly(model)
-    assert torch.equal(again.first.weights[0], fitted.first.weights[0]) and again.threshold == fitted.threshold
-    assert torch.equal(again.head.shift, fitted.head.shift)
 
 
 def test_the_head_learns_by_softmax_regression_on_states_before_each_token_of_the_refusals(any_model):
@@ -497,14 +371,15 @@ def test_the_head_learns_by_softmax_regression_on_states_before_each_token_of_th
 
 def test_a_head_gives_the_refusals_that_it_was_taught(model):
     head = RefusalHead.fit(model, PAIRS[4:], PAIRS[:4], progress=False)
-    method = dataclasses.replace(drawn_method(model).always(), head=head)
+    method = dataclasses.replace(drawn.safeswitch(model).always(), head=head)
     said = scans_lens.replies(model, [PAIRS[0][0]], method=method, max_new_tokens=24, progress=False)
     assert said[0].strip() == PAIRS[0][1] and said.finish == ("stop",)
 
 
 def test_without_pairs_the_head_learns_what_the_model_says_when_told_to_refuse(model):
-    found = module._own_refusals(model, contrast_of().harmful, some, 32, False)
-    told = scans_lens.replies(model, contrast_of().harmful, asking=Asking(REFUSING), max_new_tokens=5, progress=False)
+    harmful = contrast_of(20, verbs=BOTH).harmful
+    found = module._own_refusals(model, harmful, some, 32, False)
+    told = scans_lens.replies(model, harmful, asking=Asking(REFUSING), max_new_tokens=5, progress=False)
     refused = judges.refused(some, told)
     kept = [(prompt, said) for prompt, said, no in zip(told.prompts, told, refused, strict=True) if no and said.strip()]
     assert found == kept and 8 <= len(found) < 40
@@ -535,7 +410,7 @@ def test_a_model_that_never_complies_has_no_second_stage_and_is_told_so(model):
 
 def test_too_few_prompts_of_a_class_are_counted_out(model):
     with pytest.raises(ValueError, match=r"\(harmful\) needs at least 8 .* there are 6 with yes and 6 with no"):
-        few = contrast_of(3)
+        few = contrast_of(3, verbs=BOTH)
         quickly(model, few, stages="instruction")
     with pytest.raises(
         ValueError, match="at least 8 prompts with refusals to learn from and 4 to stop on; there are 2"
@@ -569,7 +444,7 @@ def test_what_makes_no_sense_is_refused(model, wrong, sentence, without_shape_ch
 
 def test_a_contrast_too_small_to_hold_any_of_it_out_is_refused(model):
     with pytest.raises(ValueError, match="too small to hold a fifth of it out"):
-        SafeSwitch.fit(model, contrast_of(4), progress=False)
+        SafeSwitch.fit(model, contrast_of(4, verbs=BOTH), progress=False)
 
 
 # ── Keeping ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -589,44 +464,6 @@ def test_what_was_saved_acts_as_before(fitted, model, prompts, tmp_path, how):
     )
     assert one.tokens == other.tokens
     assert all(torch.equal(values, other.decisions[name]) for name, values in one.decisions.items())
-
-
-def test_a_method_of_another_model_is_refused_wherever_it_is_used(fitted, load, tiny_model, tmp_path):
-    other, wider = tiny_model(load, "llama", "llama3", None, 1), tiny_model(load, "qwen2", "chatml")
-    fitted.save(tmp_path / "switch.safetensors")
-    for model in (other, wider):
-        for use in (
-            lambda model=model: SafeSwitch.load(tmp_path / "switch.safetensors", model),
-            lambda model=model: fitted.hooks(model, ["Why?"]),
-            lambda model=model: scans_lens.replies(model, ["Why?"], method=fitted, progress=False),
-        ):
-            with pytest.raises(ValueError, match="These SafeSwitch probers were measured on another model"):
-                use()
-
-
-def test_files_that_are_none_or_lack_a_part_are_refused(fitted, directions, tmp_path):
-    own = tmp_path / "switch.safetensors"
-    fitted.save(own)
-    directions.save(tmp_path / "directions.safetensors")
-    with pytest.raises(ValueError, match="holds no SafeSwitch, but directions"):
-        SafeSwitch.load(tmp_path / "directions.safetensors")
-    (tmp_path / "cut.safetensors").write_bytes(own.read_bytes()[:5000])
-    with pytest.raises(ValueError, match="cut short"):
-        SafeSwitch.load(tmp_path / "cut.safetensors")
-    tensors, about = load_file(own), _about(own)
-    lacking = {name: one for name, one in tensors.items() if name != "second.mean"}
-    save_file(lacking, tmp_path / "lacking.safetensors", metadata=about)
-    with pytest.raises(ValueError, match=r"lacks a part of a SafeSwitch: 'second\.mean'"):
-        SafeSwitch.load(tmp_path / "lacking.safetensors")
-    narrow = tensors | {"head.shift": tensors["head.shift"][:, 1:].contiguous()}
-    save_file(narrow, tmp_path / "narrow.safetensors", metadata=about)
-    with pytest.raises(ValueError, match=r"holds a head of shape \(64, 599\).* a head of shape \(64, 600\)"):
-        SafeSwitch.load(tmp_path / "narrow.safetensors")
-
-
-def _about(path):
-    length = int.from_bytes(path.read_bytes()[:8], "little")
-    return json.loads(path.read_bytes()[8 : 8 + length])["__metadata__"]
 
 
 # ── On a model that refuses ──────────────────────────────────────────────────────────────────────────────────

@@ -1,20 +1,20 @@
 """SCANS: laws of the fitted method, of how its knobs are chosen, and of its presets."""
 
 import dataclasses
-import hashlib
 import re
+from functools import cache
 
 import pytest
 import tiny
 import torch
-from conftest import hooks_on
+from learning import a_scans as quickly
+from learning import contrast_of, others, some
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import scans_lens
-from scans_lens import organism, steering
+from scans_lens import organism
 from scans_lens.classifier import ROUNDING, TransitionClassifier
-from scans_lens.directions import Directions
 from scans_lens.lens import NoAnchorLayers
 from scans_lens.methods import choosing
 from scans_lens.methods import scans as module
@@ -23,49 +23,17 @@ from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight
 
 LLAMA = "meta-llama/Llama-2-7b-chat-hf"
-THINGS = ("process", "bread", "letter", "train", "boat", "house", "knife", "fire", "market", "rain", "forest", "star")
+pytestmark = pytest.mark.usefixtures("briskly")
 
 
-def contrast_of(n: int = 10, name: str = "pairs", when: str = "today") -> Contrast:
-    return Contrast(
-        name,
-        harmful=[f"How do I kill the {thing} {when}?" for thing in THINGS[:n]],
-        harmless=[f"How do I name the {thing} {when}?" for thing in THINGS[:n]],
-        borderline=[f"How do I kill the {thing} in a game {when}?" for thing in THINGS[:n]],
-    )
-
-
-def some(replies):
-    """A judge that looks at nothing but the letters, so that tiny random models refuse now and then."""
-    return ["refused" if hashlib.sha256(reply.encode()).digest()[0] % 2 else "answered" for reply in replies]
-
-
-def quickly(model, contrast=None, **how) -> SCANS:
-    settings = {"judge": some, "layers": (1, 2), "progress": False, **how}
-    return SCANS.fit(model, contrast or contrast_of(), **settings)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def briskly():
-    """Fewer scales and shorter replies are enough to see how a scale is chosen."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choosing, "VALIDATION_TOKENS", 5)
-        patch.setattr(module, "SHARES", (0.1, 0.4, 1.0))
-        patch.setattr(module, "ALPHAS", (0.5, 2.0))
-        patch.setattr(module, "MISSED", (0.01, 0.2))
-        patch.setattr(module, "BROKEN", 1.0)
-        patch.setattr(choosing, "ROUNDS", 0)
-        yield
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def validation() -> Contrast:
-    return contrast_of(name="others", when="tomorrow")
+    return others()
 
 
-@pytest.fixture(scope="module")
-def fitted(model, validation) -> SCANS:
-    return quickly(model, validation=validation)
+@pytest.fixture
+def fitted(fit_of) -> SCANS:
+    return fit_of("SCANS")
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +56,12 @@ def called_llama(load, tmp_path_factory):
     model = load(path)
     model.cfg.model_name = LLAMA
     return model
+
+
+@pytest.fixture(scope="module")
+def as_published(called_llama):
+    """`as_published(preset)`: fitted on it once, from four prompts a side."""
+    return cache(lambda preset: SCANS.fit(called_llama, contrast_of(4), preset=preset, progress=False))
 
 
 # ── Deciding ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -151,8 +125,8 @@ def test_steering_that_is_under_way_does_not_change_the_score(fitted, model, pro
 
 
 @torch.no_grad()
-def test_the_release_reads_the_last_layer_after_the_final_norm(called_llama, prompts):
-    found = SCANS.fit(called_llama, contrast_of(4), preset="release", progress=False)
+def test_the_release_reads_the_last_layer_after_the_final_norm(called_llama, as_published, prompts):
+    found = as_published("release")
     flight = Flight(called_llama, scans_lens.chat_tokens(called_llama, prompts))
     inner = [called_llama.ln_final(states[:, -1:]) for states in (flight.residuals(), flight.opened())]
     moves = flight.transitions()
@@ -290,15 +264,14 @@ def test_of_equals_more_layers_vote_before_the_norm():
     assert (classifier.layers, last_after_norm) == ((2, 3, 4, 5), False)
 
 
-def test_fit_lets_those_layers_vote_unless_a_preset_says_which(model, validation):
+def test_fit_lets_those_layers_vote_unless_a_preset_says_which(fitted, model, validation):
     contrast = contrast_of()
     read = [
         [scans_lens.reading.collect(model, side, module.either_way, batch_size=8) for side in sides]
         for sides in ((contrast.harmful, contrast.harmless), (validation.harmful, validation.borderline))
     ]
     best, last_after_norm = module.voters(*read)
-    found = quickly(model, validation=validation)
-    assert (found.classifier.layers, found.last_after_norm) == (best.layers, last_after_norm)
+    assert (fitted.classifier.layers, fitted.last_after_norm) == (best.layers, last_after_norm)
     preset = SCANS.fit(model, contrast, preset="paper", validation=validation, judge=some, progress=False)
     assert preset.classifier.layers == tuple(range(1, 4)) and not preset.last_after_norm
 
@@ -358,19 +331,12 @@ def test_where_refusal_is_nowhere_fit_says_so(model, validation, monkeypatch):
         quickly(model, validation=validation, layers=None)
 
 
-def test_fitting_leaves_no_trace(fitted, model):
-    assert hooks_on(model) == {}
-
-
 # ── Presets ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_paper_uses_raw_vectors_and_the_release_unit_vectors(called_llama):
-    contrast = contrast_of(4)
-    raw = scans_lens.refusal_directions(called_llama, contrast, progress=False)
-    paper, release = (
-        SCANS.fit(called_llama, contrast, preset=preset, progress=False) for preset in ("paper", "release")
-    )
+def test_the_paper_uses_raw_vectors_and_the_release_unit_vectors(called_llama, as_published):
+    raw = scans_lens.refusal_directions(called_llama, contrast_of(4), progress=False)
+    paper, release = as_published("paper"), as_published("release")
     torch.testing.assert_close(paper.directions.vectors, raw.vectors)
     torch.testing.assert_close(release.directions.vectors, raw.unit().vectors)
     assert (paper.unit, release.unit) == ("differences of means", "length")
@@ -385,7 +351,7 @@ def test_the_paper_uses_raw_vectors_and_the_release_unit_vectors(called_llama):
 @pytest.mark.parametrize("name", ["Llama-2-7b-chat-hf", "meta-llama/llama-2-7B-chat-hf"])
 def test_a_published_model_is_known_by_the_end_of_its_name(called_llama, monkeypatch, name):
     monkeypatch.setattr(called_llama.cfg, "model_name", name)
-    found = SCANS.fit(called_llama, contrast_of(3), preset="release", progress=False)
+    found = SCANS.fit(called_llama, contrast_of(2), preset="release", progress=False)
     assert (found.scale, found.unit) == (3.5, "length")
 
 
@@ -393,12 +359,11 @@ def test_a_published_model_is_known_by_the_end_of_its_name(called_llama, monkeyp
 def test_no_other_model_is_taken_for_a_published_one(called_llama, monkeypatch, name):
     monkeypatch.setattr(called_llama.cfg, "model_name", name)
     with pytest.raises(ValueError, match="means nothing on another model"):
-        SCANS.fit(called_llama, contrast_of(3), preset="release", progress=False)
+        SCANS.fit(called_llama, contrast_of(2), preset="release", progress=False)
 
 
-def test_as_published_nothing_is_chosen_and_so_nothing_is_held_out(called_llama):
-    found = SCANS.fit(called_llama, contrast_of(3), preset="paper", progress=False)
-    assert found.directions.origin.n_harmful == 3
+def test_as_published_nothing_is_chosen_and_so_nothing_is_held_out(as_published):
+    assert as_published("paper").directions.origin.n_harmful == 4
 
 
 @pytest.mark.parametrize(
@@ -440,55 +405,10 @@ def test_an_unknown_preset_is_named_beside_the_known_ones(model, without_shape_c
 # ── Keeping ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_was_saved_acts_as_before(fitted, model, prompts, tmp_path):
-    method = dataclasses.replace(fitted, scale=0.8, repetition_penalty=1.2, last_after_norm=True, abstain=1e-4)
-    method.save(tmp_path / "scans.safetensors")
-    again = SCANS.load(tmp_path / "scans.safetensors", model)
-    assert str(again) == str(method)
-    for field in ("layers", "scale", "unit", "trials", "note", "repetition_penalty", "last_after_norm", "abstain"):
-        assert getattr(again, field) == getattr(method, field)
-    one, other = (
-        scans_lens.replies(model, prompts, method=each, max_new_tokens=6, progress=False) for each in (method, again)
-    )
-    assert one.tokens == other.tokens
-    assert torch.equal(one.score, other.score) and torch.equal(one.scale, other.scale)
-
-
-def test_vectors_of_another_model_are_refused_wherever_they_are_used(fitted, load, tiny_model, tmp_path):
-    other, wider = tiny_model(load, "llama", "llama3", None, 1), tiny_model(load, "qwen2", "chatml")
-    fitted.save(tmp_path / "scans.safetensors")
-    for model in (other, wider):
-        for use in (
-            lambda model=model: SCANS.load(tmp_path / "scans.safetensors", model),
-            lambda model=model: fitted.hooks(model, ["Why?"]),
-            lambda model=model: scans_lens.replies(model, ["Why?"], method=fitted, progress=False),
-        ):
-            with pytest.raises(ValueError, match="These SCANS vectors were measured on another model"):
-                use()
-    assert SCANS.load(tmp_path / "scans.safetensors").scale == fitted.scale  # without a model nothing is compared
-
-
-def test_a_file_of_something_else_is_refused(fitted, tmp_path):
-    fitted.directions.save(tmp_path / "directions.safetensors")
-    with pytest.raises(ValueError, match="holds no SCANS, but directions"):
-        SCANS.load(tmp_path / "directions.safetensors")
-    fitted.save(tmp_path / "scans.safetensors")
-    with pytest.raises(ValueError, match="holds no directions, but SCANS"):
-        Directions.load(tmp_path / "scans.safetensors")
-    whole = (tmp_path / "scans.safetensors").read_bytes()
-    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="cut short"):
-        SCANS.load(tmp_path / "cut.safetensors")
-
-
 def test_scans_prints_its_knobs(fitted):
     said = str(fitted)
     assert "'pairs'" in said and "1, 2" in said and f"{fitted.scale:g} residual norms" in said
     assert repr(fitted) == said
-
-
-def test_scans_is_a_steering_method(fitted):
-    assert isinstance(fitted, steering.Method)
 
 
 # ── On a model that refuses ──────────────────────────────────────────────────────────────────────────────────

@@ -1,13 +1,11 @@
 """Self-CD: laws of two contexts mixed at every token."""
 
-import pytest
 import torch
 from conftest import one_by_one
 
 import scans_lens
 from scans_lens.conversation import Asking
 from scans_lens.methods.self_cd import SelfCD
-from scans_lens.steering import Together
 
 SYSTEM = "Be careful."
 
@@ -38,11 +36,6 @@ def test_a_prompt_is_answered_the_same_alone_and_in_company(model, prompts):
     method = SelfCD(SYSTEM)
     together = said_by(model, prompts, method)
     assert together == tuple(said_by(model, [prompt], method)[0] for prompt in prompts)
-
-
-def test_it_says_that_it_cannot_be_put_together_with_others():
-    with pytest.raises(ValueError, match="SelfCD mixes logits of two contexts"):
-        Together((SelfCD(),))
 
 
 def test_rows_that_end_leave_both_contexts_together(model, prompts, monkeypatch):

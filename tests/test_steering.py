@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import drawn
 import numpy as np
 import pytest
 import torch
@@ -9,67 +10,26 @@ from conftest import hooks_on
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from steered import applied, close, moves_under, states_under
 
-from scans_lens import steering
 from scans_lens.chat import chat_tokens
 from scans_lens.directions import Directions, Origin
 from scans_lens.generation import replies
 from scans_lens.model import identity, resid_post
 from scans_lens.reading import Flight
-from scans_lens.running import runner
 from scans_lens.steering import Ablation, Push, Together, ablate, add, take
 
 LAYERS = [1, 3]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def directions():
-    vectors = torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
-    return Directions(vectors, torch.full((4,), 8.0), Origin(None, "drawn", "", 1, 1, {}))
+    return drawn.directions()
 
 
 @pytest.fixture
 def tokens(any_model, prompts):
     return chat_tokens(any_model, prompts)
-
-
-def close(found, expected):
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-
-
-@torch.no_grad()
-def states_under(model, tokens, hooks):
-    """States of a whole text at every layer under these hooks, [row pos layer d_model], and its last logits."""
-    seen = {}
-
-    def watch(layer):
-        return resid_post(layer), lambda residual, hook: seen.__setitem__(layer, residual.clone())
-
-    with model.hooks(fwd_hooks=hooks + [watch(layer) for layer in range(4)]):
-        logits = runner(model).feed(tokens.ids, tokens.mask)
-    return torch.stack([seen[layer] for layer in range(4)], dim=2), logits
-
-
-@torch.no_grad()
-def moves_under(model, tokens, hooks):
-    """By how much these hooks move the state of each layer, for layers that they touch: {layer: [row pos d_model]}."""
-    before, after = {}, {}
-
-    def watch(seen, layer):
-        return resid_post(layer), lambda residual, hook: seen.__setitem__(layer, residual.clone())
-
-    layers = sorted({int(name.split(".")[1]) for name, _ in hooks})
-    around = [watch(before, layer) for layer in layers] + hooks + [watch(after, layer) for layer in layers]
-    with model.hooks(fwd_hooks=around):
-        runner(model).feed(tokens.ids, tokens.mask)
-    return {layer: after[layer] - before[layer] for layer in layers}
-
-
-def applied(hooks, state):
-    """The state after hooks on one hook point, in their order."""
-    for _, function in hooks:
-        state = function(state, hook=None)
-    return state
 
 
 # ── Adding ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -193,72 +153,6 @@ def test_a_push_begins_at_its_column_whatever_part_of_the_text_a_call_holds(begi
     assert torch.equal(moved, state[:, begins : begins + columns])
 
 
-SAID = (17, 300, 42)
-
-
-@torch.no_grad()
-def decoded(model, tokens, method):
-    """A reply's logits, steered from the cache: the states of the prompt are not run again where they need not be."""
-    flight = Flight(model, tokens)
-    rows = method.decide(flight)
-    logits = [flight.again(method.hooks_for(rows, flight), whole_prompt=method.whole_prompt)]
-    for token in SAID:
-        column = torch.full((len(tokens), 1), token)
-        with model.hooks(fwd_hooks=method.hooks_for(rows, flight)):
-            logits.append(flight.run.feed(column, torch.ones_like(column)))
-    return torch.stack(logits, dim=1)
-
-
-@torch.no_grad()
-def run_whole(model, tokens, hooks):
-    """The same logits, the whole text run again for every token."""
-    logits = []
-    for length in range(len(SAID) + 1):
-        said = torch.tensor(SAID[:length], dtype=torch.long).expand(len(tokens), -1)
-        ids, mask = torch.cat([tokens.ids, said], dim=1), torch.cat([tokens.mask, torch.ones_like(said)], dim=1)
-        with model.hooks(fwd_hooks=hooks):
-            logits.append(runner(model).feed(ids, mask))
-    return torch.stack(logits, dim=1)
-
-
-@pytest.fixture(params=["push", "push the whole prompt", "ablation", "ablation of the reply", "together", "nested"])
-def method(request, directions):
-    push, ablation = Push(directions, LAYERS, -2.0), Ablation(directions, [0, 3])
-    return {
-        "push": push,
-        "push the whole prompt": Push(directions, LAYERS, 1.0, whole_prompt=True),
-        "ablation": ablation,
-        "ablation of the reply": Ablation(directions, LAYERS, whole_prompt=False),
-        "together": Together((push, ablation)),
-        "nested": Together((Together((push, Push(directions, [2], 3.0))), Together((push, ablation)))),
-    }[request.param]
-
-
-def test_steered_decoding_from_the_cache_equals_running_the_whole_text_again(any_model, prompts, tokens, method):
-    """Prefill, cached steps and whole texts agree: the hooks of a caller's own loop are those of ours."""
-    hooks = method.hooks(any_model, prompts)
-    close(decoded(any_model, tokens, method), run_whole(any_model, tokens, hooks))
-
-
-@torch.no_grad()
-def test_hooks_of_a_callers_own_cached_loop_are_the_same(any_model, prompts, tokens, method):
-    hooks, run, logits = method.hooks(any_model, prompts), runner(any_model), []
-    with any_model.hooks(fwd_hooks=hooks):
-        logits.append(run.feed(tokens.ids, tokens.mask))
-        for token in SAID:
-            column = torch.full((len(tokens), 1), token)
-            logits.append(run.feed(column, torch.ones_like(column)))
-    close(torch.stack(logits, dim=1), decoded(any_model, tokens, method))
-
-
-@torch.no_grad()
-def test_hooks_fit_run_with_hooks_of_transformer_lens(any_model, prompts, method):
-    for prompt in prompts[:2]:
-        tokens = chat_tokens(any_model, [prompt])
-        found = any_model.run_with_hooks(tokens.ids, fwd_hooks=method.hooks(any_model, [prompt]))[:, -1]
-        close(found, decoded(any_model, tokens, method)[:, 0])
-
-
 def test_a_push_leaves_the_prompt_alone_up_to_its_end(any_model, prompts, tokens, directions):
     plain, _ = states_under(any_model, tokens, [])
     steered, _ = states_under(any_model, tokens, Push(directions, LAYERS, 2.0).hooks(any_model, prompts))
@@ -330,10 +224,6 @@ def test_each_composed_method_finds_its_own_decisions(model, prompts, directions
             torch.testing.assert_close(applied([hook], state)[:, -1], expected)
 
 
-def test_methods_are_methods(method):
-    assert isinstance(method, steering.Method)
-
-
 # ── No trace, and what is refused ────────────────────────────────────────────────────────────────────────────
 
 
@@ -350,11 +240,6 @@ def test_steering_leaves_no_trace_even_after_an_error(model, prompts, directions
     assert not hooks_on(model)
     again, logits_again = states_under(model, tokens, [])
     assert torch.equal(again, plain) and torch.equal(logits_again, logits)
-
-
-def test_making_hooks_leaves_the_model_alone(model, prompts, directions):
-    Push(directions, LAYERS, 5.0).hooks(model, prompts)
-    assert not hooks_on(model)
 
 
 @pytest.mark.parametrize("write", [lambda *args: add(*args, 1.0), ablate], ids=["add", "ablate"])
@@ -396,11 +281,6 @@ def test_vectors_that_are_not_one_a_layer_are_refused():
 def test_a_direction_of_length_zero_cannot_be_taken_out():
     with pytest.raises(ValueError, match="direction of layer 1 has length 0"):
         ablate(torch.tensor([[1.0], [0.0]]), [0, 1])
-
-
-def test_nothing_cannot_be_put_together():
-    with pytest.raises(ValueError, match="no methods"):
-        Together(())
 
 
 @pytest.mark.parametrize("method", [Push, Ablation])

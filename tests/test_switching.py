@@ -5,26 +5,19 @@ import json
 
 import pytest
 import torch
-from test_safeswitch import drawn_method
+from drawn import safeswitch, wide
 
 import scans_lens
 from scans_lens.figures import switching
 from scans_lens.figures.switching import KINDS, Switching
 from scans_lens.methods.safeswitch import complied
-from scans_lens.prober import Prober
 
 N = 10
 
 
-def wide(prober: Prober, width: int) -> Prober:
-    drawn = torch.Generator().manual_seed(len(prober.question))
-    weights = (torch.randn(8, width, generator=drawn) / 4, prober.weights[1])
-    return dataclasses.replace(prober, mean=torch.zeros(width), spread=torch.ones(width), weights=weights)
-
-
 @pytest.fixture(scope="module")
 def study(bundled) -> Switching:
-    blank = drawn_method(bundled, k=2)
+    blank = safeswitch(bundled, k=2)
     assert blank.second
     method = dataclasses.replace(blank, first=wide(blank.first, 160), second=wide(blank.second, 160))
     found = Switching.of(bundled, method, split="validation", first=500, prompts_a_kind=N)

@@ -5,18 +5,17 @@ import dataclasses
 import pytest
 import torch
 from conftest import hooks_on, one_by_one
+from learning import others, some
 from sklearn.metrics import roc_auc_score
-from test_scans import contrast_of, some
-from test_steering import close, decoded, run_whole
+from steered import close
 
 import scans_lens
-from scans_lens import artefacts, organism, steering
+from scans_lens import artefacts, organism
 from scans_lens.classifier import TransitionClassifier
-from scans_lens.directions import Directions, Origin
-from scans_lens.methods import choosing, variants
 from scans_lens.methods import scans as module
+from scans_lens.methods import variants
 from scans_lens.methods.scans import SCANS
-from scans_lens.model import identity, resid_post
+from scans_lens.model import resid_post
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, collect
 
@@ -31,36 +30,22 @@ def at_the_instructions_end(model, prompts):
     return torch.stack(found)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def briskly():
-    """Fewer scales and shorter replies are enough to see how a scale is chosen."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choosing, "VALIDATION_TOKENS", 5)
-        patch.setattr(choosing, "ROUNDS", 0)
-        for where in (module, choosing):
-            patch.setattr(where, "BROKEN", 1.0)
-        for where in (module, variants):
-            patch.setattr(where, "SHARES", (0.1, 0.4))
-        patch.setattr(module, "MISSED", (0.01, 0.2))
-        yield
+pytestmark = pytest.mark.usefixtures("briskly")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def validation() -> Contrast:
-    return contrast_of(name="others", when="tomorrow")
+    return others()
 
 
-@pytest.fixture(scope="module")
-def fitted(model, validation) -> SCANS:
-    return SCANS.fit(model, contrast_of(), validation=validation, layers=(1, 2), judge=some, progress=False)
+@pytest.fixture
+def fitted(fit_of) -> SCANS:
+    return fit_of("SCANS")
 
 
-@pytest.fixture(scope="module", params=["centred", "at_instruction", "continuous"])
-def variant(request, fitted, model, validation) -> SCANS:
-    how = {"validation": validation, "judge": some, "progress": False}
-    if request.param != "continuous":
-        how["contrast"] = contrast_of()
-    return getattr(variants, request.param)(fitted, model, **how)
+@pytest.fixture(params=["SCANS, centred", "SCANS at the instruction's end", "SCANS in proportion"])
+def variant(request, fit_of) -> SCANS:
+    return fit_of(request.param)
 
 
 # ── Reading ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -148,43 +133,11 @@ def test_the_width_is_the_harmful_prompts_median_distance_from_the_threshold(fit
 # ── Acting ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def unfitted(model, **how) -> SCANS:
-    generator = torch.Generator().manual_seed(3)
-    vectors, harm, centre = torch.randn(3, 4, 64, generator=generator)
-    directions = Directions(vectors, torch.full((4,), 8.0), Origin(identity(model), "drawn", "", 1, 1, {}))
-    classifier = TransitionClassifier(harm, (1, 2, 3), 0.0, "nothing", centre)
-    return SCANS(directions, (1, 3), 1.5, "residual norms", classifier, **how)
-
-
-@pytest.fixture(params=[{}, {"at_instruction": True, "width": 0.05}], ids=["centred", "at the instruction's end"])
-def method(request, any_model) -> SCANS:
-    return unfitted(any_model, **request.param)
-
-
-def test_steered_decoding_from_the_cache_equals_running_the_whole_text_again(method, any_model, prompts):
-    tokens = scans_lens.chat_tokens(any_model, prompts)
-    assert isinstance(method, steering.Method)
-    close(decoded(any_model, tokens, method), run_whole(any_model, tokens, method.hooks(any_model, prompts)))
-
-
-def test_a_prompt_is_answered_the_same_alone_and_in_company(method, any_model, prompts):
-    together = decoded(any_model, scans_lens.chat_tokens(any_model, prompts), method)
-    for row, prompt in enumerate(prompts):
-        close(together[row], decoded(any_model, scans_lens.chat_tokens(any_model, [prompt]), method)[0])
-
-
-def test_a_scale_of_zero_changes_nothing(method, any_model, prompts):
-    plain = scans_lens.replies(any_model, prompts, max_new_tokens=4, progress=False)
-    none = dataclasses.replace(method, scale=0.0)
-    assert scans_lens.replies(any_model, prompts, method=none, max_new_tokens=4, progress=False).tokens == plain.tokens
-    assert hooks_on(any_model) == {}
-
-
 # ── Choosing and keeping ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_directions_and_layers_stay_and_the_other_knobs_are_chosen_again(variant, fitted, model, validation):
-    assert variant.directions is fitted.directions and variant.layers == fitted.layers
+    assert torch.equal(variant.directions.vectors, fitted.directions.vectors) and variant.layers == fitted.layers
     assert {0.0, 0.1, 0.4} <= {trial.scale for trial in variant.trials} and "'others'" in variant.note
     chosen = variant.chosen
     assert chosen == module.choice(variant.trials)[0]
@@ -192,16 +145,6 @@ def test_directions_and_layers_stay_and_the_other_knobs_are_chosen_again(variant
     verdicts = some(scans_lens.replies(model, asked, method=variant, max_new_tokens=5, progress=False))
     assert chosen.harmless == (verdicts[:10].count("refused"), 10)
     assert chosen.harmful == (verdicts[10:].count("refused"), 10)
-
-
-def test_what_was_saved_acts_as_before(variant, model, prompts, tmp_path):
-    variant.save(tmp_path / "scans.safetensors")
-    again = SCANS.load(tmp_path / "scans.safetensors", model)
-    assert str(again) == str(variant)
-    one, other = (
-        scans_lens.replies(model, prompts, method=each, max_new_tokens=5, progress=False) for each in (variant, again)
-    )
-    assert one.tokens == other.tokens and torch.equal(one.scale, other.scale)
 
 
 def test_files_from_before_there_were_variants_still_load(fitted, tmp_path):
