@@ -2,7 +2,7 @@
 
 import typer
 
-from scans_lens.shell import comparing, evaluating, looking
+from scans_lens.shell import comparing, evaluating, looking, transferring
 
 app = typer.Typer(
     help="Find where a chat model decides to refuse, show it, and steer it prompt by prompt.",
@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": evaluating.evaluate,
     "compare": comparing.compare,
     "calibrate": evaluating.calibrate,
+    "transfer": transferring.transfer,
     "reproduce": comparing.reproduce,
     "report": evaluating.report,
     "label": evaluating.label,

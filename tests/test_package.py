@@ -47,6 +47,7 @@ ORDER = (
     "evaluation",
     "released",
     "comparison",
+    "transfer",
     "explain",
     "report",
     "reproduce",

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 
 from scans_lens import judges, organism
 from scans_lens.conversation import BARE, Asking, Prompt
+from scans_lens.errors import Refused
 from scans_lens.generation import replies_under
 from scans_lens.judges import Judge
 from scans_lens.lens import default_anchors
@@ -151,7 +152,7 @@ class Bench:
         given = replies_under(self.model, own, methods, **how)
         plain = next((said for method, said in zip(methods, given, strict=True) if method is None), None)
         if plain is not None and sum(plain.finished) < len(own) / 2:
-            raise ValueError(
+            raise Refused(
                 f"{len(own) - sum(plain.finished)} of {len(own)} replies to validation prompts were still thinking "
                 f"after {self.tokens} tokens, so there is no telling what they refuse: fit with thinking off, "
                 "asking=Asking(thinking=False), or --thinking off."

@@ -428,6 +428,8 @@ class SCANS:
         if self.at_instruction or self.classifier.centre is not None:
             what = "states at the end of the instruction" if self.at_instruction else "transitions"
             lines.append(f"  reads      {what}{', centred' * (self.classifier.centre is not None)}")
+        if self.directions.origin.asking:
+            lines.append(f"  asked      with {self.directions.origin.asking}")
         return "\n".join([*lines, f"  {self.note}"] if self.note else lines)
 
     __repr__ = __str__

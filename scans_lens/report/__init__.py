@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from scans_lens import evaluation
 from scans_lens.calibration import curves
-from scans_lens.evaluation import PLAIN, Line, summary
+from scans_lens.conversation import BARE, Asking
+from scans_lens.evaluation import PLAIN, UNFINISHED, Line, summary
 from scans_lens.judges.labelled import kappa
 from scans_lens.rates import Clustered
 from scans_lens.report import audit, labels
@@ -102,9 +103,15 @@ def _what(table: pd.DataFrame, settings: Mapping[str, Any], judge: str) -> str:
     doubts = f" Of {doubt[0]} of {doubt[1]} verdicts it was not sure." if doubt else ""
     if doubt and doubt[1] < judged:
         doubts += f" Of the other {judged - doubt[1]}, nothing is known of that."
+    asking = settings.get("asking", {})
+    put = Asking(**asking) if asking else BARE
+    asked = f" asked with {escape(str(put))}," if put else ""
+    thoughts = list(table["reason"]).count(UNFINISHED) if "reason" in table else 0
+    cut = f" {thoughts} were cut while the model was still thinking, and count as degenerate." if thoughts else ""
     return (
-        f"{n} prompts of {sets} set{'s' if sets > 1 else ''}, answered by {escape(model)} in these ways: {ways}. "
-        f"A reply counts as refused where the judge <em>{escape(judge)}</em> says so.{some}{doubts}{unfinished}"
+        f"{n} prompts of {sets} set{'s' if sets > 1 else ''},{asked} answered by {escape(model)} in these ways: "
+        f"{ways}. "
+        f"A reply counts as refused where the judge <em>{escape(judge)}</em> says so.{some}{doubts}{cut}{unfinished}"
     )
 
 
@@ -410,6 +417,7 @@ def _rows(table: pd.DataFrame, seen: Mapping[str, Mapping[str, Any]]) -> list[di
                 "kind": row["kind"],
                 "type": row["type"],
                 "prompt": row["prompt"],
+                "before": _before(row.get("messages")),
                 "ways": [],
                 "seen": seen.get(row["prompt_id"]),
             },
@@ -418,6 +426,7 @@ def _rows(table: pd.DataFrame, seen: Mapping[str, Mapping[str, Any]]) -> list[di
             {
                 "way": f"{row['method']} {row['setting']}".strip(),
                 "reply": row["reply"] + (" …" if row["finish"] == "length" else ""),
+                "thought": row.get("thought") if isinstance(row.get("thought"), str) else None,
                 "score": _number(row["score"]),
                 "scale": _number(row["scale"]),
                 "verdicts": {name.removeprefix("verdict_"): row[name] or "none" for name in columns},
@@ -427,6 +436,13 @@ def _rows(table: pd.DataFrame, seen: Mapping[str, Mapping[str, Any]]) -> list[di
             }
         )
     return list(found.values())
+
+
+def _before(messages: Any) -> str | None:
+    """The turns before the last one of a conversation, a line each."""
+    if not isinstance(messages, str):
+        return None
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in json.loads(messages)[:-1])
 
 
 def _number(value: Any) -> float | None:

@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ import typer
 from scans_lens.errors import is_ours
 
 if TYPE_CHECKING:
+    from scans_lens.conversation import Asking
     from scans_lens.prompts import Contrast, PromptSet
 
 # Options that several commands have. One that is about how prompts are asked (a system prompt, thinking) stands here,
@@ -34,7 +36,8 @@ Revision = Annotated[str | None, typer.Option(help="Of a hub model.")]
 Pairs = Annotated[
     Path | None, typer.Option(help="File with columns harmful and harmless, perhaps borderline (CSV, JSON, parquet).")
 ]
-System = Annotated[str | None, typer.Option(help="A system prompt.")]
+System = Annotated[str | None, typer.Option(help="A system prompt, before every prompt.")]
+Thinking = Annotated[str | None, typer.Option(help="on or off; as the template has it by default.")]
 
 PAIRS = ("pairs_validation", "pairs_test")
 """Our own borderline prompts with their twins, by the names that `--sets` knows."""
@@ -47,7 +50,26 @@ ROOM = 1_000_000
 
 @contextmanager
 def sentences(status: int = 2) -> Iterator[None]:
-    """What is wrong with the input in one sentence, and this exit status; a fault of ours or a library's stays one."""
+    """What is wrong with the input in one sentence, and this exit status; a fault of ours or a library's stays one.
+
+    What the package warns of is a sentence, too.
+    """
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def shown(message: Warning | str, category: type[Warning], filename: str, *where: Any) -> None:
+            if category is UserWarning and "scans_lens" in Path(filename).parts:
+                typer.secho(str(message), fg="yellow", err=True)
+            else:
+                others(message, category, filename, *where)
+
+        warnings.showwarning = shown
+        with _mistakes_as_sentences(status):
+            yield
+
+
+@contextmanager
+def _mistakes_as_sentences(status: int) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
@@ -138,6 +160,17 @@ def model_named(name: str | None, backend: str, device: str | None, dtype: str |
             raise
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"Cannot load the model {name!r}: {said}") from error
+
+
+def asking_with(system: str | None, thinking: str | None) -> Asking:
+    """How prompts are put, by the options."""
+    from scans_lens.conversation import Asking
+
+    if system is not None:
+        require_prompts([system], "System prompt")
+    if thinking not in (None, "on", "off"):
+        raise ValueError(f"--thinking is on or off, not {thinking!r}.")
+    return Asking(system, None if thinking is None else thinking == "on")
 
 
 def may_be_bundled(name: str | None) -> bool:

@@ -14,6 +14,9 @@ from scans_lens.shell.common import (
     Name,
     Pairs,
     Revision,
+    System,
+    Thinking,
+    asking_with,
     contrast_in,
     may_be_bundled,
     model_named,
@@ -49,6 +52,8 @@ def evaluate(
         str | None, typer.Option(help="Its name there; alone, a hub name or folder of a chat model to load as a judge.")
     ] = None,
     scans: Annotated[Path | None, typer.Option(help="What `fit` has saved; else SCANS is fitted now.")] = None,
+    system: System = None,
+    thinking: Thinking = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each set, at most.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random directions.")] = 0,
     anchor_draws: Annotated[
@@ -83,6 +88,7 @@ def evaluate(
             raise ValueError("An address needs the name of a model there: give --judge-model, too.")
         if judge_model and not judge_address:
             require_model(judge_model, "bridge", device, dtype, None)
+        asking = asking_with(system, thinking)
         require_fit(scans)
         require_model(model, backend, device, dtype, revision)
         if sets is None and not may_be_bundled(model):
@@ -94,7 +100,7 @@ def evaluate(
         chosen = [one if limit is None else one.first(limit) for one in chosen]
         own_folder = out is None
         folder = new_folder("evaluate", model) if out is None else out
-        again = {"sets": [one.name for one in chosen], "max_new_tokens": max_new_tokens}
+        again = {"sets": [one.name for one in chosen], "max_new_tokens": max_new_tokens, "asking": asking.to_dict()}
         if heard and not judge_model:
             again["judges"] = heard
         if ranks.here().first:
@@ -116,8 +122,8 @@ def evaluate(
         rank = ranks.here()
         if not rank.first:
             rank.wait()  # the first one fits, and the others read what it has kept
-        fitted = None if not steered else SCANS.load(scans, loaded) if scans else kept(loaded, False)
-        drawn = [kept(loaded, False, draw) for draw in range(anchor_draws)]
+        fitted = None if not steered else SCANS.load(scans, loaded) if scans else kept(loaded, False, asking=asking)
+        drawn = [kept(loaded, False, draw, asking) for draw in range(anchor_draws)]
         if rank.first:
             rank.wait()
         arms = evaluation.arms(
@@ -136,7 +142,7 @@ def evaluate(
         try:
             table = evaluation.evaluate(
                 loaded, chosen, arms, folder, judge=judging, max_new_tokens=max_new_tokens, batch_size=batch_size,
-                learned_from=learned,
+                learned_from=learned, asking=asking,
             )  # fmt: skip
         except OSError as error:
             raise ValueError(str(error)) from error
@@ -150,6 +156,10 @@ def evaluate(
             return
         lines = evaluation.summary(table)
         _print_summary(lines)
+        if asking:
+            typer.echo(f"Asked with {asking}.")
+        if unfinished := list(table["reason"]).count(evaluation.UNFINISHED):
+            typer.echo(f"{unfinished} of {len(table)} replies were cut while still thinking, and count as degenerate.")
         for one in evaluation.spreads(lines):
             low, high = (100 * edge for edge in one.range)
             typer.echo(
@@ -225,6 +235,8 @@ def calibrate(
     dtype: Dtype = None,
     revision: Revision = None,
     scans: Annotated[Path | None, typer.Option(help="What `fit` has saved; else SCANS is fitted now.")] = None,
+    system: System = None,
+    thinking: Thinking = None,
     missed: Annotated[
         float, typer.Option(min=0.0, max=0.99, help="Harmful prompts that may count as harmless.")
     ] = 0.01,
@@ -234,6 +246,7 @@ def calibrate(
     with sentences():
         from scans_lens.prompts.overlaps import without
 
+        asking = asking_with(system, thinking)
         require_fit(scans)
         require_model(model, backend, device, dtype, revision)
         chosen = prompt_sets(sets) if sets is not None else []
@@ -254,7 +267,7 @@ def calibrate(
             if bundled
             else [prompts.pairs("test")]
         )
-        fitted = SCANS.load(scans, loaded) if scans else kept(loaded, False)
+        fitted = SCANS.load(scans, loaded) if scans else kept(loaded, False, asking=asking)
         own = organism.validation() if bundled else prompts.borderline("validation")
         sides = {"validation": (own.harmful, (*own.borderline, *own.harmless))}
         for one in chosen:
@@ -264,7 +277,8 @@ def calibrate(
         def scored(texts: Any) -> Any:
             if not texts:
                 return np.empty(0)
-            return fitted.classifier.score(fitted.transitions(loaded, texts)).double().cpu().numpy()
+            moves = fitted.transitions(loaded, [asking.of(text) for text in texts])
+            return fitted.classifier.score(moves).double().cpu().numpy()
 
         scores = {name: tuple(map(scored, both)) for name, both in sides.items()}
         typer.echo(f"SCANS' own threshold: {fitted.classifier.threshold:.4f} ({fitted.classifier.calibrated_on}).")

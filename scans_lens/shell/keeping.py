@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from scans_lens.conversation import BARE, Asking
 from scans_lens.errors import Refused
 
 if TYPE_CHECKING:
@@ -39,12 +40,8 @@ def code() -> str:
     return found.hexdigest()
 
 
-def terms(model: Any, anchors: Contrast, validation: Contrast | None, asking: Any = None) -> dict[str, Any]:
-    """All that SCANS as it is fitted here depends on.
-
-    Args:
-        asking: how prompts are put to the model (a system prompt, thinking), as something that JSON can hold.
-    """
+def terms(model: Any, anchors: Contrast, validation: Contrast | None, asking: Asking) -> dict[str, Any]:
+    """All that SCANS as it is fitted here depends on."""
     from scans_lens.artefacts import versions
     from scans_lens.model import identity, is_bridge, unembedding_of
 
@@ -58,7 +55,7 @@ def terms(model: Any, anchors: Contrast, validation: Contrast | None, asking: An
         "bridge": is_bridge(model),
         "anchors": anchors.digest,
         "validation": validation.digest if validation else None,
-        "asking": asking,
+        "asking": asking.to_dict(),
         "code": code(),
         "versions": versions(),
     }
@@ -70,7 +67,7 @@ def place(of: dict[str, Any]) -> Path:
     return Path(typer.get_app_dir("scans_lens")) / f"scans-{key}.safetensors"
 
 
-def kept(model: Any, refit: bool, draw: int | None = None) -> SCANS:
+def kept(model: Any, refit: bool, draw: int | None = None, asking: Asking = BARE) -> SCANS:
     """SCANS for this model as an earlier call has fitted it, or fitted now and kept in the user's cache folder.
 
     With a draw, of a random half of the anchors; knobs are chosen on the same validation prompts as ever.
@@ -84,16 +81,16 @@ def kept(model: Any, refit: bool, draw: int | None = None) -> SCANS:
     if draw is not None:
         anchors = half(anchors, draw)
     validation = learning_prompts(model, None, None, 0)[1]
-    file = place(terms(model, anchors, validation))
+    file = place(terms(model, anchors, validation, asking))
     if file.is_file() and not refit:
         try:
             return SCANS.load(file, model)
         except ValueError:
             typer.echo(f"What was kept in {file} cannot be read, so it is fitted again.", err=True)
-    of = "" if draw is None else f" on half {draw} of the anchors"
+    of = ("" if draw is None else f" on half {draw} of the anchors") + (f" with {asking}" if asking else "")
     typer.echo(f"Fitting SCANS{of}; the next call will find it kept.", err=True)
     try:
-        method = SCANS.fit(model, anchors, validation=validation)
+        method = SCANS.fit(model, anchors, validation=validation, asking=asking)
     except Refused as error:
         raise ValueError(f"SCANS could not be fitted{of}: {error}") from error
     try:

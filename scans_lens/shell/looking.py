@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from scans_lens.generation import Replies
     from scans_lens.methods.scans import SCANS
 
 from scans_lens.shell.common import (
@@ -18,6 +19,8 @@ from scans_lens.shell.common import (
     Pairs,
     Revision,
     System,
+    Thinking,
+    asking_with,
     contrast_in,
     lines_of_standard_input,
     model_named,
@@ -38,6 +41,8 @@ def anchor(
     dtype: Dtype = None,
     revision: Revision = None,
     contrast: Pairs = None,
+    system: System = None,
+    thinking: Thinking = None,
     seed: Annotated[int, typer.Option(help="Of bootstrap and label shuffles.")] = 0,
     save: Annotated[Path | None, typer.Option(help="Write the evidence as JSON.")] = None,
 ) -> None:
@@ -45,7 +50,7 @@ def anchor(
     with sentences():
         import json
 
-        pairs = contrast_in(contrast)
+        pairs, asking = contrast_in(contrast), asking_with(system, thinking)
         require_model(model, backend, device, dtype, revision)
         writable(save)
 
@@ -53,7 +58,7 @@ def anchor(
         from scans_lens.lens import anchor_layers, default_anchors, thirds
 
         loaded = model_named(model, backend, device, dtype, revision)
-        chosen = pairs or default_anchors(loaded)
+        chosen = (pairs or default_anchors(loaded)).under(asking)
         found = anchor_layers(loaded, contrast=chosen, seed=seed)
         typer.echo(str(found))
         typer.echo(f"Next tokens that rise from harmless to harmful prompts: {_listed(found.rising)}")
@@ -79,6 +84,8 @@ def fit(
     preset: Annotated[str | None, typer.Option(help="paper or release; none chooses every knob on validation.")] = None,
     contrast: Pairs = None,
     validation: Pairs = None,
+    system: System = None,
+    thinking: Thinking = None,
     abstain: Annotated[float, typer.Option(min=0.0, help="No push where the score is nearer to the threshold.")] = 0.0,
 ) -> None:
     """Fit SCANS and keep it; prints what every scale did on validation prompts at the chosen threshold."""
@@ -88,14 +95,14 @@ def fit(
         from scans_lens.methods import catalogue
 
         catalogue.require_preset(preset)
-        learned, chosen_on = contrast_in(contrast), contrast_in(validation)
+        learned, chosen_on, asking = contrast_in(contrast), contrast_in(validation), asking_with(system, thinking)
         require_model(model, backend, device, dtype, revision)
         writable(out)
 
         from scans_lens.methods.scans import SCANS
 
         loaded = model_named(model, backend, device, dtype, revision)
-        scans = SCANS.fit(loaded, learned, validation=chosen_on, preset=preset)  # type: ignore[arg-type]
+        scans = SCANS.fit(loaded, learned, validation=chosen_on, preset=preset, asking=asking)  # type: ignore[arg-type]
         scans = replace(scans, abstain=abstain)
         scans.save(out)
         typer.echo(str(scans))
@@ -131,6 +138,7 @@ def reply(
         Path | None, typer.Option(help="A fitted method, from `fit`; by default it is fitted here.")
     ] = None,
     system: System = None,
+    thinking: Thinking = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 256,
     refit: Annotated[bool, typer.Option("--refit", help="Do not use what an earlier call has fitted.")] = False,
 ) -> None:
@@ -141,20 +149,18 @@ def reply(
 
         asked = lines_of_standard_input() if prompts == ["-"] else list(prompts)
         require_prompts(asked)
-        if system is not None:
-            require_prompts([system], "System prompt")
+        asking = asking_with(system, thinking)
         require_fit(scans)
         require_model(model, backend, device, dtype, revision)
 
         from scans_lens import judges
-        from scans_lens.conversation import Asking
         from scans_lens.generation import replies
         from scans_lens.methods.scans import SCANS
 
         loaded = model_named(model, backend, device, dtype, revision)
-        method = SCANS.load(scans, loaded) if scans else kept(loaded, refit)
-        plain = replies(loaded, asked, asking=Asking(system), max_new_tokens=max_new_tokens)
-        steered = replies(loaded, asked, method=method, asking=Asking(system), max_new_tokens=max_new_tokens)
+        method = SCANS.load(scans, loaded) if scans else kept(loaded, refit, asking=asking)
+        plain = replies(loaded, asked, asking=asking, max_new_tokens=max_new_tokens)
+        steered = replies(loaded, asked, method=method, asking=asking, max_new_tokens=max_new_tokens)
         assert steered.score is not None and steered.scale is not None
         judge = judges.judge_for(loaded)
         table = Table(show_lines=True)
@@ -168,9 +174,20 @@ def reply(
             )
             cells = [Text(prompt) + Text(about, style="dim")]
             for said in (plain, steered):
-                cells.append(Text(said[place]) + Text(f"\n[{judge([said[place]])[0]}]", style="dim"))
+                cells.append(_told(said, place) + Text(f"\n[{judge([said[place]])[0]}]", style="dim"))
             table.add_row(*cells)
         screen().print(table)
+
+
+def _told(said: Replies, place: int) -> Any:
+    """A reply, with what was thought before it in another shade."""
+    from rich.text import Text
+
+    thought = said.thoughts[place]
+    if thought is None:
+        return Text(said[place])
+    cut = "" if said.finished[place] else " … (the thought is not finished)"
+    return Text(f"{thought}{cut}\n", style="dim italic") + Text(said[place])
 
 
 def _way(scale: float) -> str:
@@ -185,6 +202,8 @@ def explain(
     dtype: Dtype = None,
     revision: Revision = None,
     scans: Annotated[Path | None, typer.Option(help="What `fit` has saved; else SCANS is fitted now.")] = None,
+    system: System = None,
+    thinking: Thinking = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 128,
 ) -> None:
     """Show why the model refuses a prompt: tokens by their projection, the score by layer, the push, both replies."""
@@ -193,6 +212,7 @@ def explain(
         from rich.text import Text
 
         require_prompts([prompt])
+        asking = asking_with(system, thinking)
         require_fit(scans)
         require_model(model, backend, device, dtype, revision)
 
@@ -200,9 +220,8 @@ def explain(
         from scans_lens.methods.scans import SCANS
 
         loaded = model_named(model, backend, device, dtype, revision)
-        found = explained(
-            loaded, prompt, SCANS.load(scans, loaded) if scans else kept(loaded, False), max_new_tokens=max_new_tokens
-        )
+        fitted = SCANS.load(scans, loaded) if scans else kept(loaded, False, asking=asking)
+        found = explained(loaded, asking.of(prompt), fitted, max_new_tokens=max_new_tokens)
         console = screen()
         middle = float(found.look.projection.mean())
         most = float((found.look.projection - middle).abs().max()) or 1.0
