@@ -82,10 +82,8 @@ def across_askings(
     prompts: list[Prompt] = [*contrast.harmful, *others]
     cells = []
     for used in askings:
-        said = replies_under(
-            model, prompts, [method for _, method in fits], asking=used, max_new_tokens=max_new_tokens, batch_size=batch_size,
-            progress=progress,
-        )  # fmt: skip
+        how = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "progress": progress}
+        said = replies_under(model, prompts, [method for _, method in fits], asking=used, **how)
         for (fitted, _), own in zip(fits, said, strict=True):
             cells.append(_cell(used, fitted, own, len(contrast.harmful), judge))
     return Transfer(tuple(cells), unfitted)
