@@ -303,7 +303,7 @@ def in_batches(
     """What `work` makes of batches of like length, each with its rows' places in the whole.
 
     A batch that does not fit the memory is done again in halves, and the later ones are as small as that; what was done
-    before is kept.
+    before is kept. Texts that rotary positions treat otherwise are in batches of their own (see `running.sides`).
 
     Args:
         work: from the rows' places in the whole, and their tokens.
