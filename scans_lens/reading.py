@@ -326,7 +326,7 @@ def in_batches(
     Rows whose replies open in other ways, such as with thinking on and off, are not in one batch.
 
     A batch that does not fit the memory is done again in halves, and the later ones are as small as that; what was done
-    before is kept.
+    before is kept. Texts that rotary positions treat otherwise are in batches of their own (see `running.sides`).
 
     Args:
         work: from the rows' places in the whole, and their tokens.
