@@ -32,7 +32,7 @@ def measure(
     from rich.console import Console
     from rich.table import Table
 
-    from scans_lens.model import load_model
+    from scans_lens.loading import load_model
     from scans_lens.organism import card, measuring
 
     found = measuring.behaviour(load_model(), split, prompts)  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def write_card(
 
     Numbers of these weights that were measured before are kept, those of further trainings, too.
     """
-    from scans_lens.model import load_model
+    from scans_lens.loading import load_model
     from scans_lens.organism import card, measuring
 
     own = measuring.weights_of(weights())
@@ -104,7 +104,7 @@ def strength(
     """Align the same first stage more and less strongly, and count what is refused; goes on where it was."""
     from dataclasses import replace
 
-    from scans_lens.model import load_model
+    from scans_lens.loading import load_model
     from scans_lens.organism import measuring
     from scans_lens.organism.train import VARIATIONS, Recipe
     from scans_lens.organism.train import train as make
@@ -132,7 +132,7 @@ def tried(
     prompts: Annotated[int, typer.Option(min=1, help="Validation prompts of each kind.")] = 600,
 ) -> None:
     """Measure trainings on validation prompts, so that one can be chosen; those measured before are kept."""
-    from scans_lens.model import load_model
+    from scans_lens.loading import load_model
     from scans_lens.organism import measuring
     from scans_lens.organism.train import Recipe, taught
 
@@ -208,7 +208,8 @@ def train(
 
 def write_identity(folder: Path) -> None:
     """Write what tells this model from every other beside its weights."""
-    from scans_lens.model import identity, load_model
+    from scans_lens.loading import load_model
+    from scans_lens.model import identity
 
     own = {**asdict(identity(load_model(folder))), "name": "scans_lens bundled"}
     (folder / "identity.json").write_text(json.dumps(own, indent=1) + "\n")

@@ -42,7 +42,7 @@ def model_named(name: str | None, backend: str, device: str | None, dtype: str |
     """The model that the options name, loaded."""
     import torch
 
-    from scans_lens.model import load_model
+    from scans_lens.loading import load_model
 
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype is not None and dtype not in kinds:
