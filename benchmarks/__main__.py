@@ -23,8 +23,9 @@ from scans_lens.chat import chat_tokens, end_tokens
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.directions import Directions, Origin
 from scans_lens.generation import replies, replies_under
+from scans_lens.loading import load_model
 from scans_lens.methods.scans import SCANS
-from scans_lens.model import identity, load_model
+from scans_lens.model import identity
 from scans_lens.reading import in_batches, residuals, transitions
 from scans_lens.running import rows_at_once
 from scans_lens.steering import Push

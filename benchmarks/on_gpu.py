@@ -10,7 +10,7 @@ from benchmarks import others, subjects
 from benchmarks.timing import in_turns, ratio
 from scans_lens.chat import chat_tokens, end_tokens
 from scans_lens.generation import replies
-from scans_lens.model import load_model
+from scans_lens.loading import load_model
 from scans_lens.reading import residuals
 
 ROWS, TOKENS, NEW = 32, 48, 64

@@ -12,7 +12,7 @@ import torch
 
 from scans_lens import organism
 from scans_lens.chat import end_tokens
-from scans_lens.model import load_model
+from scans_lens.loading import load_model
 
 LAYERS, WIDTH = 12, 512
 """About 42 million parameters: large enough that arithmetic, not Python, sets the pace."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         generation,
         judges,
         lens,
+        loading,
         model,
         organism,
         prober,
@@ -46,9 +47,9 @@ if TYPE_CHECKING:
     from scans_lens.directions import Directions, refusal_directions
     from scans_lens.generation import Replies, Sampling, replies
     from scans_lens.lens import AnchorLayers, anchor_layers, thirds, top_tokens
+    from scans_lens.loading import load_model
     from scans_lens.methods.safeswitch import SafeSwitch
     from scans_lens.methods.scans import SCANS
-    from scans_lens.model import load_model
     from scans_lens.prompts import Contrast
     from scans_lens.rates import Mean, Paired, Rate
     from scans_lens.reading import residuals, transitions
@@ -67,7 +68,7 @@ _HOME = {
     "TransitionClassifier": "classifier",
     "anchor_layers": "lens",
     "chat_tokens": "chat",
-    "load_model": "model",
+    "load_model": "loading",
     "refusal_directions": "directions",
     "replies": "generation",
     "residuals": "reading",
@@ -77,8 +78,8 @@ _HOME = {
 }
 _MODULES = (
     "calibration", "capability", "chat", "check", "classifier", "comparison", "directions", "evaluation", "explain",
-    "figures", "generation", "judges", "lens", "methods", "model", "organism", "prober", "prompts", "ranks", "rates",
-    "reading", "released", "report", "reproduce", "running", "runs", "steering",
+    "figures", "generation", "judges", "lens", "loading", "methods", "model", "organism", "prober", "prompts",
+    "ranks", "rates", "reading", "released", "report", "reproduce", "running", "runs", "steering",
 )  # fmt: skip
 
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

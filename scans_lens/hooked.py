@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scans_lens import agreement
-from scans_lens.loading import parts, quiet, told
+from scans_lens.checkpoint import parts, quiet, told
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -1,23 +1,23 @@
-"""The front door: loading, what we ask of a model, and what makes it this one.
+"""What we ask of a model, and what makes it this one.
 
-Only this file and `running` touch `transformer_lens` and the Hugging Face module inside a bridge.
+Only this file and `running` touch the Hugging Face module inside a bridge; only `running` and what loads a model
+(`checkpoint`, `hooked`, `loading`) touch `transformer_lens`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scans_lens import organism, ranks
+from scans_lens import organism
 
 Hook: TypeAlias = tuple[str, Callable[..., Any]]
 """TransformerLens' own pair of a hook point's name and a function; lists of them add."""
@@ -60,67 +60,6 @@ class Identity:
 def resid_post(layer: int) -> str:
     """The hook point at which everything here reads and writes."""
     return f"blocks.{layer}.hook_resid_post"
-
-
-# ── Loading ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def load_model(
-    name: str | Path | None = None,
-    *,
-    backend: Literal["bridge", "hooked"] = "bridge",
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    revision: str | None = None,
-) -> Any:
-    """A chat model with raw weights: the bundled one, a local folder's, or a hub's.
-
-    Args:
-        name: None for the bundled model, a folder in Hugging Face format, or a hub name.
-        backend: "bridge" for a `TransformerBridge`; "hooked" for a `HookedTransformer` (TransformerLens 3 only;
-            decoding through it takes nearly three times as long on a CPU).
-        device: "cuda" where there is one, else "cpu"; among processes of one launch, each its own GPU. "auto" spreads
-            a large model over all GPUs (a bridge only, and the package accelerate has to be there).
-        dtype: bfloat16 on a GPU, float32 on a CPU, unless said otherwise.
-        revision: of a hub model.
-
-    Raises:
-        ValueError: the model cannot be found or reached, or the backend is not there; weights are missing from its
-            files; or with hooks it is not the model that transformers runs (see `scans_lens.agreement`).
-    """
-    if backend not in ("bridge", "hooked"):
-        raise ValueError(f"No backend {backend!r}; there are 'bridge' and 'hooked'.")
-    spread = device == "auto"
-    if spread and (backend != "bridge" or importlib.util.find_spec("accelerate") is None):
-        raise ValueError(
-            "device='auto' spreads a bridge over all GPUs, and needs the package accelerate: pip install accelerate."
-        )
-    device = _device(None if spread else device)
-    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    where = str(organism.weights() if name is None else name)
-    if Path(where).exists() and not any(Path(where, name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise ValueError(f"The folder {where!r} holds no model in Hugging Face format: it has no config.json.")
-    if backend == "hooked":
-        from scans_lens.hooked import load_hooked
-
-        return load_hooked(where, device, dtype, revision)
-    from scans_lens.loading import load_bridge
-
-    return load_bridge(where, None if spread else device, dtype, revision)
-
-
-def _device(wanted: str | torch.device | None) -> torch.device:
-    """The device that was asked for, once something has been put there."""
-    if wanted is None:
-        own = ranks.device_number()
-        wanted = "cpu" if not torch.cuda.is_available() else "cuda" if own is None else f"cuda:{own}"
-    try:
-        return torch.empty(1, device=wanted).device
-    except (RuntimeError, AssertionError) as error:  # a name that is none, or hardware that is not there
-        raise ValueError(f"The device {str(wanted)!r} cannot be used here: {str(error).splitlines()[0]}") from error
-
-
-# ── What a model is ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def identity(model: Model) -> Identity:
@@ -176,8 +115,9 @@ def _named(part: Any) -> Iterator[Tensor]:
 
 def _adapter(model: Model) -> Iterator[Tensor]:
     """What lies around the weights of the base where an adapter was loaded and not merged, and how strongly it acts."""
-    source = getattr(model, "original_model", None)
-    layers = [part for part in source.modules() if hasattr(part, "base_layer")] if source is not None else []
+    if not is_bridge(model):
+        return
+    layers = [part for part in source_of(model).modules() if hasattr(part, "base_layer")]
     for layer in layers:
         yield from (weight for name, weight in sorted(layer.named_parameters()) if not name.startswith("base_layer."))
         acting = (
@@ -264,6 +204,11 @@ def require_raw(model: Model, what: str) -> None:
 def is_bridge(model: Model) -> bool:
     """Whether it is a `TransformerBridge`, with the Hugging Face module inside, rather than a `HookedTransformer`."""
     return hasattr(model, "original_model")
+
+
+def source_of(model: Model) -> Any:
+    """The Hugging Face module inside a bridge."""
+    return model.original_model  # type: ignore[attr-defined]
 
 
 def unembedded(model: Model, states: Float[Tensor, "state d_model"]) -> Float[Tensor, "state d_vocab"]:

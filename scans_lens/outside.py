@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scans_lens.chat import prompt_ids
+from scans_lens.checkpoint import parts
 from scans_lens.generation import replies
-from scans_lens.loading import parts
 from scans_lens.model import (
     Model,
     after_final_norm,
@@ -23,6 +23,7 @@ from scans_lens.model import (
     is_exact,
     is_folded,
     resid_post,
+    source_of,
     unembedding_of,
 )
 from scans_lens.running import out_of_memory, runner
@@ -91,7 +92,7 @@ def _beside(model: Model) -> tuple[tuple[PreTrainedModel, PreTrainedTokenizerBas
     names = [getattr(model.cfg, "model_name", None), getattr(model.tokenizer, "name_or_path", None)]
     commit = None
     if is_bridge(model):
-        settings: Any = model.original_model.config  # type: ignore[attr-defined]
+        settings: Any = source_of(model).config
         names, commit = [getattr(settings, "name_or_path", None), *names], getattr(settings, "_commit_hash", None)
     said = "its configuration does not name where it came from"
     for name in dict.fromkeys(str(name) for name in names if name):

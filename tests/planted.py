@@ -91,14 +91,14 @@ BUGS = (
     Bug(
         "weights that are missing are drawn at random",
         "test_loading.py::test_weights_that_the_files_lack_are_named",
-        "loading.py",
+        "checkpoint.py",
         'if info["missing_keys"]:',
         "if False:",
     ),
     Bug(
         "layers beyond the configuration are left out without a word",
         "test_loading.py::test_more_layers_in_the_files_than_in_the_configuration_are_refused",
-        "loading.py",
+        "checkpoint.py",
         'word.isdigit() and ".".join([*path[:place], "0"]) in parts',
         'word.isdigit() and ".".join([*path[:place], "x"]) in parts',
     ),

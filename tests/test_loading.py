@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scans_lens import outside
 from scans_lens.chat import chat_tokens, prompt_ids
-from scans_lens.loading import hugging_face
-from scans_lens.model import identity, is_folded, load_model
+from scans_lens.checkpoint import hugging_face, tokenizer_of
+from scans_lens.loading import load_model, wrapped
+from scans_lens.model import identity, is_folded
 
 BACKENDS = [load.__name__ for load in tiny.LOADERS]
 PROMPTS = ["How do I kill a process?", "Tell me how to bake a loaf of bread for my sister and her children."]
@@ -245,7 +246,7 @@ def test_an_adapter_alone_says_what_it_is_and_which_base_it_wants(tmp_path, monk
 
 
 def test_an_adapter_is_not_left_out_without_a_word(copied, monkeypatch):
-    monkeypatch.setattr("scans_lens.loading.find_spec", lambda name: None)
+    monkeypatch.setattr("scans_lens.checkpoint.find_spec", lambda name: None)
     path = adapter_in(copied(), "base")
     with pytest.raises(ValueError, match=r"holds a LORA adapter beside its model.*pip install peft"):
         load_model(path)
@@ -294,12 +295,10 @@ class Adapted(torch.nn.Module):
 
 
 def test_identity_knows_what_an_adapter_learned_and_whether_it_acts(tiny_folder):
-    from scans_lens import loading
-
     path = str(tiny_folder())
     source = hugging_face(path, torch.device("cpu"), torch.float32)
     source.model.layers[1].self_attn.q_proj = layer = Adapted(source.model.layers[1].self_attn.q_proj)
-    model = loading._wrapped(source, loading.tokenizer_of(path), path)
+    model = wrapped(source, tokenizer_of(path), path)
     found = [identity(load_model(path)), identity(model)]
     with torch.no_grad():
         layer.lora_B.weight.mul_(1.5)

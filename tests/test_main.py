@@ -202,7 +202,7 @@ def test_check_fails_with_exit_status_1_on_a_model_that_breaks_a_law(run, monkey
     before = bundled.hook_dict["blocks.3.hook_resid_post"]
     calls = iter(range(10**9))
     before.add_perma_hook(lambda residual, hook: residual + 1e-2 * next(calls))
-    monkeypatch.setattr("scans_lens.model.load_model", lambda *name, **options: bundled)
+    monkeypatch.setattr("scans_lens.loading.load_model", lambda *name, **options: bundled)
     result = run("check", status=1)
     rows = [line for line in result.output.splitlines() if "FAILED" in line]
     assert any("a push of 0 is the identity" in row for row in rows)
@@ -212,7 +212,7 @@ def test_check_fails_with_exit_status_1_on_a_model_that_breaks_a_law(run, monkey
 def test_check_says_that_weights_are_folded(run, monkeypatch):
     folded = scans_lens.load_model(backend="hooked")
     folded.process_weights_(fold_ln=True, center_writing_weights=True, center_unembed=True)
-    monkeypatch.setattr("scans_lens.model.load_model", lambda *name, **options: folded)
+    monkeypatch.setattr("scans_lens.loading.load_model", lambda *name, **options: folded)
     result = run("check", status=1)
     assert [line for line in result.output.splitlines() if "weights are raw" in line and "FAILED" in line]
 

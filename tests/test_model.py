@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from scans_lens import model as front
 from scans_lens.chat import chat_tokens
-from scans_lens.model import identity, is_folded, load_model
+from scans_lens.loading import load_model
+from scans_lens.model import identity, is_folded
 
 BACKENDS = [load.__name__ for load in tiny.LOADERS]
 

@@ -29,6 +29,10 @@ ORDER = (
     "templates",
     "chat",
     "running",
+    "agreement",
+    "checkpoint",
+    "hooked",
+    "loading",
     "artefacts",
     "reading",
     "directions",
@@ -42,6 +46,7 @@ ORDER = (
     "capability",
     "judges",
     "methods",
+    "outside",
     "check",
     "runs",
     "evaluation",
@@ -92,8 +97,9 @@ def test_imports_run_one_way(file):
     assert not late, f"{file} imports {late}, which come after it"
 
 
-def test_only_the_front_door_and_what_runs_a_batch_touch_transformer_lens():
-    assert [file for file in FILES if "transformer_lens" in tops(file)] == ["model.py", "running.py"]
+def test_only_what_loads_and_what_runs_a_batch_touch_transformer_lens():
+    loading = ["checkpoint.py", "hooked.py", "loading.py"]
+    assert [file for file in FILES if "transformer_lens" in tops(file)] == [*loading, "running.py"]
     inside = [file for file in FILES if re.search(r"\.original_model\b", (ROOT / file).read_text())]
     assert set(inside) <= {"model.py", "running.py"}
 

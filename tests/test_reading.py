@@ -6,7 +6,8 @@ from conftest import hooks_on, one_by_one
 
 from scans_lens.chat import chat_tokens, prompt_ids, template
 from scans_lens.conversation import Asking
-from scans_lens.model import after_final_norm, load_model, resid_post, unembedding_of
+from scans_lens.loading import load_model
+from scans_lens.model import after_final_norm, resid_post, unembedding_of
 from scans_lens.reading import Flight, in_batches, mean_residuals, residuals, seen_at, transitions
 
 

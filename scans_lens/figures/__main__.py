@@ -122,7 +122,7 @@ def _all(
 
 
 def _study(model: str | None, prompts: int | None, seed: int, batch_size: int | None) -> Any:
-    from scans_lens.model import load_model
+    from scans_lens.loading import load_model
 
     return figures.Study.of(load_model(model), prompts_a_kind=prompts, seed=seed, batch_size=batch_size)
 

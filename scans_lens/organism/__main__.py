@@ -35,7 +35,7 @@ def measure(
     from rich.console import Console
     from rich.table import Table
 
-    from scans_lens.model import load_model
+    from scans_lens.loading import load_model
     from scans_lens.organism import card, measuring
 
     found = measuring.behaviour(load_model(), split, prompts)  # type: ignore[arg-type]
@@ -69,7 +69,7 @@ def write_card(
         _require_training(folder)
     writable(out)
     writable(measured / "behaviour.json")
-    from scans_lens.model import load_model
+    from scans_lens.loading import load_model
     from scans_lens.organism import card, measuring
 
     own = measuring.weights_of(weights())
@@ -113,7 +113,7 @@ def strength(
     writable(out / "recipe.json")
     from dataclasses import replace
 
-    from scans_lens.model import load_model
+    from scans_lens.loading import load_model
     from scans_lens.organism import measuring
     from scans_lens.organism.train import VARIATIONS, Recipe
     from scans_lens.organism.train import train as make
@@ -144,7 +144,7 @@ def tried(
     for folder in folders:
         _require_training(folder)
     writable(measured / "tried.json")
-    from scans_lens.model import load_model
+    from scans_lens.loading import load_model
     from scans_lens.organism import measuring
     from scans_lens.organism.train import Recipe, taught
 
@@ -229,7 +229,8 @@ def train(
 
 def write_identity(folder: Path) -> None:
     """Write what tells this model from every other beside its weights."""
-    from scans_lens.model import identity, load_model
+    from scans_lens.loading import load_model
+    from scans_lens.model import identity
 
     own = {**asdict(identity(load_model(folder))), "name": "scans_lens bundled"}
     (folder / "identity.json").write_text(json.dumps(own, indent=1) + "\n")

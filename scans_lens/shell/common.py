@@ -150,7 +150,7 @@ def model_named(name: str | None, backend: str, device: str | None, dtype: str |
     require_model(name, backend, device, dtype, revision)
     import torch
 
-    from scans_lens.model import load_model
+    from scans_lens.loading import load_model
 
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype] if dtype else None
     try:
