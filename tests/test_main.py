@@ -11,7 +11,7 @@ import tiny
 from typer.testing import CliRunner
 
 import scans_lens
-from scans_lens import check, evaluation, organism
+from scans_lens import check, errors, evaluation, organism, runs
 from scans_lens.__main__ import app
 from scans_lens.methods import choosing, scans
 from scans_lens.shell import keeping
@@ -427,6 +427,16 @@ def test_a_fault_of_a_library_is_no_sentence_to_the_caller(run, monkeypatch):
     monkeypatch.setattr("scans_lens.check.laws", lambda model: np.zeros(2) + np.zeros(3))
     result = CliRunner().invoke(app, ["check"])
     assert isinstance(result.exception, ValueError) and "a fault, and none of yours" in result.stderr
+
+
+def test_a_slip_in_our_own_lines_is_not_meant_for_callers(tmp_path):
+    (tmp_path / "part-odd.parquet").touch()
+    with pytest.raises(ValueError, match="invalid literal for int") as slip:
+        runs.Run(tmp_path).write([{"a": 1}])
+    assert not errors.is_ours(slip.value)
+    with pytest.raises(ValueError) as meant:
+        scans_lens.Contrast("none", [], [])
+    assert errors.is_ours(meant.value)
 
 
 def test_a_full_disk_and_ctrl_c_are_one_line(run, monkeypatch):
