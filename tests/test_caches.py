@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from scans_lens.capability import Piece, scored
 from scans_lens.chat import chat_tokens
 from scans_lens.generation import Sampling, replies
-from scans_lens.model import load_model, resid_post
+from scans_lens.loading import load_model
+from scans_lens.model import resid_post
 from scans_lens.reading import Flight, collect, residuals, seen_at, transitions
 from scans_lens.running import refusal, runner, sides
 from scans_lens.steering import add

@@ -385,7 +385,7 @@ def test_what_is_wrong_is_said_before_a_model_is_loaded_or_a_method_fitted(run, 
     (tmp_path / "empty").mkdir()
     monkeypatch.delenv("SCANS_LENS_DATA", raising=False)
     monkeypatch.setattr("scans_lens.prompts.tables._fetch", unreachable)
-    monkeypatch.setattr("scans_lens.model.load_model", early)
+    monkeypatch.setattr("scans_lens.loading.load_model", early)
     monkeypatch.setattr(scans_lens.SCANS, "fit", early)
     given = [word.replace("\x00", " ") for word in words.split()]
     says(run(*given, status=2), sentence)
@@ -420,10 +420,10 @@ print(sorted({"torch", "pandas", "sklearn", "transformers", "transformer_lens", 
 def test_a_fault_of_a_library_is_no_sentence_to_the_caller(run, monkeypatch):
     import numpy as np
 
-    monkeypatch.setattr("scans_lens.model.load_model", lambda *_, **__: np.zeros(2) + np.zeros(3))
+    monkeypatch.setattr("scans_lens.loading.load_model", lambda *_, **__: np.zeros(2) + np.zeros(3))
     result = CliRunner().invoke(app, ["check"])
     assert result.exit_code == 2 and "Cannot load the model" in result.stderr  # loading, a library may refuse a model
-    monkeypatch.setattr("scans_lens.model.load_model", lambda *_, **__: None)
+    monkeypatch.setattr("scans_lens.loading.load_model", lambda *_, **__: None)
     monkeypatch.setattr("scans_lens.check.laws", lambda model: np.zeros(2) + np.zeros(3))
     result = CliRunner().invoke(app, ["check"])
     assert isinstance(result.exception, ValueError) and "a fault, and none of yours" in result.stderr
@@ -446,9 +446,9 @@ def test_a_full_disk_and_ctrl_c_are_one_line(run, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("scans_lens.model.load_model", full)
+    monkeypatch.setattr("scans_lens.loading.load_model", full)
     assert run("check", status=2).stderr == "No space left on device (runs/x)\n"
-    monkeypatch.setattr("scans_lens.model.load_model", stopped)
+    monkeypatch.setattr("scans_lens.loading.load_model", stopped)
     assert run("check", status=130).stderr == "Stopped.\n"
 
 
@@ -460,7 +460,7 @@ def test_without_out_results_go_to_a_new_folder_and_the_last_line_says_how_to_go
     assert f"--out runs/{folder.name}" in said.stdout.splitlines()[-1]
     words = ("evaluate", "--method", "plain", "--sets", "plain", "--limit", 2, "--out", folder)
     run(*words, "--max-new-tokens", 2)
-    monkeypatch.setattr("scans_lens.model.load_model", lambda *_, **__: pytest.fail("loaded too early"))
+    monkeypatch.setattr("scans_lens.loading.load_model", lambda *_, **__: pytest.fail("loaded too early"))
     says(run(*words, "--max-new-tokens", 3, status=2), "holds another run, whose max_new_tokens is 2 and not 3")
     (folder / "run.json").write_text('{"for')
     says(run(*words, status=2), "is no JSON, so nobody knows")
