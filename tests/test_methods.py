@@ -254,7 +254,7 @@ def test_a_file_that_lacks_a_part_or_has_one_of_another_shape_is_refused(fitted,
             artefacts.write(tmp_path / "other", kind, parts, header)
             if name == "centre" and name not in parts:  # without it, it is SCANS of the paper
                 continue
-            with pytest.raises(ValueError, match="'.*other' (lacks|should|holds)"):
+            with pytest.raises(ValueError, match=r"lacks|should|shape|width"):
                 type(fitted).load(tmp_path / "other")
 
 
