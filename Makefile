@@ -92,11 +92,12 @@ PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 	@$(@D)/bin/python $(PIP) -c constraints.txt -e '.[dev]'
 	@touch $@
 
+PLACE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
 # The second environment lies over the first and has of its own only what differs, which is TransformerLens.
 .venv-tl4/ready: .venv/ready constraints-tl4.txt
 	@echo 'Setting up $(@D) over .venv …'
 	@rm -rf $(@D) && .venv/bin/python -m venv $(@D)
-	@.venv/bin/python -c 'import sysconfig; print(f"import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})")' \
-	  >$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/over.pth
+	@echo "import site; site.addsitedir('$$(.venv/bin/python $(PLACE))')" >$$($(@D)/bin/python $(PLACE))/over.pth
 	@$(@D)/bin/python $(PIP) -c constraints-tl4.txt $$(grep '^transformer-lens==' constraints-tl4.txt)
 	@touch $@

@@ -180,7 +180,7 @@ def test_every_reply_that_scans_paid_for_is_in_a_trial(one_model, monkeypatch):
     monkeypatch.setattr(scans, "BROKEN", 0.1)
     judge = OnceSteered()
     found = fitted(one_model, "SCANS", judge)
-    assert {one.scale for one in found.trials} == {0.0, choosing.SHARES[0]}
+    assert {one.scale for one in found.trials} == {0.0, scans.SHARES[0]}
     assert judge.heard <= 2 * N + 4 * N
 
 

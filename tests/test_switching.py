@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,13 +17,17 @@ N = 10
 
 
 @pytest.fixture(scope="module")
-def study(bundled) -> Switching:
+def study(bundled) -> Iterator[Switching]:
     blank = safeswitch(bundled, k=2)
     assert blank.second
     method = dataclasses.replace(blank, first=wide(blank.first, 160), second=wide(blank.second, 160))
-    found = Switching.of(bundled, method, split="validation", first=500, prompts_a_kind=N)
-    scores = switching._decisions(found)["score"]
-    return dataclasses.replace(found, method=dataclasses.replace(method, threshold=float(scores.median())))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(switching, "LEARNED", 4 * N)
+        patch.setattr(switching, "MOST_AHEAD", 3)
+        patch.setattr(switching, "REPLY_TOKENS", 16)
+        found = Switching.of(bundled, method, split="validation", first=500, prompts_a_kind=N)
+        scores = switching._decisions(found)["score"]
+        yield dataclasses.replace(found, method=dataclasses.replace(method, threshold=float(scores.median())))
 
 
 def test_a_switch_that_is_looked_up_is_the_switch_that_is_run(study):

@@ -196,6 +196,8 @@ class CAST:
         contrast, validation, note = learning_prompts(model, contrast, validation, seed, asking)
         assert validation is not None
         pairs = pairs_of(contrast, "CAST")
+        if layers is not None and not layers:
+            raise ValueError("There are no layers to steer: the list is empty.")
         everywhere = range(int(model.cfg.n_layers))
 
         def means(side: Sequence[Prompt]) -> Tensor:
