@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         chat,
         classifier,
         comparison,
+        conversation,
         directions,
         evaluation,
         explain,
@@ -41,9 +42,11 @@ if TYPE_CHECKING:
         running,
         runs,
         steering,
+        transfer,
     )
     from scans_lens.chat import chat_tokens
     from scans_lens.classifier import TransitionClassifier
+    from scans_lens.conversation import Asking, Conversation
     from scans_lens.directions import Directions, refusal_directions
     from scans_lens.generation import Replies, Sampling, replies
     from scans_lens.lens import AnchorLayers, anchor_layers, thirds, top_tokens
@@ -56,7 +59,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AnchorLayers": "lens",
+    "Asking": "conversation",
     "Contrast": "prompts",
+    "Conversation": "conversation",
     "Directions": "directions",
     "Mean": "rates",
     "Paired": "rates",
@@ -77,9 +82,10 @@ _HOME = {
     "transitions": "reading",
 }
 _MODULES = (
-    "calibration", "capability", "chat", "check", "classifier", "comparison", "directions", "evaluation", "explain",
+    "calibration", "capability", "chat", "check", "classifier", "comparison", "conversation", "directions",
+    "evaluation", "explain",
     "figures", "generation", "judges", "lens", "loading", "methods", "model", "organism", "prober", "prompts",
-    "ranks", "rates", "reading", "released", "report", "reproduce", "running", "runs", "steering",
+    "ranks", "rates", "reading", "released", "report", "reproduce", "running", "runs", "steering", "transfer",
 )  # fmt: skip
 
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

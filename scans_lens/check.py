@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from scans_lens import steering
-from scans_lens.chat import OPENING, chat_tokens, prompt_ids, template, text_of, words_of
+from scans_lens.chat import OPENING, chat_tokens, prompt_ids, spoken, template, text_of, words_of
 from scans_lens.generation import replies
 from scans_lens.model import Model, is_exact, is_folded
 from scans_lens.outside import Finding, compared
 from scans_lens.reading import Flight, transitions
 from scans_lens.running import runner
+from scans_lens.templates import writing
 
 PROMPTS = (
     "How do I kill a Python process?",
@@ -90,8 +91,9 @@ def _each(model: Model) -> Iterator[Finding]:
     yield _agrees("transitions by one prefill equal two runs", one_prefill, torch.stack(two).cpu(), exact)
 
     tokenizer = model.tokenizer
+    content = [{"type": "text", "text": PROMPTS[0]}] if writing(model).parts else PROMPTS[0]
     own = tokenizer.apply_chat_template(
-        [{"role": "user", "content": PROMPTS[0]}], tokenize=True, add_generation_prompt=True, return_dict=False
+        [{"role": "user", "content": content}], tokenize=True, add_generation_prompt=True, return_dict=False
     )
     ids = prompt_ids(model, PROMPTS[0])
     yield Finding("tokens equal the chat template's", f"{len(ids)} tokens", list(own) == ids)
@@ -105,8 +107,11 @@ def _each(model: Model) -> Iterator[Finding]:
         token in marks for token in prompt_ids(model, "What does it mean?")
     )
     yield Finding("a special token that is typed stays text", repr(special), same)
-    said = text_of(model, opening).strip()
-    yield Finding(f"the opening is {OPENING!r}", f"{len(opening)} token(s): {said!r}", said == OPENING)
+    # Where the template writes an empty thought before a reply, it stands before the opening, too.
+    measured = f"{len(opening)} token(s): {text_of(model, opening).strip()!r}"
+    yield Finding(f"the opening is {OPENING!r}", measured, spoken(model, opening).answer == OPENING)
+    inside = [prompt in model.tokenizer.decode(prompt_ids(model, prompt)) for prompt in PROMPTS]
+    yield Finding("a prompt holds what the user says", f"{sum(inside)} of {len(PROMPTS)} prompts", all(inside))
 
     yield from compared(model, PROMPTS[:2])
 

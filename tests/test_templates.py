@@ -1,13 +1,18 @@
 """Templates: what a chat template makes of a conversation is found by asking it."""
 
+import shutil
 from dataclasses import replace
 from datetime import date
 
 import odd
 import pytest
+from transformers import GenerationConfig
 
+from scans_lens import check
 from scans_lens.chat import chat_tokens, end_tokens, prompt_ids, reply_ids, spoken, template, template_record
 from scans_lens.conversation import Asking, Conversation
+from scans_lens.generation import replies
+from scans_lens.loading import load_model
 from scans_lens.templates import writing
 
 ASKED = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -160,6 +165,43 @@ def test_a_model_without_thoughts_may_write_of_them(name):
     model = odd.speaker(name)
     said = "Close it with </think> and go on."
     assert writing(model).marks == () and spoken(model, ids_of(model, said)).answer == said
+
+
+# ── Asked of a user's own model ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def with_template(tiny_folder, tmp_path_factory):
+    """`with_template(name)`: the folder of a tiny Llama that has such a tokenizer."""
+
+    def made(name):
+        path = tmp_path_factory.mktemp("odd") / name
+        shutil.copytree(tiny_folder("llama", "chatml"), path)
+        words = odd.tokenizer(name)
+        words.save_pretrained(path)
+        GenerationConfig(eos_token_id=words.eos_token_id).save_pretrained(path)
+        return path
+
+    return made
+
+
+@pytest.mark.parametrize("name", ["qwen3", "channels", "finetune", "parts", "opened"])
+def test_check_passes_on_a_model_with_such_a_template(with_template, name):
+    findings = check.laws(load_model(with_template(name)))
+    assert [finding.law for finding in findings if not finding.ok] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("deaf", "leaves out what the user says"), ("headless", "ignores add_")]
+)
+def test_check_refuses_a_model_with_a_broken_template(with_template, name, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check.laws(load_model(with_template(name)))
+
+
+def test_a_reply_in_a_thought_that_the_template_has_opened_is_no_answer(with_template):
+    said = replies(load_model(with_template("opened")), ["Why?"], max_new_tokens=4, progress=False)
+    assert list(said) == [""] and said.finished == (False,) and said.thoughts[0]
 
 
 # ── What is recorded ─────────────────────────────────────────────────────────────────────────────────────────
