@@ -33,7 +33,7 @@ torch.set_num_threads(1)  # the models are so small that a second thread only wa
 
 WHOLE = ("test_running.py", "test_reading.py", "test_chat.py")
 """Where every law runs over every family or template through every loader."""
-MODELS = frozenset({"tiny_folder", "bundled", "in_a_fresh_process"})
+MODELS = frozenset({"load", "tiny_folder", "bundled", "in_a_fresh_process"})
 """Whoever asks for one of these, or for what is made of one, touches a model."""
 
 
