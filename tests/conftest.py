@@ -34,7 +34,8 @@ torch.set_num_threads(1)  # the models are so small that a second thread only wa
 WHOLE = ("test_running.py", "test_reading.py", "test_chat.py")
 """Where every law runs over every family or template through every loader."""
 MODELS = frozenset({"load", "tiny_folder", "bundled", "in_a_fresh_process"})
-"""Whoever asks for one of these, or for what is made of one, touches a model."""
+"""Whoever asks for one of these or for what is made of one, or stands in a file that makes models of its own (that
+imports `tiny`), touches a model."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,7 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def touches_a_model(item: Any) -> bool:
-    return not MODELS.isdisjoint(item.fixturenames)
+    return not MODELS.isdisjoint(item.fixturenames) or hasattr(item.module, "tiny")
 
 
 def _in_the_covering_choice(item: Any) -> bool:
