@@ -76,7 +76,8 @@ def evaluate(
         from scans_lens import judges, organism, prompts, ranks, runs
         from scans_lens.methods import catalogue
 
-        wanted = [name for name in names_in(method, "--method") if name != catalogue.PLAIN]
+        wanted = names_in(method, "--method") if method.strip(", ") else []  # the plain model alone
+        wanted = [name for name in wanted if name != catalogue.PLAIN]
         catalogue.require_known(wanted, catalogue.EVALUATED)
         if scans and anchor_draws:
             raise ValueError(
