@@ -71,16 +71,7 @@ def truth(source: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Truth:
     last = STEPS + 1
     how = {"logits_to_keep": last} if "logits_to_keep" in inspect.signature(source.forward).parameters else {}
     try:
-        outs = [
-            source(
-                input_ids=torch.tensor([row], device=embedding.device),
-                attention_mask=torch.ones((1, len(row)), dtype=torch.long, device=embedding.device),
-                use_cache=False,
-                output_hidden_states=True,
-                **how,
-            )
-            for row in rows
-        ]
+        outs = [states_of(source, torch.tensor([row], device=embedding.device), **how) for row in rows]
     except Exception as error:
         if out_of_memory(error):
             raise
@@ -90,11 +81,38 @@ def truth(source: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Truth:
     return Truth(
         ids=ids.to(embedding.device),
         mask=mask.to(embedding.device),
-        logits=torch.stack([out.logits[0, -last:].float().cpu() for out in outs]),
+        logits=torch.stack([logits[0, -last:].float().cpu() for logits, _ in outs]),
         states=torch.stack(
-            [torch.stack([state[0, -last:].float().cpu() for state in out.hidden_states[1:-1]]) for out in outs], dim=1
+            [torch.stack([state[0, -last:].float().cpu() for state in states[:-1]]) for _, states in outs], dim=1
         ),
     )
+
+
+def states_of(source: PreTrainedModel, ids: Int[Tensor, "text pos"], **how: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Logits, and `hidden_states` from the first layer's on; the last is behind the final norm.
+
+    Most architectures put the embedding before them, which falls away here, and Mamba's the last layer's before the
+    norm behind them. Which of the two it is the first layer says.
+    """
+    first: list[Tensor] = []
+
+    def see(layer: Any, given: Any, made: Any) -> None:
+        first.append((made[0] if isinstance(made, tuple) else made).detach())
+
+    layers = int(source.config.get_text_config(decoder=True).num_hidden_layers)
+    stacks = [part for part in source.modules() if isinstance(part, torch.nn.ModuleList) and len(part) == layers]
+    watched = [stack[0].register_forward_hook(see) for stack in stacks]
+    try:
+        out: Any = source(
+            input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, output_hidden_states=True, **how
+        )
+    finally:
+        for handle in watched:
+            handle.remove()
+    states = out.hidden_states
+    if any(made.shape == states[0].shape and torch.equal(made, states[0]) for made in first):
+        return out.logits, (*states[:-2], states[-1])
+    return out.logits, states[1:]
 
 
 def require(model: Model, truth: Truth, what: str, remedy: str = "") -> None:

@@ -109,7 +109,7 @@ def _each(model: Model) -> Iterator[Finding]:
     yield Finding("a special token that is typed stays text", repr(special), same)
     # Where the template writes an empty thought before a reply, it stands before the opening, too.
     measured = f"{len(opening)} token(s): {text_of(model, opening).strip()!r}"
-    yield Finding(f"the opening is {OPENING!r}", measured, spoken(model, opening).answer == OPENING)
+    yield Finding(f"the opening is {OPENING!r}", measured, spoken(model, opening).answer.strip() == OPENING)
     inside = [prompt in model.tokenizer.decode(prompt_ids(model, prompt)) for prompt in PROMPTS]
     yield Finding("a prompt holds what the user says", f"{sum(inside)} of {len(PROMPTS)} prompts", all(inside))
 

@@ -38,7 +38,8 @@ class Conversation:
         """A conversation of messages as chat templates and chat APIs have them.
 
         Raises:
-            ValueError: no message, one without a role or without text, or a last one that is not the user's.
+            ValueError: no message, one without a role or without text, a late system prompt, or a last message that is
+                not the user's.
         """
         if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
             raise ValueError(f"A conversation is a list of messages, not {type(messages).__name__}.")
@@ -96,6 +97,10 @@ def _turn(place: int, message: Any) -> Turn:
         content = "".join(parts) if parts and all(isinstance(part, str) for part in parts) else None
     if not isinstance(role, str) or not role.strip() or not isinstance(content, str):
         raise ValueError(f"Message {place} of the conversation is not text: {message!r:.60}.")
+    if not content.strip() and role != "system":  # an empty system prompt takes a template's own away
+        raise ValueError(f"Message {place} of the conversation says nothing: {message!r:.60}.")
+    if role == "system" and place:
+        raise ValueError(f"Message {place} of the conversation is a system prompt, which comes first or not at all.")
     return Turn(role, content)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from scans_lens.agreement import states_of
 from scans_lens.chat import prompt_ids
 from scans_lens.checkpoint import parts
 from scans_lens.generation import replies
@@ -137,9 +138,9 @@ def _run(model: Model, source: PreTrainedModel, row: list[int]) -> tuple[Any, An
     with model.hooks(fwd_hooks=[(resid_post(layer), watch(layer)) for layer in layers]):
         logits = runner(model).feed(ids, torch.ones_like(ids))[0]
     states = after_final_norm(model, torch.stack([seen[layer] for layer in layers], dim=1))[0]
-    out = source(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, output_hidden_states=True)
-    own = torch.stack([state[0, -1].float().to(states.device) for state in out.hidden_states[1:]])
-    return (logits.float(), states), (out.logits[0, -1].float().to(logits.device), own)
+    told, hidden = states_of(source, ids)
+    own = torch.stack([state[0, -1].float().to(states.device) for state in hidden])
+    return (logits.float(), states), (told[0, -1].float().to(logits.device), own)
 
 
 def _said_alike(source: PreTrainedModel, row: list[int], own: list[int]) -> tuple[int, int]:

@@ -150,8 +150,8 @@ BUGS = (
         "nothing is compared with transformers",
         "test_loading.py::test_a_model_that_was_changed_does_not_equal_its_source",
         "outside.py",
-        "own = torch.stack([state[0, -1].float().to(states.device) for state in out.hidden_states[1:]])",
-        "own = states; out.logits[0, -1] = logits",
+        "own = torch.stack([state[0, -1].float().to(states.device) for state in hidden])",
+        "own = states; told[0, -1] = logits",
     ),
     Bug(
         "what could not be compared passes",
@@ -229,8 +229,8 @@ BUGS = (
         "batches straddle a rotary switch",
         "test_caches.py::test_a_prompt_reads_as_in_transformers_whatever_longer_ones_are_beside_it",
         "reading.py",
-        "rows = rows[side[rows] == side[rows[0]]]",
-        "pass",
+        "sides(model, lengths, more).tolist()",
+        "[0] * len(whole)",
     ),
     Bug(
         "texts on both sides of a switch are read by one table",
@@ -257,7 +257,7 @@ BUGS = (
         "the end of the prompt is read by the table of the opening",
         "test_caches.py::test_an_opening_that_crosses_the_switch_is_read_and_dropped_again",
         "reading.py",
-        "if crosses(model, tokens.mask.sum(dim=1), len(shape.opening)):",
+        "if crosses(model, tokens.mask.sum(dim=1), opening.shape[1]):",
         "if False:",
     ),
     Bug(
@@ -579,8 +579,9 @@ BUGS = (
         "files are read behind the model",
         "test_main.py::test_what_is_wrong_is_said_before_a_model_is_loaded_or_a_method_fitted",
         "shell/looking.py",
-        "        pairs = contrast_in(contrast)\n        require_model(model, backend, device, dtype, revision)\n",
-        "        model_named(model, backend, device, dtype, revision)\n        pairs = contrast_in(contrast)\n",
+        "        pairs, asking = contrast_in(contrast), asking_with(system, thinking)\n",
+        "        model_named(model, backend, device, dtype, revision)\n"
+        "        pairs, asking = contrast_in(contrast), asking_with(system, thinking)\n",
     ),
     Bug(
         "kept fits are not told apart by their anchors",

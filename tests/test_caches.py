@@ -346,7 +346,7 @@ def test_an_opening_that_crosses_the_switch_is_read_and_dropped_again(switching,
     flight.ahead(3)
     close(flight.again([], whole_prompt=False), before)
     if type(source).__name__.startswith("Phi3"):  # whole texts are the law there
-        told = torch.cat([ids, torch.tensor([flight.template.opening])], dim=1)
+        told = torch.cat([ids, torch.tensor([flight.templates[0].opening])], dim=1)
         close(flight.opened()[:, 1], source(told, output_hidden_states=True).hidden_states[2][:, -1])
 
 

@@ -124,7 +124,7 @@ def test_a_run_keeps_the_whole_conversation(model, tmp_path):
         ([{"role": "user"}], "Message 0 of the conversation has no role and content"),
         ([{"role": "user", "content": 3}], "Message 0 of the conversation is not text"),
         ([{"role": "user", "content": [{"type": "image"}]}], "Message 0 of the conversation is not text"),
-        ([{"role": "user", "content": " "}], "Prompt 0 is empty"),
+        ([{"role": "user", "content": " "}], "Message 0 of the conversation says nothing"),
     ],
 )
 @pytest.mark.usefixtures("without_shape_checks")

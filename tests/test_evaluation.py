@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import scans_lens
 from scans_lens import evaluation, judges, organism, runs
 from scans_lens.__main__ import app
+from scans_lens.conversation import Asking
 from scans_lens.evaluation import Arm, evaluate, prompt_id, summary
 from scans_lens.methods.self_cd import SelfCD
 from scans_lens.prompts import Contrast, PromptSet
@@ -283,7 +284,7 @@ def test_the_band_farthest_from_a_band_is_at_the_other_end():
 def test_a_way_with_a_system_prompt_of_its_own_is_asked_with_it(ask, model, tmp_path):
     own = a_set(n=3)
     table = ask(tmp_path, [own], arms=[Arm("plain"), *evaluation.arms(None, ["system", "self_cd"])[1:]])
-    for name, how in (("system", {"system": evaluation.SAFETY_PROMPT}), ("self_cd", {"method": SelfCD()})):
+    for name, how in (("system", {"asking": Asking(evaluation.SAFETY_PROMPT)}), ("self_cd", {"method": SelfCD()})):
         rows = table[table["method"] == name].set_index("prompt").loc[list(own)]
         assert rows["reply"].tolist() == list(scans_lens.replies(model, own, max_new_tokens=4, progress=False, **how))
 

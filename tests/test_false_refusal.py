@@ -15,6 +15,7 @@ from learning import contrast_of, others
 from steered import close, first_logits, odds_of_refusal, taking_out
 
 from scans_lens import artefacts, judges, organism
+from scans_lens.conversation import BARE
 from scans_lens.generation import replies
 from scans_lens.methods import false_refusal as module
 from scans_lens.methods import refusal_direction
@@ -169,13 +170,13 @@ def test_prompts_are_never_learned_from_and_chosen_on(one_model):
 
 
 def test_by_default_a_model_learns_from_half_of_our_borderline_prompts_and_is_tried_on_the_other(one_model, bundled):
-    contrast, learned, tried = module._prompts(one_model, None, None, None, 0)
+    contrast, learned, tried = module._prompts(one_model, None, None, None, 0, BARE)
     assert sorted((*learned, *tried.borderline)) == sorted(ours("validation").borderline)
     assert len(learned) == 62 and len(contrast.harmful) == 256 and not set(learned) & set(tried.borderline)
-    contrast, learned, tried = module._prompts(bundled, None, None, None, 0)
+    contrast, learned, tried = module._prompts(bundled, None, None, None, 0, BARE)
     assert learned == organism.prompts("borderline", "train") and tried == organism.validation()
     mine = contrast_of(8)
-    assert module._prompts(one_model, mine, None, others(6), 0)[1] == mine.borderline
+    assert module._prompts(one_model, mine, None, others(6), 0, BARE)[1] == mine.borderline
 
 
 def test_another_candidate_or_strictness_can_be_taken_and_one_that_is_none_cannot(found):

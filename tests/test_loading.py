@@ -225,7 +225,7 @@ def test_a_tokenizer_without_a_bos_gets_none(copied, backend):
 
 
 def test_half_a_character_is_refused(model):
-    with pytest.raises(ValueError, match=r"Prompt 1 holds half a character"):
+    with pytest.raises(ValueError, match=r"Prompt 1 holds .* half of a character"):
         chat_tokens(model, ["Why?", "What is \ud83d?"])
 
 

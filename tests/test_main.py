@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import scans_lens
 from scans_lens import check, errors, evaluation, organism, runs
 from scans_lens.__main__ import app
+from scans_lens.conversation import BARE, Asking
 from scans_lens.methods import choosing, scans
 from scans_lens.shell import keeping
 
@@ -138,7 +139,7 @@ def test_reply_reads_prompts_from_standard_input(run, fitted):
 def test_reply_fits_once_and_finds_it_kept(run, fitted, bundled, monkeypatch):
     calls = []
 
-    def fit(model, contrast, *, validation):
+    def fit(model, contrast, *, validation, asking):
         calls.append(contrast)
         assert validation.digest == organism.validation().digest
         return scans_lens.SCANS.load(fitted[0], model)
@@ -155,7 +156,7 @@ def test_reply_fits_once_and_finds_it_kept(run, fitted, bundled, monkeypatch):
 def test_evaluate_learns_from_halves_of_the_anchors_and_prints_the_spread(run, fitted, bundled, monkeypatch, tmp_path):
     calls = []
 
-    def fit(model, contrast, *, validation):
+    def fit(model, contrast, *, validation, asking):
         calls.append(contrast.digest)
         return scans_lens.SCANS.load(fitted[0], model)
 
@@ -332,7 +333,7 @@ WRONG = [
     ("evaluate --sets rows.json", "holds no list of rows"),
     ("evaluate --sets unlabelled.json", "its columns are 'text'"),
     ("evaluate --sets half.json", "half a character (a lone surrogate) in row 1"),
-    ("evaluate --sets turns.json", "messages in row 1 end with a turn of the assistant"),
+    ("evaluate --sets turns.json", "no conversation in row 1. A conversation ends with what the user says"),
     ("evaluate --sets missing.csv", "There is no file 'missing.csv'"),
     ("evaluate --sets plain,plain", "names 'plain' twice"),
     ("evaluate --sets xstest", "name the folder in SCANS_LENS_DATA"),
@@ -473,10 +474,10 @@ def test_a_kept_fit_is_told_apart_by_all_that_it_depends_on(model, monkeypatch):
     anchors, validation = organism.anchors(), organism.validation()
     smaller = anchors.split(8, 0)[0]
 
-    def place(anchors=anchors, validation=validation, asking=None):
+    def place(anchors=anchors, validation=validation, asking=BARE):
         return keeping.place(keeping.terms(model, anchors, validation, asking))
 
-    places = [place(), place(smaller), place(validation=smaller), place(asking={"system": "Be safe."})]
+    places = [place(), place(smaller), place(validation=smaller), place(asking=Asking("Be safe."))]
     with monkeypatch.context() as patch:
         patch.setattr(model.tokenizer, "chat_template", "{{ messages[0]['content'] }}")
         places.append(place())

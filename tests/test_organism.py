@@ -346,6 +346,7 @@ def test_another_corpus_means_another_first_stage(monkeypatch):
         (["tried", "no_such_folder"], "No model in no_such_folder: it holds no model.safetensors."),
     ],
 )
+@pytest.mark.usefixtures("without_shape_checks")  # typer hands over a context of its own
 def test_the_shell_says_in_one_sentence_what_is_wrong(words, sentence, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["scans_lens.organism", *words])
     with pytest.raises(SystemExit) as ended, warnings.catch_warnings():

@@ -17,6 +17,7 @@ import pytest
 from texts import FOLDER, every_benchmark, first_word, here, needs_the_benchmarks, words
 
 from scans_lens import organism, prompts
+from scans_lens.conversation import Conversation
 from scans_lens.prompts import Contrast, catalogue
 from scans_lens.prompts.confounds import confounds
 from scans_lens.prompts.overlaps import shared, without
@@ -499,28 +500,28 @@ def test_a_file_of_conversations_is_read_turn_by_turn(tmp_path, suffix):
     else:
         pd.DataFrame(rows).to_parquet(file)
     found = prompts.own(file)
-    assert found[0] == tuple(TURNS) and found[1] == "Hi."
+    assert list(found) == [Conversation.of(TURNS), Conversation.of(TURNS[1:2])]
     assert found.kinds == ("harmful", "borderline")
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize(
     ("turns", "sentence"),
     [
-        ("nonsense", "are no JSON"),
-        ([], "are no list of turns"),
-        ({"role": "user", "content": "Why?"}, "are no list of turns"),
-        (["Why?"], "have 'Why\\?' for turn 1"),
-        ([{"role": "user"}], "have a turn 1 with role: give role and content"),
-        ([{"role": "bot", "content": "Why?"}], "have the role 'bot' in turn 1"),
-        ([{"role": "user", "content": " "}], "say nothing in turn 1"),
-        ([{"role": "user", "content": ["Why?"]}], "say nothing in turn 1"),
-        (TURNS[:3], "end with a turn of the assistant"),
-        ([*TURNS[1:], TURNS[0], TURNS[1]], "have a system turn in place 4"),
+        ("nonsense", "What should be messages is no JSON"),
+        ([], "There are no messages"),
+        ({"role": "user", "content": "Why?"}, "A conversation is a list of messages, not dict"),
+        (["Why?"], "Message 0 .* has no role and content: 'Why\\?'"),
+        ([{"role": "user"}], "Message 0 .* has no role and content"),
+        ([{"role": "user", "content": " "}], "Message 0 .* says nothing"),
+        ([{"role": "user", "content": 3}], "Message 0 .* is not text"),
+        (TURNS[:3], "A conversation ends with what the user says, and this one with 'assistant'"),
+        ([*TURNS[1:], TURNS[0], TURNS[1]], "Message 3 .* is a system prompt, which comes first or not at all"),
     ],
 )
 def test_a_conversation_that_is_none_is_one_sentence_with_its_row(tmp_path, turns, sentence):
     (tmp_path / "asked.json").write_text(json.dumps([{"messages": TURNS}, {"messages": turns}]))
-    with pytest.raises(ValueError, match=f"the messages in row 2 {sentence}"):
+    with pytest.raises(ValueError, match=f"has no conversation in row 2. {sentence}"):
         prompts.own(tmp_path / "asked.json")
 
 

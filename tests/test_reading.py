@@ -113,7 +113,7 @@ def test_a_transition_is_the_difference_of_two_plain_runs(any_model, reference, 
 
 def test_a_system_prompt_is_read_with_the_prompt(model, prompts):
     found = residuals(model, prompts, asking=Asking("Answer in one word."))
-    ids = torch.tensor([prompt_ids(model, prompts[0], "Answer in one word.")])
+    ids = torch.tensor([prompt_ids(model, prompts[0], asking=Asking("Answer in one word."))])
     close(found[0, 0], model.run_with_cache(ids)[1][resid_post(0)][0, -1])
 
 
