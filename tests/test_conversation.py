@@ -69,15 +69,6 @@ def test_a_conversation_reads_and_replies_the_same_alone_and_in_company(model):
     assert said.tokens == tuple(replies(model, [one], max_new_tokens=6, progress=False).tokens[0] for one in asked)
 
 
-def test_prompts_with_other_openings_are_read_in_batches_of_their_own(thinker):
-    quiet = [Asking(thinking=False).of(prompt) for prompt in ("Why?", "Name ten stars.")]
-    asked = ["Why?", quiet[0], "Name ten stars.", quiet[1]]
-    tokens = chat_tokens(thinker, asked)
-    assert tokens.templates[0].tail != tokens.templates[1].tail
-    alone = torch.cat([transitions(thinker, [one], progress=False) for one in asked])
-    assert torch.allclose(transitions(thinker, asked, progress=False), alone, atol=1e-4)
-
-
 def test_the_end_of_the_instruction_is_each_conversations_own(thinker):
     asked = ["Why?", Asking(thinking=False).of("Name ten stars.")]
     tokens = chat_tokens(thinker, asked)

@@ -6,6 +6,7 @@ from datetime import date
 
 import odd
 import pytest
+import torch
 from transformers import GenerationConfig
 
 from scans_lens import check
@@ -13,6 +14,7 @@ from scans_lens.chat import chat_tokens, end_tokens, prompt_ids, reply_ids, spok
 from scans_lens.conversation import Asking, Conversation
 from scans_lens.generation import replies
 from scans_lens.loading import load_model
+from scans_lens.reading import transitions
 from scans_lens.templates import writing
 
 ASKED = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -202,6 +204,14 @@ def test_check_refuses_a_model_with_a_broken_template(with_template, name, sente
 def test_a_reply_in_a_thought_that_the_template_has_opened_is_no_answer(with_template):
     said = replies(load_model(with_template("opened")), ["Why?"], max_new_tokens=4, progress=False)
     assert list(said) == [""] and said.finished == (False,) and said.thoughts[0]
+
+
+def test_prompts_with_other_openings_are_read_in_batches_of_their_own(with_template):
+    model = load_model(with_template("qwen3"))
+    asked = ["Why?", Asking(thinking=False).of("Why?"), "Name ten stars.", Asking(thinking=False).of("Name them.")]
+    assert len({one.opening for one in chat_tokens(model, asked).templates}) == 2
+    alone = torch.cat([transitions(model, [one], progress=False) for one in asked])
+    assert torch.allclose(transitions(model, asked, progress=False), alone, atol=1e-4)
 
 
 # ── What is recorded ─────────────────────────────────────────────────────────────────────────────────────────
