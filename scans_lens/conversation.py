@@ -155,7 +155,8 @@ def key(prompt: Prompt) -> str:
 def checked(prompts: Sequence[Askable]) -> list[Prompt]:
     """The prompts as a list of strings and conversations, or one clear sentence about what is wrong with them."""
     if isinstance(prompts, (str, Conversation)):
-        raise ValueError("Expected a list of prompts and got one; put it in a list: [prompt].")
+        one = "string" if isinstance(prompts, str) else "conversation"
+        raise ValueError(f"Expected a list of prompts and got one {one}; put it in a list: [prompt].")
     prompts = list(prompts)
     if not prompts:
         raise ValueError("There are no prompts: the list is empty.")

@@ -343,7 +343,7 @@ def test_another_corpus_means_another_first_stage(monkeypatch):
     ("words", "sentence"),
     [
         (["--split", "tset"], "No split 'tset'; the splits are train, validation, test."),
-        (["tried", "no_such_folder"], "No model in no_such_folder: it holds no model.safetensors."),
+        (["tried", "no_such_folder"], "The folder 'no_such_folder' holds no training: there is no config.json in it."),
     ],
 )
 @pytest.mark.usefixtures("without_shape_checks")  # typer hands over a context of its own

@@ -357,7 +357,7 @@ def _prompts(
         validation = validation or rest
     contrast, validation, _ = learning_prompts(model, contrast, validation, seed, asking)
     assert validation is not None
-    borderline = contrast.borderline if borderline is None else [asking.of(prompt) for prompt in borderline]
+    borderline = contrast.borderline if borderline is None else tuple(asking.of(prompt) for prompt in borderline)
     if not len(borderline) or not validation.borderline:
         where = "to learn from (borderline=…)" if not len(borderline) else f"to choose on, in {validation.name!r}"
         raise Refused(f"There are no borderline prompts {where}; {FEWEST} that the model refuses are needed.")
