@@ -819,19 +819,23 @@ BUGS = (
 )
 
 
-def laws_hold(house: Path, laws: Iterable[str], *how: str) -> bool | str:
-    """Whether these laws hold for the package in this folder, or what went wrong in asking."""
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *how, *(f"tests/{law}" for law in laws)],
+def tried(house: Path, laws: Iterable[str], *how: str) -> subprocess.CompletedProcess[str]:
+    """What pytest says of these laws for the package in this folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *how, *(f"tests/{law}" for law in laws)],
         cwd=house,
         env={**os.environ, "PYTHONPATH": str(house), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
     )
+
+
+def outcome(run: subprocess.CompletedProcess[str]) -> str:
+    """Whether the law failed, as it should."""
     last = (run.stdout.strip().splitlines() or ["pytest said nothing"])[-1]
     if run.returncode == 0:
-        return True
-    return False if run.returncode == 1 and " failed" in last and " error" not in last else last
+        return "MISSED"
+    return "caught" if run.returncode == 1 and " failed" in last and " error" not in last else f"BROKEN: {last}"
 
 
 def planted(bug: Bug, houses: SimpleQueue[Path]) -> str:
@@ -843,11 +847,10 @@ def planted(bug: Bug, houses: SimpleQueue[Path]) -> str:
         if (places := source.count(bug.right)) != 1:
             return f"MISFIT: its place is there {places} times"
         file.write_text(source.replace(bug.right, bug.wrong))
-        held = laws_hold(house, [bug.law])
+        return outcome(tried(house, [bug.law], "-x"))
     finally:
         file.write_text(source)
         houses.put(house)
-    return {True: "MISSED", False: "caught"}.get(held, f"BROKEN: {held}")  # type: ignore[call-overload]
 
 
 def main() -> int:
@@ -868,17 +871,19 @@ def main() -> int:
                 shutil.copytree(ROOT / name, house / name, ignore=shutil.ignore_patterns("__pycache__"))
             shutil.copy(ROOT / "pyproject.toml", house)
             houses.put(house)
-        sound = laws_hold(house, dict.fromkeys(bug.law for bug in bugs), "-n", str(jobs), "--dist", "loadfile")
-        if sound is not True:
-            print(f"The laws do not hold before anything is planted: {sound or 'one of them fails'}.")
+        sound = tried(house, dict.fromkeys(bug.law for bug in bugs), "-n", str(jobs), "--dist", "loadfile")
+        if sound.returncode:
+            print("These laws do not hold before anything is planted:")
+            lines = sound.stdout.splitlines()
+            print(*([line for line in lines if line.startswith(("FAILED", "ERROR"))] or lines[-20:]), sep="\n")
             return 1
         width, wide = max(len(bug.name) for bug in bugs), max(len(bug.law) for bug in bugs)
         print(f"{'bug':{width}}  {'law':{wide}}  outcome")
         outcomes = []
         with ThreadPoolExecutor(jobs) as pool:
-            for bug, outcome in zip(bugs, pool.map(lambda bug: planted(bug, houses), bugs), strict=True):
-                outcomes.append(outcome)
-                print(f"{bug.name:{width}}  {bug.law:{wide}}  {outcome}", flush=True)
+            for bug, what in zip(bugs, pool.map(lambda bug: planted(bug, houses), bugs), strict=True):
+                outcomes.append(what)
+                print(f"{bug.name:{width}}  {bug.law:{wide}}  {what}", flush=True)
     caught = outcomes.count("caught")
     print(f"\n{caught} of {len(outcomes)} caught.")
     return int(caught < len(outcomes))
