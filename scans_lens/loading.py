@@ -77,7 +77,8 @@ def _bridge(where: str, device: torch.device | None, dtype: torch.dtype, revisio
     source, tokenizer = parts(where, device, dtype, revision)
     truth = agreement.truth(source, tokenizer)
     model = wrapped(source, tokenizer, where)
-    agreement.require(model, truth, f"{type(source).__name__} as a bridge of TransformerLens {lens()}")
+    remedy = "" if dtype == torch.float32 else f" That was in {str(dtype).removeprefix('torch.')}; try float32."
+    agreement.require(model, truth, f"{type(source).__name__} as a bridge of TransformerLens {lens()}", remedy)
     return model
 
 
