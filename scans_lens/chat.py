@@ -26,7 +26,7 @@ from scans_lens.conversation import (
 )
 from scans_lens.model import Model, device_of
 from scans_lens.templates import Writing, shared_end, writing
-from scans_lens.thoughts import Marks, Spoken, apart
+from scans_lens.thoughts import Spoken, apart
 
 OPENING = "Sure"
 """How a reply begins that complies (SCANS, section 3.3: r_pos)."""
@@ -241,11 +241,6 @@ def reply_ids(model: Model, prompt: Askable, reply: str, *, asking: Asking = BAR
         told = [*before, *own.continued(reply, as_text=True), *end]
     rest = told[len(before) :]
     return rest[: next((place for place, token in enumerate(rest) if token in ends), len(rest)) + 1]
-
-
-def marks(model: Model) -> tuple[Marks, ...]:
-    """What stands around this model's thoughts; none for a model that has none."""
-    return writing(model).marks
 
 
 def spoken(model: Model, ids: Sequence[int], *, thinking: bool = False) -> Spoken:

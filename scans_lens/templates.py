@@ -86,16 +86,17 @@ class Writing:
     @cached_property
     def parts(self) -> bool:
         """Whether it wants a message's content as a list of parts; as a text, where both will do."""
+        refusals = []
         for parts in (False, True):
             try:
-                if _ASKED.text in self._rendered(_ASKED, parts=parts):
-                    return parts
+                written = self._rendered(_ASKED, parts=parts)
             except ValueError as error:
-                refusal: ValueError | None = error
-            else:
-                refusal = None
-        if refusal is not None:
-            raise refusal
+                refusals.append(error)
+                continue
+            if _ASKED.text in written:
+                return parts
+        if len(refusals) == 2:
+            raise refusals[0]
         raise ValueError(
             "The model's chat template leaves out what the user says, given as text and as a list of parts: every "
             "prompt would be the same tokens."

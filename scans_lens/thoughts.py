@@ -30,7 +30,7 @@ KNOWN = (
     Marks("<thinking>", "</thinking>"),
     Marks("<reasoning>", "</reasoning>"),
 )
-"""Marks of released models; what else a template writes around a thought is learned from it (`chat.marks`)."""
+"""Marks of released models; `templates.Writing.marks` learns what else a template writes around a thought."""
 
 
 @dataclass(frozen=True)
