@@ -2,7 +2,7 @@
 
 import typer
 
-from scans_lens.shell import comparing, evaluating, looking, transferring
+from scans_lens.shell import comparing, evaluating, looking, models, transferring
 
 app = typer.Typer(
     help="Find where a chat model decides to refuse, show it, and steer it prompt by prompt.",
@@ -29,6 +29,7 @@ COMMANDS = {
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
+app.add_typer(models.app, name="models")
 
 if __name__ == "__main__":
     app()

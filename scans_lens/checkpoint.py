@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from scans_lens.models.located import perhaps
 from scans_lens.running import out_of_memory
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def hugging_face(
         source, info = kind.from_pretrained(
             folder, config=config, dtype=dtype, attn_implementation="eager", output_loading_info=True, **how
         )
-    _require_whole(source, info, base)
+    require_whole(source, info, base)
     if adapter is not None:
         with quiet(), told(f"The adapter {adapter!r} does not fit on {base!r}"):
             added = source.load_adapter(adapter)
@@ -156,12 +157,12 @@ def _require_files(where: str) -> None:
     gguf = sorted(name for name in files if name.endswith(".gguf"))
     if gguf and not any(name.endswith((".safetensors", ".bin")) for name in files):
         raise ValueError(
-            f"The folder {where!r} holds its weights only as a GGUF file ({gguf[0]}); a bridge needs them in Hugging "
-            f"Face format: AutoModelForCausalLM.from_pretrained(folder, gguf_file={gguf[0]!r}).save_pretrained(folder)."
+            f"The folder {where!r} holds its weights only as a GGUF file: name the file itself, "
+            f"{str(Path(where) / gguf[0])!r}."
         )
 
 
-def _require_whole(source: PreTrainedModel, info: Mapping[str, Any], where: str) -> None:
+def require_whole(source: PreTrainedModel, info: Mapping[str, Any], where: str) -> None:
     """Refuse a model that does not have each of its weights from the files, or leaves some of the files' weights out.
 
     What transformers knows to be tied or harmless is not in its report. Left over may be what belongs to no part of
@@ -284,7 +285,7 @@ def _cannot(where: str) -> str:
         return f"Cannot load the model in the folder {where!r}"
     return (
         f"Cannot load the model {where!r}: it is no folder here, and the hub does not give it "
-        "(wrong name, no network, or a gated model without HF_TOKEN)"
+        f"(wrong name, no network, or a gated model without HF_TOKEN){perhaps(where)}"
     )
 
 

@@ -12,6 +12,8 @@ import torch
 from scans_lens import agreement, organism, past, ranks
 from scans_lens.checkpoint import ADAPTER, CONFIG, architecture_of, lens, parts, told
 from scans_lens.hooked import load_hooked
+from scans_lens.models import gguf
+from scans_lens.models.located import located
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,7 +30,8 @@ def load_model(
     """A chat model with raw weights: the bundled one, a local folder's, or a hub's.
 
     Args:
-        name: None for the bundled model, a folder in Hugging Face format, or a hub name.
+        name: None for the bundled model, a folder in Hugging Face format, a hub name, a GGUF file, or the short name of
+            a model that `python -m scans_lens models get` has brought.
         backend: "bridge" for a `TransformerBridge`; "hooked" for a `HookedTransformer` (TransformerLens 3 only;
             decoding through it takes nearly three times as long on a CPU).
         device: "cuda" where there is one, else "cpu"; among processes of one launch, each its own GPU. "auto" spreads
@@ -49,12 +52,16 @@ def load_model(
         )
     device = _device(None if spread else device)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    where = str(organism.weights() if name is None else name)
+    where = located(str(organism.weights() if name is None else name))
     if Path(where).exists() and not any(Path(where, name).is_file() for name in (CONFIG, ADAPTER)):
         raise ValueError(f"The folder {where!r} holds no model in Hugging Face format: it has no config.json.")
     if backend == "hooked":
-        return load_hooked(where, device, dtype, revision)
-    return _bridge(where, None if spread else device, dtype, revision)
+        model = load_hooked(where, device, dtype, revision)
+    else:
+        model = _bridge(where, None if spread else device, dtype, revision)
+    if (record := gguf.record_in(where)) is not None:
+        model.cfg.gguf, model.cfg.model_name = record, record["name"]
+    return model
 
 
 def _device(wanted: str | torch.device | None) -> torch.device:

@@ -51,10 +51,16 @@ class Identity:
     rest: str = ""
     """A hash of the other weights of every block, whatever kind of block, and of an adapter's, with its settings. Empty
     in what was kept before this was taken, and then not compared."""
+    weights: str = ""
+    """In what form they came, where that was not as they were trained: "Q4_K_M, dequantised". Shown with the name."""
+    file: str = ""
+    """SHA-256 of the GGUF file that they came in; empty where they came otherwise, and then not compared."""
 
     def same_as(self, other: Identity) -> bool:
-        alike = replace(self, name="", rest="") == replace(other, name="", rest="")
-        return alike and (self.rest == other.rest or not (self.rest and other.rest))
+        apart = {"name": "", "rest": "", "weights": "", "file": ""}
+        pairs = ((self.rest, other.rest), (self.file, other.file))
+        alike = replace(self, **apart) == replace(other, **apart)
+        return alike and all(one == another or not (one and another) for one, another in pairs)
 
 
 def resid_post(layer: int) -> str:
@@ -70,6 +76,7 @@ def identity(model: Model) -> Identity:
     """
     unembedding = unembedding_of(model)
     cfg = model.cfg
+    came_in = getattr(cfg, "gguf", None) or {}
     architecture = getattr(cfg, "architecture", None) or getattr(cfg, "original_architecture", None) or "unknown"
     return Identity(
         architecture=str(architecture),
@@ -80,6 +87,8 @@ def identity(model: Model) -> Identity:
         blocks=_hashed((weight for block in model.blocks for weight in _weights(block, _FIRST)), 512),
         name=str(getattr(cfg, "model_name", "") or ""),
         rest=_hashed((*(weight for block in model.blocks for weight in _others(block)), *_adapter(model)), 512),
+        weights=str(came_in.get("weights", "")),
+        file=str(came_in.get("sha256", "")),
     )
 
 
@@ -168,10 +177,11 @@ def is_bundled(model: Model) -> bool:
 
 def shown_name(model: Model) -> str:
     """What to call it in what is kept and shown: a hub's name, or a folder's without where it lies."""
-    name = identity(model).name
+    own = identity(model)
     if is_bundled(model):
         return "bundled"
-    return Path(name).name if Path(name).exists() else name or "unnamed"
+    name = Path(own.name).name if Path(own.name).exists() else own.name or "unnamed"
+    return f"{name} ({own.weights})" if own.weights else name
 
 
 def is_folded(model: Model) -> bool:

@@ -116,10 +116,16 @@ def require_model(name: str | None, backend: str, device: str | None, dtype: str
             raise ValueError(f"The device {device!r} cannot be used here: {found or 'no'} GPUs are found.")
     if name is None:
         return
+    from scans_lens.models import located
+    from scans_lens.models.known import KNOWN
+
     if not name.strip():
         raise ValueError("The model has no name: --model is empty.")
+    located.require(name)
+    if name in KNOWN or located.is_gguf(name):
+        return
     if Path(name).is_file():
-        raise ValueError(f"{name!r} is a file; name the folder in Hugging Face format that it is of.")
+        raise ValueError(f"{name!r} is no GGUF file; name the folder in Hugging Face format that it is of.")
     if Path(name).is_dir():
         if not any((Path(name) / file).is_file() for file in ("config.json", "adapter_config.json")):
             raise ValueError(f"The folder {name!r} holds no model in Hugging Face format: it has no config.json.")

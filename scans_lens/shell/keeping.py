@@ -13,6 +13,7 @@ import typer
 
 from scans_lens.conversation import BARE, Asking
 from scans_lens.errors import Refused
+from scans_lens.models.home import home
 
 if TYPE_CHECKING:
     from scans_lens.methods.scans import SCANS
@@ -64,7 +65,7 @@ def terms(model: Any, anchors: Contrast, validation: Contrast | None, asking: As
 def place(of: dict[str, Any]) -> Path:
     """The file that a fit under these terms is kept in."""
     key = sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:16]
-    return Path(typer.get_app_dir("scans_lens")) / f"scans-{key}.safetensors"
+    return home() / "fits" / f"scans-{key}.safetensors"
 
 
 def kept(model: Any, refit: bool, draw: int | None = None, asking: Asking = BARE) -> SCANS:
