@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scans_lens.chat import words_of
 from scans_lens.conversation import Prompt
-from scans_lens.generation import replies
+from scans_lens.generation import replies_under
 from scans_lens.judges import Judge, Verdict, judge_for
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Model, resid_post
@@ -79,10 +79,7 @@ def explained(
         ValueError: a prompt that cannot be asked, or SCANS of another model.
     """
     judge = judge or judge_for(model)
-    plain, steered = (
-        replies(model, [prompt], method=method, max_new_tokens=max_new_tokens, progress=False)
-        for method in (None, scans)
-    )
+    plain, steered = replies_under(model, [prompt], [None, scans], max_new_tokens=max_new_tokens, progress=False)
     assert steered.score is not None and steered.scale is not None
     return Explained(
         look=looks(model, [prompt], scans)[0],

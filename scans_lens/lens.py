@@ -7,6 +7,7 @@ qualify, the band is chosen whose push changes the model's mind the most.
 
 from __future__ import annotations
 
+import copy
 import html
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,11 +22,13 @@ from torch import Tensor
 from scans_lens import artefacts, organism, prompts, steering
 from scans_lens.chat import first_tokens, words_of
 from scans_lens.conversation import BARE, Asking, Prompt
-from scans_lens.directions import Directions, Origin, components, difference_of_means, origin_of
+from scans_lens.directions import Directions, Origin, components, difference_of_means
+from scans_lens.effort import STANDARD, Effort, spread
 from scans_lens.errors import Refused
 from scans_lens.model import Model, identity, is_bundled, require_raw, unembedding_of
 from scans_lens.prompts import Contrast
 from scans_lens.reading import flights, residuals
+from scans_lens.readings import Readings, directions_of, readings
 
 REFUSAL_WORDS = (
     "sorry", "Sorry", "cannot", "Cannot", "can't", "won't", "unable", "Unable", "unfortunately", "Unfortunately",
@@ -36,6 +39,8 @@ REFUSAL_WORDS = (
 """Stems and forms of words that refuse; those that are one token of a vocabulary are looked for there."""
 
 SIGNIFICANCE = 0.05
+COLUMNS = 16_384
+"""Of the unembedding, how many are in float64 at once."""
 LAST_FIFTH = 0.8
 """Layers from this share of the depth on are left out of the band: what is written there can no longer decide."""
 
@@ -131,10 +136,20 @@ class _Loudness:
     """
 
     def __init__(self, model: Model, ids: Sequence[int]) -> None:
-        unembedding = unembedding_of(model).detach().double().cpu()
-        self._mean = unembedding.mean(dim=1)
-        self._gram = unembedding @ unembedding.T / unembedding.shape[1]
-        self._words = unembedding[:, list(ids)]
+        unembedding = unembedding_of(model).detach()
+        self._mean = torch.zeros(len(unembedding), dtype=torch.float64)
+        self._gram = torch.zeros(len(unembedding), len(unembedding), dtype=torch.float64)
+        for part in unembedding.split(COLUMNS, dim=1):  # the whole in float64 would be a second model
+            part = part.double().cpu()
+            self._mean += part.sum(dim=1) / unembedding.shape[1]
+            self._gram += part @ part.T / unembedding.shape[1]
+        self._words = unembedding[:, list(ids)].double().cpu()
+
+    def of_words(self, model: Model, ids: Sequence[int]) -> _Loudness:
+        """The same vocabulary with other words."""
+        other = copy.copy(self)
+        other._words = unembedding_of(model).detach()[:, list(ids)].double().cpu()
+        return other
 
     def __call__(self, vectors: Float[Tensor, "*many d_model"]) -> Float[Tensor, "*many word"]:
         return self.lift(vectors) / self.spread(vectors)[..., None]
@@ -265,10 +280,12 @@ def anchor_layers(
     contrast: Contrast | None = None,
     words: Sequence[str] | None = None,
     asking: Asking = BARE,
-    resamples: int = 400,
+    resamples: int | None = None,
+    effort: Effort | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     progress: bool = True,
+    read: tuple[Readings, Readings] | None = None,
 ) -> AnchorLayers:
     """The layers in which refusal is decided: a contiguous band, found by lens and cause.
 
@@ -283,8 +300,10 @@ def anchor_layers(
         contrast: the anchors; by default the bundled model's own for it, `prompts.anchors()` for any other.
         words: refusal words to look for instead of `REFUSAL_WORDS`.
         asking: how the anchors are put: a system prompt, thinking on or off.
-        resamples: of bootstrap and of label shuffles.
+        resamples: of bootstrap and of label shuffles; by default as the effort says.
+        effort: how many anchors are read and pushed; by default all.
         seed: of both.
+        read: what was read of the contrast's harmful and harmless prompts, so that it is not read again.
 
     Raises:
         NoAnchorLayers: no layer qualifies. ValueError: folded weights, directions of length one or of the residual's,
@@ -292,12 +311,17 @@ def anchor_layers(
     """
     require_raw(model, "anchor_layers")
     tokens = refusal_tokens(model, words)
-    contrast = (contrast or default_anchors(model)).under(asking)
-    reading = {"batch_size": batch_size, "progress": progress}
-    harmful, harmless = residuals(model, contrast.harmful, **reading), residuals(model, contrast.harmless, **reading)
+    effort = effort or STANDARD
+    resamples = effort.resamples if resamples is None else resamples
+    contrast = effort.learned(contrast or default_anchors(model)).under(asking)
+    word = "reading" if progress else None
+    if read is None:
+        sides = (contrast.harmful, contrast.harmless)
+        first, second = (readings(model, side, batch_size=batch_size, progress=word) for side in sides)
+        read = (first, second)
+    harmful, harmless = (side.residuals for side in read)
     if directions is None:
-        norms = (harmful.norm(dim=-1).mean(0) + harmless.norm(dim=-1).mean(0)) / 2
-        directions = Directions(difference_of_means(harmful, harmless).float(), norms, origin_of(model, contrast))
+        directions = directions_of(model, contrast, *read)
     else:
         artefacts.require_same_model(directions.origin.model, identity(model), "These directions")
         lengths = directions.vectors.norm(dim=1)
@@ -307,15 +331,19 @@ def anchor_layers(
                 "anchor_layers pushes by the difference of means itself, and these directions have another length: "
                 "hand it what they were before unit() or in_residual_norms()."
             )
-    borderline = residuals(model, contrast.borderline, **reading) if contrast.borderline else None
+    borderline = None
+    if contrast.borderline:
+        borderline = residuals(model, contrast.borderline, batch_size=batch_size, progress=progress)
 
     rng = np.random.default_rng(seed)
-    rising = rising_tokens(model, contrast, batch_size=batch_size)
-    loudness, rising_loudness = _Loudness(model, list(tokens.values())), _Loudness(model, list(rising))
+    rising = _rising(*(side.mass for side in read))
+    loudness = _Loudness(model, list(tokens.values()))
+    rising_loudness = loudness.of_words(model, rising)
     z = loudness(directions.vectors).mean(-1)
     boot, null = _resampled(loudness, harmful, harmless, resamples, rng)
     p = (1 + (null >= z).sum(dim=0)) / (1 + resamples)
-    drops = causal_drops(model, directions, contrast.harmful, rising, batch_size=batch_size, progress=progress)
+    pushed = spread(contrast.harmful, effort.pushed)
+    drops = causal_drops(model, directions, pushed, rising, batch_size=batch_size, progress=progress)
     drop_boot = torch.stack(
         [drops[torch.from_numpy(rng.integers(len(drops), size=len(drops)))].mean(0) for _ in range(resamples)]
     )
@@ -418,18 +446,19 @@ def rising_tokens(
 
     One forward, no decoding. The first token of a refusal is often only "I", which no list of words holds.
     """
-    harmful, harmless = (_next_mass(model, side, batch_size) for side in (contrast.harmful, contrast.harmless))
+    harmful, harmless = (
+        readings(model, side, batch_size=batch_size, progress=None).mass
+        for side in (contrast.harmful, contrast.harmless)
+    )
+    return _rising(harmful, harmless, most)
+
+
+def _rising(harmful: Float[Tensor, "d_vocab"], harmless: Float[Tensor, "d_vocab"], most: int = 20) -> tuple[int, ...]:
+    """From the mean probabilities of next tokens of both sides."""
     rise = (harmful - harmless).clamp(min=0)
     gains, ids = rise.sort(descending=True)
     needed = int((gains.cumsum(0) < 0.9 * gains.sum()).sum()) + 1
     return tuple(ids[: min(most, needed)].tolist())
-
-
-def _next_mass(model: Model, texts: Sequence[Prompt], batch_size: int | None) -> Float[Tensor, "d_vocab"]:
-    total = torch.zeros(unembedding_of(model).shape[1], dtype=torch.float64)
-    for _, flight in flights(model, texts, batch_size=batch_size):
-        total += torch.softmax(flight.logits.double().cpu(), dim=-1).sum(dim=0)
-    return total / len(texts)
 
 
 def refusal_log_odds(logits: Float[Tensor, "row d_vocab"], tokens: Sequence[int]) -> Float[Tensor, "row"]:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from scans_lens.model import Hook, Model, is_bridge, resid_post, unembedding_of
+from scans_lens.packing import multiplied, packed
 from scans_lens.past import past_of, refusal_of, roomy_layer, tells_again
 
 
@@ -138,7 +139,7 @@ class _BridgeRunner:
         self.model = model
         self._source = model.original_model
         self._past = past_of(self._source)
-        self._norms = _norms(self._source)
+        self._norms, self._packed = _norms(self._source), packed(self._source)
         self._cache: Any = None
         self._long = False
         self.length = 0
@@ -154,7 +155,7 @@ class _BridgeRunner:
         positions = (whole.cumsum(dim=1) - 1).clamp(min=0)[:, self.length :]
         self._past.prepare(self._source)
         try:
-            with _computed_once(self._norms):
+            with _computed_once(self._norms), multiplied(self._packed):
                 logits = self._source(
                     input_ids=ids,
                     attention_mask=whole if self._past.attends else mask,
@@ -266,6 +267,8 @@ MOST_ROWS = 256
 """Rows beyond which a larger batch gains nothing worth its memory."""
 BUSY = 10**10
 """Rows times parameters that keep a processor busy; a small model needs many rows for that."""
+FEWEST = 64
+"""Rows that pay with any model, since a step of decoding reads all weights for however few."""
 SHARE = 0.5
 """Of the free memory, what a batch may take."""
 
@@ -285,7 +288,7 @@ def rows_at_once(model: Model, columns: int) -> int:
     row += 8 * heads * columns**2 + 12 * weights.shape[1]
     fit = int(SHARE * _free_bytes(weights.device)) // row
     parameters = n_layers * d_model * (4 * d_model + 3 * d_mlp) + weights.numel()
-    most = MOST_ROWS if weights.device.type == "cuda" else max(16, min(MOST_ROWS, BUSY // parameters))
+    most = MOST_ROWS if weights.device.type == "cuda" else max(FEWEST, min(MOST_ROWS, BUSY // parameters))
     return max(1, min(most, fit))
 
 
@@ -337,5 +340,6 @@ def run_through(
     # A recurrent layer of a bridge may have a way of its own without a cache, which is not the module's
     kept = {"use_cache": past.recurrent, **({past.argument: past.empty(source)} if past.recurrent else {})}
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    with model.hooks(fwd_hooks=[*hooks, (resid_post(last), stop)]), suppress(_Enough), _computed_once(_norms(source)):
+    fast = (_computed_once(_norms(source)), multiplied(packed(source)))
+    with model.hooks(fwd_hooks=[*hooks, (resid_post(last), stop)]), suppress(_Enough), fast[0], fast[1]:
         source(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1, **kept)

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 
 from scans_lens import judges, organism
 from scans_lens.conversation import BARE, Asking, Prompt
+from scans_lens.effort import STANDARD, Effort
 from scans_lens.errors import Refused
 from scans_lens.generation import replies_under
 from scans_lens.judges import Judge
@@ -62,10 +63,15 @@ def learning_prompts(
     return contrast.under(asking), validation.under(asking), note
 
 
-def reply_tokens(judge: Judge) -> int:
+def standard() -> Effort:
+    """What choosing takes unless another effort is handed in."""
+    return Effort(tokens=VALIDATION_TOKENS, rounds=ROUNDS)
+
+
+def reply_tokens(judge: Judge, most: int | None = None) -> int:
     """New tokens after which the judge, or the one that it only counts for, can tell whether a reply refuses."""
-    own = getattr(judge, "judge", judge)
-    return min(VALIDATION_TOKENS, judges.SETTLED) if own is judges.bundled else VALIDATION_TOKENS
+    own, most = getattr(judge, "judge", judge), VALIDATION_TOKENS if most is None else most
+    return min(most, judges.SETTLED) if own is judges.bundled else most
 
 
 class Counts(TypedDict):
@@ -93,6 +99,7 @@ class Bench:
     progress: bool = False
     left: float = math.inf
     """Replies; without end where no budget is given."""
+    effort: Effort = STANDARD
 
     @classmethod
     def of(
@@ -103,8 +110,9 @@ class Bench:
         batch_size: int | None,
         budget: int | None = None,
         progress: bool = False,
+        effort: Effort | None = None,
     ) -> Bench:
-        """What a contrast and a budget of replies make.
+        """What a contrast, a budget of replies and an effort make.
 
         Raises:
             ValueError: a budget that is too small for the plain model and one setting.
@@ -118,7 +126,9 @@ class Bench:
                 "small."
             )
         left = math.inf if budget is None else float(budget)
-        return cls(model, others, validation.harmful, judge, reply_tokens(judge), batch_size, progress, left)
+        effort = effort or standard()
+        tokens = reply_tokens(judge, effort.tokens)
+        return cls(model, others, validation.harmful, judge, tokens, batch_size, progress, left, effort)
 
     @property
     def asked(self) -> tuple[Prompt, ...]:
@@ -127,7 +137,7 @@ class Bench:
     @property
     def rounds(self) -> int:
         """How often finer scales are tried: more often where a budget ends it."""
-        return ROUNDS if math.isinf(self.left) else FINEST
+        return self.effort.rounds if math.isinf(self.left) else FINEST
 
     def affords(self, replies: int) -> int:
         """How many settings of so many replies each can still be paid; very many where there is no budget."""

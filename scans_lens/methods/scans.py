@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,8 @@ from scans_lens.artefacts import SITE, Kept, Use
 from scans_lens.chat import OPENING, Asked
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.conversation import BARE, Asking, Prompt
-from scans_lens.directions import Directions, added, directions_in, refusal_directions
+from scans_lens.directions import Directions, added, directions_in
+from scans_lens.effort import STANDARD, Effort, spread
 from scans_lens.judges import Judge
 from scans_lens.lens import anchor_layers, default_anchors
 from scans_lens.methods import choosing
@@ -31,6 +33,7 @@ from scans_lens.model import Hook, Model, after_final_norm, is_bundled
 from scans_lens.prompts import Contrast
 from scans_lens.rates import Rate
 from scans_lens.reading import Flight, collect
+from scans_lens.readings import directions_of, readings
 from scans_lens.steering import Rows
 
 Preset = Literal["paper", "release"]
@@ -44,6 +47,8 @@ costs no reply (see `SCANS.with_chosen_knobs`).
 A small push answers borderline prompts long before it answers harmful ones, so that the best threshold may well let
 some harmful prompts be pushed the wrong way, as long as they stay refused.
 """
+TOGETHER = 2
+"""Scales that are tried side by side, which share a prefill; more might be decoded in vain, behind a broken one."""
 DEPTH = 32
 """Layers of Llama-2-7b, on which the paper's bands are given."""
 
@@ -108,6 +113,8 @@ class SCANS:
     """Whether the classifier reads states at the last token of the user's own words, not transitions (`variants`)."""
     width: float = 0.0
     """A score this far from the threshold is pushed whole, a nearer one in proportion; 0 is the sign of eq. 5."""
+    effort: Effort = STANDARD
+    """What learning and choosing were allowed to take."""
     whole_prompt: bool = False
 
     def __post_init__(self) -> None:
@@ -164,6 +171,7 @@ class SCANS:
         layers: Sequence[int] | None = None,
         judge: Judge | None = None,
         budget: int | None = None,
+        effort: Effort | None = None,
         asking: Asking = BARE,
         seed: int = 0,
         batch_size: int | None = None,
@@ -192,6 +200,8 @@ class SCANS:
             judge: whether a reply refuses; by default the exact one for the bundled model, the panel for any other.
             budget: replies to validation prompts that may be asked for in choosing; with it, finer scales are tried
                 more often, until it is spent or two digits tell no more. Nothing is chosen where all was published.
+            effort: how many anchors, validation prompts, tokens and scales it may take; by default all there are. It is
+                kept with the fit.
             batch_size: prompts at once; by default what fits and pays.
 
         Raises:
@@ -206,28 +216,32 @@ class SCANS:
                 f"The {preset!r} preset's threshold was published for {', '.join(PUBLISHED)} and means nothing on "
                 "another model: give validation=Contrast(…) to choose one on."
             )
-        note, bench = f"The {preset} preset, as published.", None
+        note, bench, effort = f"The {preset} preset, as published.", None, effort or choosing.standard()
         if preset and published:  # nothing is chosen, so nothing is held out
             contrast = (contrast or default_anchors(model)).under(asking)
         else:
             contrast, validation, note = learning_prompts(model, contrast, validation, seed, asking)
             assert validation is not None
-            bench = Bench.of(model, validation, judge, batch_size, budget, progress)
-        quiet = {"batch_size": batch_size, "progress": progress}
-        directions = refusal_directions(model, contrast, **quiet)
+            validation = effort.chosen_on(validation)
+            bench = Bench.of(model, validation, judge, batch_size, budget, progress, effort)
+        contrast = effort.learned(contrast)
+        how: dict[str, Any] = {"batch_size": batch_size, "progress": "reading" if progress else None}
+        harmful, harmless = (readings(model, side, either_way, **how) for side in (contrast.harmful, contrast.harmless))
+        directions = directions_of(model, contrast, harmful, harmless)
         n = len(directions)
         last_after_norm = preset == "release"
-        anchored = [
-            collect(model, side, either_way, batch_size=batch_size) for side in (contrast.harmful, contrast.harmless)
-        ]
+        anchored = [side.moves for side in (harmful, harmless) if side.moves is not None]
         voting = published.voting if preset and published else None
         classifier = TransitionClassifier.fit(*one_way(anchored, last_after_norm), layers=voting)
         if layers is None:
             layers = (
                 _scaled(preset, n)
                 if preset
-                else anchor_layers(model, directions, contrast=contrast, seed=seed, **quiet)
-            )
+                else anchor_layers(
+                    model, directions, contrast=contrast, effort=effort, seed=seed, batch_size=batch_size,
+                    progress=progress, read=(harmful, harmless),
+                )
+            )  # fmt: skip
         vectors, unit, grid = _vectors(preset, directions, published)
         fitted = cls(
             directions=vectors,
@@ -238,6 +252,7 @@ class SCANS:
             note=note,
             repetition_penalty=1.1 if preset == "release" else 1.0,
             last_after_norm=last_after_norm,
+            effort=effort,
         )
         if preset and published:
             known = replace(
@@ -245,12 +260,15 @@ class SCANS:
             )
             return replace(fitted, classifier=known, scale=published.alpha)
         assert bench is not None
-        held = [collect(model, side, either_way, batch_size=batch_size) for side in (bench.harmful, bench.harmless)]
+        held = [
+            collect(model, side, either_way, batch_size=batch_size, progress=how["progress"])
+            for side in (bench.harmful, bench.harmless)
+        ]
         if not preset:
             classifier, last_after_norm = voters(anchored, held)
             fitted = replace(fitted, classifier=classifier, last_after_norm=last_after_norm)
         t_held, t_others = one_way(held, last_after_norm)
-        return fitted.with_chosen_knobs(bench, (t_others, t_held), grid)
+        return fitted.with_chosen_knobs(bench, (t_others, t_held), spread(grid, effort.scales))
 
     def with_chosen_knobs(
         self,
@@ -297,10 +315,14 @@ class SCANS:
                     found.append(Trial(scale, missed, one.threshold, **bench.counted(no)))
             return found
 
-        for scale in grid:
-            trials += (own := tried_at([scale]))
-            kept = max((trial.harmful[0] for trial in own), default=0)
-            if kept < trials[0].harmful[0] - BROKEN * len(bench.harmful):
+        at_once = TOGETHER if math.isinf(bench.left) else 1
+        floor = trials[0].harmful[0] - BROKEN * len(bench.harmful)
+        for start in range(0, len(grid), at_once):
+            own = tried_at(grid[start : start + at_once])
+            by_scale = [own[place : place + len(tried)] for place in range(0, len(own), len(tried))]
+            good = list(takewhile(lambda some: max(trial.harmful[0] for trial in some) >= floor, by_scale))
+            trials += chain.from_iterable(by_scale[: len(good) + 1])  # the first that is broken is the last
+            if len(good) < at_once:
                 break
         for _ in range(bench.rounds):
             finer = tried_at(choosing.beside(choice(trials)[0].scale, [trial.scale for trial in trials]))
@@ -350,6 +372,7 @@ class SCANS:
             "at_instruction": self.at_instruction,
             "width": self.width,
             "centred": self.classifier.centre is not None,
+            "effort": self.effort.to_dict(),
         }
         artefacts.write(path, "SCANS", tensors, header, [self._score_use(), self._push_use()])
 
@@ -406,6 +429,7 @@ class SCANS:
                 centre=kept.tensors.get("centre"),
             ),
             **kept.fields(cls, *named),
+            effort=kept.value("effort", Effort) if "effort" in kept.header else STANDARD,
         )
         kept.require_layers("layers", found.layers, shape[0])
         kept.require_layers("voting layers", voting, shape[0])
@@ -428,6 +452,7 @@ class SCANS:
         if self.at_instruction or self.classifier.centre is not None:
             what = "states at the end of the instruction" if self.at_instruction else "transitions"
             lines.append(f"  reads      {what}{', centred' * (self.classifier.centre is not None)}")
+        lines.append(f"  effort     {self.effort}")
         if self.directions.origin.asking:
             lines.append(f"  asked      with {self.directions.origin.asking}")
         return "\n".join([*lines, f"  {self.note}"] if self.note else lines)

@@ -38,6 +38,7 @@ Pairs = Annotated[
 ]
 System = Annotated[str | None, typer.Option(help="A system prompt, before every prompt.")]
 Thinking = Annotated[str | None, typer.Option(help="on or off; as the template has it by default.")]
+Effort = Annotated[str, typer.Option(help="standard or quick: how many prompts and replies a fit may take.")]
 
 PAIRS = ("pairs_validation", "pairs_test")
 """Our own borderline prompts with their twins, by the names that `--sets` knows."""

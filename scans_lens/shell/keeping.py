@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from scans_lens.conversation import BARE, Asking
+from scans_lens.effort import STANDARD, Effort
 from scans_lens.errors import Refused
 from scans_lens.models.home import home
 
@@ -41,7 +42,7 @@ def code() -> str:
     return found.hexdigest()
 
 
-def terms(model: Any, anchors: Contrast, validation: Contrast | None, asking: Asking) -> dict[str, Any]:
+def terms(model: Any, anchors: Contrast, validation: Contrast | None, asking: Asking, effort: Effort) -> dict[str, Any]:
     """All that SCANS as it is fitted here depends on."""
     from scans_lens.artefacts import versions
     from scans_lens.model import identity, is_bridge, unembedding_of
@@ -57,6 +58,7 @@ def terms(model: Any, anchors: Contrast, validation: Contrast | None, asking: As
         "anchors": anchors.digest,
         "validation": validation.digest if validation else None,
         "asking": asking.to_dict(),
+        "effort": effort.to_dict(),
         "code": code(),
         "versions": versions(),
     }
@@ -68,7 +70,7 @@ def place(of: dict[str, Any]) -> Path:
     return home() / "fits" / f"scans-{key}.safetensors"
 
 
-def kept(model: Any, refit: bool, draw: int | None = None, asking: Asking = BARE) -> SCANS:
+def kept(model: Any, refit: bool, draw: int | None = None, asking: Asking = BARE, effort: Effort = STANDARD) -> SCANS:
     """SCANS for this model as an earlier call has fitted it, or fitted now and kept in the user's cache folder.
 
     With a draw, of a random half of the anchors; knobs are chosen on the same validation prompts as ever.
@@ -82,7 +84,7 @@ def kept(model: Any, refit: bool, draw: int | None = None, asking: Asking = BARE
     if draw is not None:
         anchors = half(anchors, draw)
     validation = learning_prompts(model, None, None, 0)[1]
-    file = place(terms(model, anchors, validation, asking))
+    file = place(terms(model, anchors, validation, asking, effort))
     if file.is_file() and not refit:
         try:
             return SCANS.load(file, model)
@@ -91,7 +93,7 @@ def kept(model: Any, refit: bool, draw: int | None = None, asking: Asking = BARE
     of = ("" if draw is None else f" on half {draw} of the anchors") + (f" with {asking}" if asking else "")
     typer.echo(f"Fitting SCANS{of}; the next call will find it kept.", err=True)
     try:
-        method = SCANS.fit(model, anchors, validation=validation, asking=asking)
+        method = SCANS.fit(model, anchors, validation=validation, asking=asking, effort=effort)
     except Refused as error:
         raise ValueError(f"SCANS could not be fitted{of}: {error}") from error
     try:

@@ -15,6 +15,7 @@ from scans_lens.shell.common import (
     Backend,
     Device,
     Dtype,
+    Effort,
     Name,
     Pairs,
     Revision,
@@ -43,6 +44,7 @@ def anchor(
     contrast: Pairs = None,
     system: System = None,
     thinking: Thinking = None,
+    effort: Effort = "standard",
     seed: Annotated[int, typer.Option(help="Of bootstrap and label shuffles.")] = 0,
     save: Annotated[Path | None, typer.Option(help="Write the evidence as JSON.")] = None,
 ) -> None:
@@ -50,20 +52,24 @@ def anchor(
     with sentences():
         import json
 
-        pairs, asking = contrast_in(contrast), asking_with(system, thinking)
+        from scans_lens import effort as efforts
+
+        pairs, asking, allowed = contrast_in(contrast), asking_with(system, thinking), efforts.named(effort)
         require_model(model, backend, device, dtype, revision)
         writable(save)
 
-        from scans_lens.directions import refusal_directions
         from scans_lens.lens import anchor_layers, default_anchors, thirds
+        from scans_lens.readings import directions_of, readings
 
         loaded = model_named(model, backend, device, dtype, revision)
-        chosen = (pairs or default_anchors(loaded)).under(asking)
-        found = anchor_layers(loaded, contrast=chosen, seed=seed)
+        chosen = allowed.learned(pairs or default_anchors(loaded)).under(asking)
+        harmful, harmless = (readings(loaded, side) for side in (chosen.harmful, chosen.harmless))
+        directions = directions_of(loaded, chosen, harmful, harmless)
+        found = anchor_layers(loaded, directions, contrast=chosen, effort=allowed, seed=seed, read=(harmful, harmless))
         typer.echo(str(found))
         typer.echo(f"Next tokens that rise from harmless to harmful prompts: {_listed(found.rising)}")
         typer.echo("By third (first principal component of unit vectors, after the paper's table 1):")
-        for third in thirds(loaded, refusal_directions(loaded, chosen, progress=False)):
+        for third in thirds(loaded, directions):
             place = f"{third.layers[0]}-{third.layers[-1]}"
             typer.echo(f"  {third.name:<7} {place:>6}  {_listed(third.tokens)}")
         if save:
@@ -86,23 +92,28 @@ def fit(
     validation: Pairs = None,
     system: System = None,
     thinking: Thinking = None,
+    effort: Effort = "standard",
     abstain: Annotated[float, typer.Option(min=0.0, help="No push where the score is nearer to the threshold.")] = 0.0,
 ) -> None:
     """Fit SCANS and keep it; prints what every scale did on validation prompts at the chosen threshold."""
     with sentences():
         from dataclasses import replace
 
+        from scans_lens import effort as efforts
         from scans_lens.methods import catalogue
 
         catalogue.require_preset(preset)
         learned, chosen_on, asking = contrast_in(contrast), contrast_in(validation), asking_with(system, thinking)
+        allowed = efforts.named(effort)
         require_model(model, backend, device, dtype, revision)
         writable(out)
 
         from scans_lens.methods.scans import SCANS
 
         loaded = model_named(model, backend, device, dtype, revision)
-        scans = SCANS.fit(loaded, learned, validation=chosen_on, preset=preset, asking=asking)  # type: ignore[arg-type]
+        scans = SCANS.fit(
+            loaded, learned, validation=chosen_on, preset=preset, effort=allowed, asking=asking,  # type: ignore[arg-type]
+        )  # fmt: skip
         scans = replace(scans, abstain=abstain)
         scans.save(out)
         typer.echo(str(scans))
@@ -140,6 +151,7 @@ def reply(
     system: System = None,
     thinking: Thinking = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 256,
+    effort: Effort = "standard",
     refit: Annotated[bool, typer.Option("--refit", help="Do not use what an earlier call has fitted.")] = False,
 ) -> None:
     """Print the plain and the steered reply to each prompt side by side, with its score."""
@@ -147,20 +159,21 @@ def reply(
         from rich.table import Table
         from rich.text import Text
 
+        from scans_lens import effort as efforts
+
         asked = lines_of_standard_input() if prompts == ["-"] else list(prompts)
         require_prompts(asked)
-        asking = asking_with(system, thinking)
+        asking, allowed = asking_with(system, thinking), efforts.named(effort)
         require_fit(scans)
         require_model(model, backend, device, dtype, revision)
 
         from scans_lens import judges
-        from scans_lens.generation import replies
+        from scans_lens.generation import replies_under
         from scans_lens.methods.scans import SCANS
 
         loaded = model_named(model, backend, device, dtype, revision)
-        method = SCANS.load(scans, loaded) if scans else kept(loaded, refit, asking=asking)
-        plain = replies(loaded, asked, asking=asking, max_new_tokens=max_new_tokens)
-        steered = replies(loaded, asked, method=method, asking=asking, max_new_tokens=max_new_tokens)
+        method = SCANS.load(scans, loaded) if scans else kept(loaded, refit, asking=asking, effort=allowed)
+        plain, steered = replies_under(loaded, asked, [None, method], asking=asking, max_new_tokens=max_new_tokens)
         assert steered.score is not None and steered.scale is not None
         judge = judges.judge_for(loaded)
         table = Table(show_lines=True)
@@ -205,14 +218,17 @@ def explain(
     system: System = None,
     thinking: Thinking = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 128,
+    effort: Effort = "standard",
 ) -> None:
     """Show why the model refuses a prompt: tokens by their projection, the score by layer, the push, both replies."""
     with sentences():
         from rich.panel import Panel
         from rich.text import Text
 
+        from scans_lens import effort as efforts
+
         require_prompts([prompt])
-        asking = asking_with(system, thinking)
+        asking, allowed = asking_with(system, thinking), efforts.named(effort)
         require_fit(scans)
         require_model(model, backend, device, dtype, revision)
 
@@ -220,7 +236,7 @@ def explain(
         from scans_lens.methods.scans import SCANS
 
         loaded = model_named(model, backend, device, dtype, revision)
-        fitted = SCANS.load(scans, loaded) if scans else kept(loaded, False, asking=asking)
+        fitted = SCANS.load(scans, loaded) if scans else kept(loaded, False, asking=asking, effort=allowed)
         found = explained(loaded, asking.of(prompt), fitted, max_new_tokens=max_new_tokens)
         console = screen()
         middle = float(found.look.projection.mean())

@@ -1,0 +1,91 @@
+"""Effort: how much learning and choosing may cost, as a value with numbers in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from scans_lens.prompts import Contrast
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How many prompts, tokens, scales and resamples a fit or an analysis may take; None is all there are.
+
+    It is handed in, kept with what was learned and printed with it. A smaller one takes prompts evenly spread over a
+    contrast, so that every form of prompt stays in it, and is never a matter of chance.
+    """
+
+    anchors: int | None = None
+    """Of each side of the contrast that directions are learned from."""
+    pushed: int | None = None
+    """Harmful anchors that are pushed layer by layer to find the anchor layers."""
+    validation: int | None = None
+    """Of each side of the validation prompts that knobs are chosen on."""
+    tokens: int = 24
+    """New tokens of a reply to one of them: enough to see whether it refuses."""
+    scales: int = 6
+    """Scales that are tried first."""
+    rounds: int = 3
+    """How often the scales beside the best one are tried, too."""
+    resamples: int = 400
+    """Of bootstrap and of label shuffles."""
+
+    def __post_init__(self) -> None:
+        for name, number in asdict(self).items():
+            least = 0 if name == "rounds" else 2 if name in ("anchors", "validation") else 1
+            if number is not None and number < least:
+                raise ValueError(f"An effort has at least {least} {name}, not {number}.")
+
+    def __str__(self) -> str:
+        every = {name: "all" if number is None else number for name, number in asdict(self).items()}
+        return (
+            f"{every['anchors']} anchors and {every['validation']} validation prompts a side, replies of {self.tokens} "
+            f"tokens, {self.scales} scales and {self.rounds} rounds of finer ones"
+        )
+
+    def learned(self, contrast: Contrast) -> Contrast:
+        """As much of the anchors as are to be learned from."""
+        return _of_each(contrast, self.anchors)
+
+    def chosen_on(self, validation: Contrast) -> Contrast:
+        """As much of the validation prompts as knobs are to be chosen on."""
+        return _of_each(validation, self.validation)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+STANDARD = Effort()
+QUICK = Effort(anchors=64, pushed=48, validation=48, tokens=16, scales=4, rounds=1, resamples=200)
+"""For a first look at a model of half a billion parameters in minutes on a laptop."""
+NAMED = {"standard": STANDARD, "quick": QUICK}
+
+
+def named(name: str) -> Effort:
+    """The effort of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in NAMED:
+        raise ValueError(f"There is no effort {name!r}: there are {' and '.join(NAMED)}.")
+    return NAMED[name]
+
+
+def spread(items: Sequence[Item], n: int | None) -> tuple[Item, ...]:
+    """`n` of these, evenly from first to last; all where there are no more."""
+    if n is None or n >= len(items):
+        return tuple(items)
+    return tuple(items[place * len(items) // n] for place in range(n))
+
+
+def _of_each(contrast: Contrast, n: int | None) -> Contrast:
+    """So many of each side; twins stay together, since sides of one length are taken at the same places."""
+    sides = {side: getattr(contrast, side) for side in ("harmful", "harmless", "borderline")}
+    if n is None or n >= max(map(len, sides.values())):
+        return contrast
+    return Contrast(f"{contrast.name} ({n} a side)", **{side: spread(items, n) for side, items in sides.items()})
