@@ -200,6 +200,10 @@ def test_a_template_beside_the_file_is_taken(sources, tmp_path):
     assert load_model(file).tokenizer.chat_template == "{{ messages[0]['content'] }}!"
     (tmp_path / "tiny.jinja").write_text("{{ messages[0]['content'] }}?")
     assert load_model(file).tokenizer.chat_template == "{{ messages[0]['content'] }}?"
+    own = ggufs.write(sources(), tmp_path / "own.gguf")
+    assert load_model(own).tokenizer.chat_template == sources().tokenizer.chat_template
+    (tmp_path / "own.jinja").write_text("{{ messages[0]['content'] }}.")
+    assert load_model(own).tokenizer.chat_template == "{{ messages[0]['content'] }}."
 
 
 def test_two_at_once_make_one_folder(file, kept_in, monkeypatch):
