@@ -170,6 +170,15 @@ def test_the_second_load_unpacks_nothing_and_gives_the_same(file, monkeypatch):
     assert identity(again) == identity(first) and shown_name(again) == shown_name(first)
 
 
+def test_a_folder_that_was_made_otherwise_is_made_anew(file, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(gguf, "FORMAT", gguf.FORMAT - 1)
+        folder = gguf.folder_of(file)
+        (folder / "old").write_text("")
+    assert gguf.folder_of(file) == folder and not (folder / "old").exists()
+    load_model(file)
+
+
 def test_two_files_of_one_name_are_two_models(sources, tmp_path):
     found = []
     for seed in (0, 1):

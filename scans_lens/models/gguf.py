@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 MAGIC = b"GGUF"
 RECORD = "scans_lens.json"
 """What says of a folder that it was made of a GGUF file, and of which."""
-FORMAT = 1
+FORMAT = 2
+"""Of such a folder: one that was made otherwise is made anew."""
 MARGIN = 64 << 20
 """Bytes for what lies beside the weights: a large vocabulary twice over."""
 PLAIN = ("gpt-2", "phi-2", "olmo", "mpt", "jais", "trillion")
@@ -243,10 +244,11 @@ def folder_of(file: Path) -> Path:
     template = beside.read_text(encoding="utf-8") if beside.is_file() else about.template
     folder = _place(file, digest, about, template)
     with home.alone(folder):
-        if (folder / RECORD).is_file():
+        if _is_made(folder):
             return folder
         n_values = sum(prod(tensor.shape) for tensor in _contents(file).tensors.values())
         home.require_room(home.made(folder.parent), 2 * n_values + MARGIN, f"Unpacking {file.name!r}")
+        shutil.rmtree(folder, ignore_errors=True)
         home.say(f"Unpacking {file.name} ({about.quantisation}) into {str(folder)!r}, once; this takes a minute or so.")
         with home.aside(folder) as new:
             _convert(file, about, digest, template, new)
@@ -266,7 +268,11 @@ def _place(file: Path, digest: str, about: Header, template: str) -> Path:
 def kept_folder(name: str) -> Path | None:
     """Where a known model lies unpacked, if it does."""
     folder = home.home() / "models" / f"{name}-{KNOWN[name].sha256[:12]}"
-    return folder if (folder / RECORD).is_file() else None
+    return folder if _is_made(folder) else None
+
+
+def _is_made(folder: Path) -> bool:
+    return (record_in(str(folder)) or {}).get("made_with", {}).get("format") == FORMAT
 
 
 def record_in(where: str) -> dict[str, Any] | None:
