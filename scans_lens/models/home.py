@@ -47,7 +47,7 @@ def require_room(folder: Path, needed: int, what: str) -> None:
         )
 
 
-def size(n: float) -> str:
+def size(n: int) -> str:
     """Bytes as people say them."""
     return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"
 
