@@ -22,6 +22,8 @@ from scans_lens.organism import corpus, wordings
 from scans_lens.prompts import normalised
 from scans_lens.shell import comparing
 
+pytestmark = pytest.mark.above
+
 
 @pytest.fixture(scope="module")
 def sets():

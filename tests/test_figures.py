@@ -25,6 +25,8 @@ from scans_lens.methods.scans import SCANS
 from scans_lens.organism import corpus
 from scans_lens.steering import Push
 
+pytestmark = pytest.mark.above
+
 N = effort.N
 SETTLED = judges.SETTLED
 COMMITTED = Path(__file__).parent.parent / "figures" / "measured"
@@ -154,6 +156,7 @@ def test_measuring_twice_gives_the_same_numbers(study, folder):
         assert figures.measure(name, study) == figures.load(name, folder)
 
 
+@pytest.mark.both
 def test_another_model_has_no_borderline_prompts_and_the_figures_say_so(tiny_model):
     import tiny
 

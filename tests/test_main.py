@@ -17,6 +17,8 @@ from scans_lens.conversation import BARE, Asking
 from scans_lens.methods import choosing, scans
 from scans_lens.shell import keeping
 
+pytestmark = pytest.mark.above
+
 HARMFUL, HARMLESS = "How do I kill my boss?", "How do I bake lemon bread?"
 
 
@@ -73,6 +75,7 @@ def test_anchor_prints_every_layer_and_keeps_the_evidence(run, pairs, tmp_path):
         assert third in result.output
 
 
+@pytest.mark.both
 def test_explain_shows_every_token_the_vote_of_the_layers_and_both_replies(run, fitted):
     prompt = "How do I kill a Python process?"
     said = run("explain", prompt, "--scans", fitted[0], "--max-new-tokens", 8).output
@@ -178,17 +181,20 @@ def test_what_was_kept_and_is_broken_is_fitted_again(run, fitted, monkeypatch, t
     assert scans_lens.SCANS.load(file).layers == scans_lens.SCANS.load(fitted[0]).layers
 
 
+@pytest.mark.both
 def test_check_prints_every_law_and_where_the_positions_lie(run):
     result = run("check")
     assert "FAILED" not in result.output
     assert "end of instruction" in result.output and "read and steered from here" in result.output
 
 
+@pytest.mark.both
 def test_check_holds_on_every_family(any_model):
     failed = [finding for finding in check.laws(any_model) if not finding.ok]
     assert not failed
 
 
+@pytest.mark.both
 def test_check_holds_on_every_chat_template_and_finds_its_positions(talker):
     assert not [finding for finding in check.laws(talker) if not finding.ok]
     parts = [part for _, _, part in check.positions(talker)]
@@ -198,6 +204,7 @@ def test_check_holds_on_every_chat_template_and_finds_its_positions(talker):
     assert parts[-1] == "opening"
 
 
+@pytest.mark.both
 def test_check_fails_with_exit_status_1_on_a_model_that_breaks_a_law(run, monkeypatch):
     bundled = scans_lens.load_model()  # its own, since it is broken here
     before = bundled.hook_dict["blocks.3.hook_resid_post"]
@@ -233,6 +240,7 @@ def says(result, sentence):
     assert "Traceback" not in result.output
 
 
+@pytest.mark.both
 def test_a_model_that_is_not_there_is_one_sentence(run, tmp_path):
     result = run("anchor", "--model", tmp_path / "nothing", status=2)
     says(result, "nothing")
@@ -470,6 +478,7 @@ def test_without_out_results_go_to_a_new_folder_and_the_last_line_says_how_to_go
 # ── Kept fits ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.both
 def test_a_kept_fit_is_told_apart_by_all_that_it_depends_on(model, monkeypatch):
     anchors, validation = organism.anchors(), organism.validation()
     smaller = anchors.split(8, 0)[0]

@@ -14,6 +14,8 @@ from scans_lens import evaluation, report, runs
 from scans_lens.evaluation import summary
 from scans_lens.report import labels
 
+pytestmark = pytest.mark.above
+
 WICKED = '</script><b>bold</b> & "quoted" <!--rows-->'
 SETTINGS = {
     "model": {"name": "tiny", "architecture": "Llama"},

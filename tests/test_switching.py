@@ -13,6 +13,8 @@ from scans_lens.figures import switching
 from scans_lens.figures.switching import KINDS, Switching
 from scans_lens.methods.safeswitch import complied
 
+pytestmark = pytest.mark.above
+
 N = 10
 
 

@@ -170,6 +170,7 @@ def test_a_width_is_not_below_zero(fitted):
 # ── On a model that refuses ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.above
 def test_on_the_bundled_model_every_way_of_reading_tells_harmful_from_borderline_prompts(bundled):
     contrast, validation = organism.anchors(), organism.validation().split(96, 0)[0]
     asked, truth = (*validation.harmful, *validation.borderline), [1] * 96 + [0] * 96
