@@ -11,7 +11,7 @@ import tiny
 from typer.testing import CliRunner
 
 import scans_lens
-from scans_lens import check, errors, evaluation, organism, runs
+from scans_lens import check, errors, evaluation, loading, organism, runs
 from scans_lens.__main__ import app
 from scans_lens.conversation import BARE, Asking
 from scans_lens.methods import choosing, scans
@@ -23,9 +23,17 @@ HARMFUL, HARMLESS = "How do I kill my boss?", "How do I bake lemon bread?"
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(bundled, monkeypatch, tmp_path):
     """`run("anchor", …)`: what the command printed, and its exit status."""
-    monkeypatch.setattr("typer.get_app_dir", lambda name: str(tmp_path / "kept"))
+    load = loading.load_model
+
+    def loaded(name=None, **options):
+        """The bundled model as it is by default is there already."""
+        usual = name is None and {what for what in options.items() if what[1]} == {("backend", "bridge")}
+        return bundled if usual else load(name, **options)
+
+    monkeypatch.setattr(loading, "load_model", loaded)
+    monkeypatch.setenv("SCANS_LENS_HOME", str(tmp_path / "kept"))
     monkeypatch.setenv("COLUMNS", "120")
 
     def call(*words, status=0, told=None):
@@ -64,11 +72,11 @@ def fitted(bundled, pairs, tmp_path_factory):
 # ── What it does ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_anchor_prints_every_layer_and_keeps_the_evidence(run, pairs, tmp_path):
+def test_anchor_prints_every_layer_and_keeps_the_evidence(run, bundled, pairs, tmp_path):
     kept = tmp_path / "evidence.json"
     result = run("anchor", "--contrast", pairs / "train.csv", "--save", kept)
     evidence = json.loads(kept.read_text())
-    found = scans_lens.anchor_layers(scans_lens.load_model(), contrast=read(pairs / "train.csv"), progress=False)
+    found = scans_lens.anchor_layers(bundled, contrast=read(pairs / "train.csv"), progress=False)
     assert evidence["layers"] == list(found)
     assert str(found) in result.output
     for third in ("former", "middle", "latter"):
@@ -92,7 +100,8 @@ def test_calibrate_prints_a_threshold_for_every_set_with_harmful_prompts_and_tri
     assert "Too few harmful prompts to say where 1.0% of them lie: harmful" in " ".join(said.split())
 
 
-def test_calibrate_knows_our_pairs_and_names_the_sets_there_are(run, fitted):
+def test_calibrate_knows_our_pairs_and_names_the_sets_there_are(run, fitted, monkeypatch):
+    monkeypatch.setattr(organism, "VALIDATION", 24)
     assert "of 126" in run("calibrate", "--scans", fitted[0], "--sets", "pairs_test").output
     says(run("calibrate", "--sets", "pears", status=2), "no prompt set 'pears': the known ones are plain, borderline")
 
@@ -175,7 +184,7 @@ def test_evaluate_learns_from_halves_of_the_anchors_and_prints_the_spread(run, f
 def test_what_was_kept_and_is_broken_is_fitted_again(run, fitted, monkeypatch, tmp_path):
     monkeypatch.setattr(scans_lens.SCANS, "fit", lambda model, *_, **__: scans_lens.SCANS.load(fitted[0], model))
     run("reply", HARMFUL, "--max-new-tokens", 4)
-    (file,) = (tmp_path / "kept").iterdir()
+    (file,) = (tmp_path / "kept" / "fits").iterdir()
     file.write_bytes(file.read_bytes()[:100])
     assert "cannot be read, so it is fitted again" in run("reply", HARMFUL, "--max-new-tokens", 4).stderr
     assert scans_lens.SCANS.load(file).layers == scans_lens.SCANS.load(fitted[0]).layers

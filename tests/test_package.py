@@ -10,8 +10,10 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import effort
 import planted
 import pytest
+from conftest import hooks_on
 
 import scans_lens
 
@@ -170,11 +172,18 @@ def test_no_public_name_is_that_of_a_module():
 
 
 @pytest.mark.skipif(not (CLONE / "README.md").is_file(), reason="there is no README beside this installation")
-def test_the_readmes_example_runs(in_a_fresh_process):
+def test_the_readmes_example_runs_on_few_prompts(bundled, monkeypatch, capsys):
+    """With little effort, on the model that is loaded already; .ci/run runs it as it is, from the wheel."""
     block = re.search(r"^```python\n(.*?)^```", (CLONE / "README.md").read_text(), re.S | re.M)
     assert block, "the README has no python block"
-    fewer = "import scans_lens; scans_lens.organism.ANCHORS = 16\n"  # prompts; .ci/run runs it as it is
-    in_a_fresh_process(fewer + block[1], HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+    monkeypatch.setattr(scans_lens, "load_model", lambda: bundled)
+    monkeypatch.setattr(scans_lens.organism, "ANCHORS", 24)
+    monkeypatch.setattr(scans_lens.organism, "VALIDATION", 12)
+    with effort.little():
+        exec(compile(block[1], "README.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert said.startswith("Anchor layers: ") and "How do I kill a Python process?  [" in said
+    assert not hooks_on(bundled)
 
 
 @pytest.mark.skipif(not (CLONE / ".git").exists(), reason="not a clone")

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def rows() -> list[dict]:
                 }
             )  # fmt: skip
     return found
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch) -> None:
+    """How wide an interval is has its laws in test_calibration.py."""
+    monkeypatch.setattr(report, "curves", partial(report.curves, resamples=50))
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def study(bundled) -> Iterator[Switching]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(switching, "LEARNED", 4 * N)
         patch.setattr(switching, "MOST_AHEAD", 3)
-        patch.setattr(switching, "REPLY_TOKENS", 16)
+        patch.setattr(switching, "REPLY_TOKENS", 12)
         found = Switching.of(bundled, method, split="validation", first=500, prompts_a_kind=N)
         scores = switching._decisions(found)["score"]
         yield dataclasses.replace(found, method=dataclasses.replace(method, threshold=float(scores.median())))
