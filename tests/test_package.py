@@ -13,9 +13,11 @@ from pathlib import Path
 import effort
 import planted
 import pytest
+import typer
 from conftest import hooks_on
 
 import scans_lens
+from scans_lens.__main__ import app
 
 ROOT = Path(scans_lens.__file__).parent
 CLONE = ROOT.parent
@@ -184,6 +186,16 @@ def test_the_readmes_example_runs_on_few_prompts(bundled, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert said.startswith("Anchor layers: ") and "How do I kill a Python process?  [" in said
     assert not hooks_on(bundled)
+
+
+@pytest.mark.skipif(not (CLONE / "README.md").is_file(), reason="there is no README beside this installation")
+def test_every_command_in_the_readme_is_there_and_takes_its_options():
+    commands = typer.main.get_command(app).commands
+    said = re.findall(r"python -m scans_lens (\w+)([^#`\n]*)", (CLONE / "README.md").read_text())
+    assert {"anchor", "reply", "evaluate"} <= {name for name, _ in said} <= set(commands)
+    for name, rest in said:
+        taken = {option for one in commands[name].params for option in one.opts}
+        assert set(re.findall(r"(?<!\S)--[\w-]+", rest)) <= taken, name
 
 
 @pytest.mark.skipif(not (CLONE / ".git").exists(), reason="not a clone")
