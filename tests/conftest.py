@@ -34,14 +34,14 @@ torch.set_num_threads(1)  # the models are so small that a second thread only wa
 WHOLE = ("test_running.py", "test_reading.py", "test_chat.py")
 """Where every law runs over every family or template through every loader."""
 LONGEST = (
+    "test_methods.py",
     "test_figures.py",
     "test_main.py",
-    "test_methods.py",
-    "test_comparison.py",
-    "test_notebooks.py",
+    "test_generation.py",
     "test_scans.py",
     "test_safeswitch.py",
-    "test_generation.py",
+    "test_comparison.py",
+    "test_notebooks.py",
     "test_evaluation.py",
 )
 """Files that take longest, which begin first, so that no worker is left alone with one at the end."""
