@@ -14,15 +14,15 @@ WORKERS ?= 2
 
 # Tests need no hub, and say so.
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
-# A file is one worker's, so that what its laws share is made once.
-PYTEST := -m pytest -q -n $(WORKERS) --dist loadfile
+# A file is one worker's, so that what its laws share is made once; the longest begin (conftest.LONGEST).
+PYTEST := -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help figures test test-tl4 test-all notebooks organism measured lint mutants bench
 
 help:
 	@echo 'make figures     measure the bundled model, draw every figure'
 	@echo 'make test        run the tests (TransformerLens 3.9)'
-	@echo 'make test-tl4    run the tests that touch a model on TransformerLens 4.3'
+	@echo 'make test-tl4    run the tests that TransformerLens can break on 4.3'
 	@echo 'make test-all    run both, every family and template through every loader in every file'
 	@echo 'make notebooks   build and execute the notebooks from their scripts'
 	@echo 'make organism    train the bundled model again'
@@ -40,7 +40,7 @@ test: .venv/ready
 	@$(OFFLINE) .venv/bin/python $(PYTEST) $(ARGS)
 
 test-tl4: .venv-tl4/ready
-	@echo 'Testing on TransformerLens 4.3 what touches a model …'
+	@echo 'Testing on TransformerLens 4.3 what it can break …'
 	@$(OFFLINE) .venv-tl4/bin/python $(PYTEST) --models $(ARGS)
 
 test-all: .venv/ready .venv-tl4/ready

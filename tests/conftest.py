@@ -2,7 +2,7 @@
 
     pytest             families, loaders and templates in their whole product in `WHOLE`, in a covering choice elsewhere
     pytest --all       the whole product everywhere
-    pytest --models    only laws that touch a model, as the second version of TransformerLens needs
+    pytest --models    only laws that TransformerLens can break, as its second version needs
 
 A law may ask for a model, a model of any family, one with any template, or the bundled one.
 """
@@ -33,6 +33,18 @@ torch.set_num_threads(1)  # the models are so small that a second thread only wa
 
 WHOLE = ("test_running.py", "test_reading.py", "test_chat.py")
 """Where every law runs over every family or template through every loader."""
+LONGEST = (
+    "test_methods.py",
+    "test_figures.py",
+    "test_main.py",
+    "test_generation.py",
+    "test_scans.py",
+    "test_safeswitch.py",
+    "test_comparison.py",
+    "test_notebooks.py",
+    "test_evaluation.py",
+)
+"""Files that take longest, which begin first, so that no worker is left alone with one at the end."""
 MODELS = frozenset({"load", "tiny_folder", "bundled", "in_a_fresh_process"})
 """Whoever asks for one of these or for what is made of one, or stands in a file that makes models of its own (that
 imports `tiny`), touches a model."""
@@ -40,21 +52,33 @@ imports `tiny`), touches a model."""
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="every family and template through every loader in every file")
-    parser.addoption("--models", action="store_true", help="only the laws that touch a model")
+    parser.addoption("--models", action="store_true", help="only the laws that TransformerLens can break")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     kept, left = [], []
     for item in items:
         covered = config.getoption("all") or item.path.name in WHOLE or _in_the_covering_choice(item)
-        wanted = touches_a_model(item) or not config.getoption("models")
+        wanted = not config.getoption("models") or (touches_a_model(item) and not _stands_above(item))
         (kept if covered and wanted else left).append(item)
     config.hook.pytest_deselected(items=left)
-    items[:] = kept
+    items[:] = sorted(
+        kept, key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
+    )
 
 
 def touches_a_model(item: Any) -> bool:
     return not MODELS.isdisjoint(item.fixturenames) or hasattr(item.module, "tiny")
+
+
+def _stands_above(item: Any) -> bool:
+    """Whether a law is of what is made of states and replies, which is the same on every TransformerLens.
+
+    Only loading and running know TransformerLens (a law of test_package.py). A file or a law marked `above` is of
+    numbers, tables, pictures, files and words further up; one marked `both` in such a file asks TransformerLens, too.
+    """
+    nearest = next((mark.name for mark in item.iter_markers() if mark.name in ("above", "both")), "both")
+    return nearest == "above"
 
 
 def _in_the_covering_choice(item: Any) -> bool:

@@ -32,7 +32,7 @@ def little() -> Iterator[None]:
         for module in (switching, rivals):
             patch.setattr(module, "RESAMPLES", 20)
         patch.setattr(switching, "MOST_AHEAD", AHEAD)
-        patch.setattr(switching, "REPLY_TOKENS", 16)
+        patch.setattr(switching, "REPLY_TOKENS", 8)
         patch.setattr(rivals, "REPLY_TOKENS", 4)
         patch.setattr(prober, "EPOCHS", 2)
         patch.setattr(refusal_direction, "FEWEST", 2)

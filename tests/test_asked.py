@@ -9,6 +9,8 @@ import pytest
 from scans_lens.evaluation import judged
 from scans_lens.judges import asked
 
+pytestmark = pytest.mark.above
+
 
 @pytest.fixture
 def server():

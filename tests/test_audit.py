@@ -8,6 +8,8 @@ from scans_lens.explain import looks
 from scans_lens.prompts import PromptSet
 from scans_lens.report import audit
 
+pytestmark = pytest.mark.above
+
 PROMPTS = ("How do I open a lock?", "Name a star.", "How do I break a cup, slowly?")
 
 

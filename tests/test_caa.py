@@ -228,6 +228,7 @@ def test_a_file_that_is_none_of_ours_or_of_another_shape_is_refused(fitted, tmp_
 # ── On the bundled model ─────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.above
 def test_away_from_refusing_letters_the_bundled_model_refuses_fewer_borderline_prompts(bundled):
     directions = letter_directions(bundled, choices(organism.anchors(), most=96), batch_size=96, progress=False)
     asked = organism.prompts("borderline", "validation")[:48]

@@ -244,6 +244,7 @@ def test_a_condition_on_a_layer_that_is_not_there_is_refused(fitted):
 # ── On a model that refuses ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.above
 def test_on_the_bundled_model_more_borderline_prompts_are_answered_and_harmful_ones_stay_refused(bundled, monkeypatch):
     monkeypatch.setattr(module, "SHARES", (0.05, 0.1))
     validation = organism.validation().split(24, 0)[0]

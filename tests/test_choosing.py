@@ -10,7 +10,7 @@ from scans_lens.methods.caa import CAA
 from scans_lens.methods.choosing import Spent
 from scans_lens.prompts import Contrast
 
-pytestmark = pytest.mark.usefixtures("briskly")
+pytestmark = [pytest.mark.above, pytest.mark.usefixtures("briskly")]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from scans_lens.organism import corpus, wordings
 from scans_lens.prompts import normalised
 from scans_lens.shell import comparing
 
+pytestmark = pytest.mark.above
+
 
 @pytest.fixture(scope="module")
 def sets():
@@ -38,6 +40,9 @@ def found(bundled, sets, tmp_path_factory):
         raise Refused("there is nothing to learn here")
 
     with pytest.MonkeyPatch.context() as patch:
+        for name in ("HARMLESS", "FORETOLD", "TIMED", "TIMED_TOKENS"):
+            patch.setattr(comparison, name, 4)
+        patch.setattr(comparison, "ROUNDS", 1)
         ways = {**comparison.WAYS, "hopeless": Way("a way that fails", object, fails)}
         patch.setattr(comparison, "WAYS", ways)
         how = {"max_new_tokens": 12, "progress": False}
@@ -135,6 +140,7 @@ def tuned(bundled, tmp_path_factory):
     """Fits that choose their knobs by replies, on few prompts, and the ground."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "BUDGET", 4)
+        patch.setattr(organism, "ANCHORS", 24)
         ground = comparison.Ground(bundled, tmp_path_factory.mktemp("tuned"), validated=8, progress=False)
         yield ground, [comparison.fitted(ground, name) for name in ("scans", "cast", "antidote", "caa")]
 

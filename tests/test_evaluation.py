@@ -23,6 +23,8 @@ from scans_lens.methods.self_cd import SelfCD
 from scans_lens.prompts import Contrast, PromptSet
 from scans_lens.steering import Push
 
+pytestmark = pytest.mark.above
+
 WORDS = ("lock", "car", "cake", "song", "tree", "boat", "lamp")
 
 
@@ -54,6 +56,7 @@ def ask(model, push):
     return asked
 
 
+@pytest.mark.both
 def test_every_prompt_is_answered_once_in_every_way_and_says_what_was_decided(ask, model, push, tmp_path):
     own = a_set()
     table = ask(tmp_path, [own])

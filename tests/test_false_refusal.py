@@ -213,6 +213,7 @@ def test_where_no_candidate_lowers_the_score_it_says_so(method):
     assert "does not help here" in str(does_not) and "does not help here" not in str(helps)
 
 
+@pytest.mark.above
 def test_on_the_bundled_model_harmful_prompts_are_refused_as_before(bundled, monkeypatch):
     monkeypatch.setattr(module, "places", lambda *_: [(-2, 3), (-1, 3), (-1, 11)])  # some of its 24 candidates
     words = [bundled.tokenizer(pattern, add_special_tokens=False)["input_ids"] for pattern in wordings.REFUSALS]

@@ -25,6 +25,8 @@ from scans_lens.methods.scans import SCANS
 from scans_lens.organism import corpus
 from scans_lens.steering import Push
 
+pytestmark = pytest.mark.above
+
 N = effort.N
 SETTLED = judges.SETTLED
 COMMITTED = Path(__file__).parent.parent / "figures" / "measured"
@@ -39,7 +41,7 @@ def study(bundled):
     method = replace(blank, first=wide(blank.first, 160), second=wide(blank.second, 160))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judges, "SETTLED", SETTLED)
-        patch.setattr(switching, "LEARNED", 4 * N)
+        patch.setattr(switching, "LEARNED", 3 * N)
         patch.setattr(switching, "MOST_AHEAD", effort.AHEAD)
         own = Switching.of(bundled, method, prompts_a_kind=N, progress=False)
         assert len(own.learned.kinds) > len(own.held.kinds) > len(own.tested.kinds)  # read while the patches are on
@@ -108,7 +110,7 @@ def test_no_path_of_this_machine_is_in_the_numbers(folder, name):
     text = (folder / f"{name}.json").read_text()
     assert str(Path.home()) + "/" not in text
     assert str(Path(figures.__file__).parents[2]) not in text
-    assert "weights" not in text
+    assert "organism/weights" not in text
 
 
 def test_every_rate_has_its_n_and_an_interval_around_it(folder):
@@ -154,6 +156,7 @@ def test_measuring_twice_gives_the_same_numbers(study, folder):
         assert figures.measure(name, study) == figures.load(name, folder)
 
 
+@pytest.mark.both
 def test_another_model_has_no_borderline_prompts_and_the_figures_say_so(tiny_model):
     import tiny
 

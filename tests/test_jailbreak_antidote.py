@@ -163,6 +163,7 @@ def test_what_cannot_be_learned_from_is_refused(model, validation):
 # ── On a model that refuses ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.above
 def test_on_the_bundled_model_a_positive_scale_refuses_more_and_a_negative_one_less(bundled):
     contrast, validation = organism.anchors().split(48, 0)[0], organism.validation().split(24, 0)[0]
     found = JailbreakAntidote.fit(bundled, contrast, validation=validation, progress=False)

@@ -504,11 +504,13 @@ def test_anchor_layers_are_a_sequence_of_layer_numbers(shown, model):
         shown.layers = (3,)
 
 
+@pytest.mark.above
 @pytest.mark.parametrize("scaled", [Directions.unit, Directions.in_residual_norms])
 def test_anchor_layers_take_no_directions_that_are_no_difference_of_means(bundled, scaled):
-    directions = scans_lens.refusal_directions(bundled, organism.anchors())
+    contrast = organism.anchors().split(8, 0)[0]
+    directions = scans_lens.refusal_directions(bundled, contrast)
     with pytest.raises(ValueError, match="these directions have another length"):
-        anchor_layers(bundled, scaled(directions), progress=False)
+        anchor_layers(bundled, scaled(directions), contrast=contrast, progress=False)
 
 
 def test_anchor_layers_print_their_evidence(shown):

@@ -11,19 +11,29 @@ import tiny
 from typer.testing import CliRunner
 
 import scans_lens
-from scans_lens import check, errors, evaluation, organism, runs
+from scans_lens import check, errors, evaluation, loading, organism, runs
 from scans_lens.__main__ import app
 from scans_lens.conversation import BARE, Asking
 from scans_lens.methods import choosing, scans
 from scans_lens.shell import keeping
 
+pytestmark = pytest.mark.above
+
 HARMFUL, HARMLESS = "How do I kill my boss?", "How do I bake lemon bread?"
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(bundled, monkeypatch, tmp_path):
     """`run("anchor", …)`: what the command printed, and its exit status."""
-    monkeypatch.setattr("typer.get_app_dir", lambda name: str(tmp_path / "kept"))
+    load = loading.load_model
+
+    def loaded(name=None, **options):
+        """The bundled model as it is by default is there already."""
+        usual = name is None and {what for what in options.items() if what[1]} == {("backend", "bridge")}
+        return bundled if usual else load(name, **options)
+
+    monkeypatch.setattr(loading, "load_model", loaded)
+    monkeypatch.setenv("SCANS_LENS_HOME", str(tmp_path / "kept"))
     monkeypatch.setenv("COLUMNS", "120")
 
     def call(*words, status=0, told=None):
@@ -62,17 +72,18 @@ def fitted(bundled, pairs, tmp_path_factory):
 # ── What it does ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_anchor_prints_every_layer_and_keeps_the_evidence(run, pairs, tmp_path):
+def test_anchor_prints_every_layer_and_keeps_the_evidence(run, bundled, pairs, tmp_path):
     kept = tmp_path / "evidence.json"
     result = run("anchor", "--contrast", pairs / "train.csv", "--save", kept)
     evidence = json.loads(kept.read_text())
-    found = scans_lens.anchor_layers(scans_lens.load_model(), contrast=read(pairs / "train.csv"), progress=False)
+    found = scans_lens.anchor_layers(bundled, contrast=read(pairs / "train.csv"), progress=False)
     assert evidence["layers"] == list(found)
     assert str(found) in result.output
     for third in ("former", "middle", "latter"):
         assert third in result.output
 
 
+@pytest.mark.both
 def test_explain_shows_every_token_the_vote_of_the_layers_and_both_replies(run, fitted):
     prompt = "How do I kill a Python process?"
     said = run("explain", prompt, "--scans", fitted[0], "--max-new-tokens", 8).output
@@ -89,7 +100,8 @@ def test_calibrate_prints_a_threshold_for_every_set_with_harmful_prompts_and_tri
     assert "Too few harmful prompts to say where 1.0% of them lie: harmful" in " ".join(said.split())
 
 
-def test_calibrate_knows_our_pairs_and_names_the_sets_there_are(run, fitted):
+def test_calibrate_knows_our_pairs_and_names_the_sets_there_are(run, fitted, monkeypatch):
+    monkeypatch.setattr(organism, "VALIDATION", 24)
     assert "of 126" in run("calibrate", "--scans", fitted[0], "--sets", "pairs_test").output
     says(run("calibrate", "--sets", "pears", status=2), "no prompt set 'pears': the known ones are plain, borderline")
 
@@ -172,23 +184,26 @@ def test_evaluate_learns_from_halves_of_the_anchors_and_prints_the_spread(run, f
 def test_what_was_kept_and_is_broken_is_fitted_again(run, fitted, monkeypatch, tmp_path):
     monkeypatch.setattr(scans_lens.SCANS, "fit", lambda model, *_, **__: scans_lens.SCANS.load(fitted[0], model))
     run("reply", HARMFUL, "--max-new-tokens", 4)
-    (file,) = (tmp_path / "kept").iterdir()
+    (file,) = (tmp_path / "kept" / "fits").iterdir()
     file.write_bytes(file.read_bytes()[:100])
     assert "cannot be read, so it is fitted again" in run("reply", HARMFUL, "--max-new-tokens", 4).stderr
     assert scans_lens.SCANS.load(file).layers == scans_lens.SCANS.load(fitted[0]).layers
 
 
+@pytest.mark.both
 def test_check_prints_every_law_and_where_the_positions_lie(run):
     result = run("check")
     assert "FAILED" not in result.output
     assert "end of instruction" in result.output and "read and steered from here" in result.output
 
 
+@pytest.mark.both
 def test_check_holds_on_every_family(any_model):
     failed = [finding for finding in check.laws(any_model) if not finding.ok]
     assert not failed
 
 
+@pytest.mark.both
 def test_check_holds_on_every_chat_template_and_finds_its_positions(talker):
     assert not [finding for finding in check.laws(talker) if not finding.ok]
     parts = [part for _, _, part in check.positions(talker)]
@@ -198,6 +213,7 @@ def test_check_holds_on_every_chat_template_and_finds_its_positions(talker):
     assert parts[-1] == "opening"
 
 
+@pytest.mark.both
 def test_check_fails_with_exit_status_1_on_a_model_that_breaks_a_law(run, monkeypatch):
     bundled = scans_lens.load_model()  # its own, since it is broken here
     before = bundled.hook_dict["blocks.3.hook_resid_post"]
@@ -233,6 +249,7 @@ def says(result, sentence):
     assert "Traceback" not in result.output
 
 
+@pytest.mark.both
 def test_a_model_that_is_not_there_is_one_sentence(run, tmp_path):
     result = run("anchor", "--model", tmp_path / "nothing", status=2)
     says(result, "nothing")
@@ -470,6 +487,7 @@ def test_without_out_results_go_to_a_new_folder_and_the_last_line_says_how_to_go
 # ── Kept fits ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.both
 def test_a_kept_fit_is_told_apart_by_all_that_it_depends_on(model, monkeypatch):
     anchors, validation = organism.anchors(), organism.validation()
     smaller = anchors.split(8, 0)[0]

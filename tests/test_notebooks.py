@@ -16,6 +16,8 @@ from scans_lens import figures
 from scans_lens.methods import safeswitch
 from scans_lens.methods.safeswitch import SafeSwitch
 
+pytestmark = pytest.mark.above
+
 N = effort.N
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 SPEC = spec_from_file_location("build_notebooks", NOTEBOOKS / "build.py")
@@ -50,7 +52,15 @@ def few():
         yield {"contrast": train, "validation": validation, "pairs": safeswitch._told("train", 3 * N)}
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+HOOKED = [pytest.mark.both]
+"""Of the notebook that hooks the model itself, in a loop of its own."""
+
+
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(one, marks=HOOKED if "model.hooks(" in one.read_text() else []) for one in SCRIPTS],
+    ids=lambda script: script.stem,
+)
 def test_a_notebook_runs(script, bundled, study, few, monkeypatch, tmp_path):
     """In this process, cell by cell as a kernel would, on the bundled model that is loaded already."""
     monkeypatch.setenv("SCANS_LENS_NOTEBOOK_N", str(N))

@@ -26,6 +26,8 @@ from scans_lens.organism import card, corpus, grammar, measuring, train, wording
 from scans_lens.prompts import Contrast, normalised
 from scans_lens.steering import Push
 
+pytestmark = pytest.mark.above
+
 EVERY = list(itertools.product(organism.KINDS, organism.SPLITS))
 PINNED = {
     ("plain", "test"): "1dbfc8b7bcb18a28",
@@ -250,6 +252,7 @@ def test_the_bundled_model_is_small_enough_to_ship():
     assert not [file for file in files if file.suffix in (".bin", ".pt", ".pkl", ".pickle")]
 
 
+@pytest.mark.both
 @torch.no_grad()
 def test_the_bundled_model_is_one_model_however_it_is_loaded(bundled):
     folder = organism.weights()
@@ -270,6 +273,7 @@ def test_the_bundled_model_is_one_model_however_it_is_loaded(bundled):
         torch.testing.assert_close(model(tokens.ids), expected, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.both
 def test_the_identity_that_ships_is_that_of_the_weights_that_ship(bundled, model):
     shipped = organism.identity()
     assert shipped is not None
@@ -277,6 +281,7 @@ def test_the_identity_that_ships_is_that_of_the_weights_that_ship(bundled, model
     assert not is_bundled(model)
 
 
+@pytest.mark.both
 def test_the_bundled_model_answers_plain_prompts_and_refuses_most_harmful_ones(bundled):
     def share(kind):
         said = scans_lens.replies(bundled, organism.prompts(kind, "test")[:30], max_new_tokens=16, progress=False)

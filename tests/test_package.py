@@ -10,10 +10,14 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import effort
 import planted
 import pytest
+import typer
+from conftest import hooks_on
 
 import scans_lens
+from scans_lens.__main__ import app
 
 ROOT = Path(scans_lens.__file__).parent
 CLONE = ROOT.parent
@@ -170,11 +174,28 @@ def test_no_public_name_is_that_of_a_module():
 
 
 @pytest.mark.skipif(not (CLONE / "README.md").is_file(), reason="there is no README beside this installation")
-def test_the_readmes_example_runs(in_a_fresh_process):
+def test_the_readmes_example_runs_on_few_prompts(bundled, monkeypatch, capsys):
+    """With little effort, on the model that is loaded already; .ci/run runs it as it is, from the wheel."""
     block = re.search(r"^```python\n(.*?)^```", (CLONE / "README.md").read_text(), re.S | re.M)
     assert block, "the README has no python block"
-    fewer = "import scans_lens; scans_lens.organism.ANCHORS = 16\n"  # prompts; .ci/run runs it as it is
-    in_a_fresh_process(fewer + block[1], HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+    monkeypatch.setattr(scans_lens, "load_model", lambda: bundled)
+    monkeypatch.setattr(scans_lens.organism, "ANCHORS", 24)
+    monkeypatch.setattr(scans_lens.organism, "VALIDATION", 12)
+    with effort.little():
+        exec(compile(block[1], "README.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert said.startswith("Anchor layers: ") and "How do I kill a Python process?  [" in said
+    assert not hooks_on(bundled)
+
+
+@pytest.mark.skipif(not (CLONE / "README.md").is_file(), reason="there is no README beside this installation")
+def test_every_command_in_the_readme_is_there_and_takes_its_options():
+    commands = typer.main.get_command(app).commands
+    said = re.findall(r"python -m scans_lens (\w+)([^#`\n]*)", (CLONE / "README.md").read_text())
+    assert {"anchor", "reply", "evaluate"} <= {name for name, _ in said} <= set(commands)
+    for name, rest in said:
+        taken = {option for one in commands[name].params for option in one.opts}
+        assert set(re.findall(r"(?<!\S)--[\w-]+", rest)) <= taken, name
 
 
 @pytest.mark.skipif(not (CLONE / ".git").exists(), reason="not a clone")

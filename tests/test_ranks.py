@@ -12,6 +12,8 @@ from scans_lens import evaluation, ranks
 from scans_lens.__main__ import app
 from scans_lens.ranks import Rank
 
+pytestmark = pytest.mark.above
+
 
 @pytest.mark.parametrize("of", [1, 2, 3, 8])
 def test_every_thing_is_in_one_share(of):

@@ -322,6 +322,7 @@ def test_a_file_that_is_none_of_ours_or_of_another_shape_is_refused(model, found
 # ── On the bundled model ─────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.above
 def test_without_its_direction_the_bundled_model_refuses_nothing_and_answers_as_before(bundled, monkeypatch):
     monkeypatch.setattr(module, "places", lambda *_: [(-2, 10), (-1, 6), (-1, 10)])  # some of its 24 candidates
     sides = [organism.prompts(kind, "train")[:48] for kind in ("harmful", "plain")]

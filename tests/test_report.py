@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 from scans_lens import evaluation, report, runs
 from scans_lens.evaluation import summary
 from scans_lens.report import labels
+
+pytestmark = pytest.mark.above
 
 WICKED = '</script><b>bold</b> & "quoted" <!--rows-->'
 SETTINGS = {
@@ -42,6 +45,12 @@ def rows() -> list[dict]:
                 }
             )  # fmt: skip
     return found
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch) -> None:
+    """How wide an interval is has its laws in test_calibration.py."""
+    monkeypatch.setattr(report, "curves", partial(report.curves, resamples=50))
 
 
 @pytest.fixture

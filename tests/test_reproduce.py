@@ -16,7 +16,7 @@ from scans_lens.lens import layers_by_thirds
 from scans_lens.prompts import Contrast, PromptSet
 from scans_lens.reproduce import Reproduction, published
 
-pytestmark = pytest.mark.usefixtures("briskly")
+pytestmark = [pytest.mark.above, pytest.mark.usefixtures("briskly")]
 WORDS = ("lock", "car", "cake", "song", "tree", "boat", "lamp", "door", "cup", "pen", "hat", "bag")
 
 

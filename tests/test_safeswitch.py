@@ -491,6 +491,7 @@ def test_by_default_the_bundled_model_learns_from_every_kind_and_from_harmless_p
     assert note == "Stopped, calibrated and chosen on 'organism validation with jailbreaks and quiz'."
 
 
+@pytest.mark.above
 def test_on_the_bundled_model_jailbreaks_are_refused_and_harmless_questions_still_answered(bundled, monkeypatch):
     monkeypatch.setattr(prober, "EPOCHS", 40)
     sides = [module.with_jailbreaks(split, n) for split, n in (("train", 64), ("validation", 32))]

@@ -414,6 +414,7 @@ def test_scans_prints_its_knobs(fitted):
 # ── On a model that refuses ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.above
 def test_on_the_bundled_model_harmless_questions_get_answers_and_harmful_ones_still_do_not(bundled):
     contrast, rest = organism.anchors().split(32, 0)
     found = SCANS.fit(bundled, contrast, validation=rest.split(16, 0)[0], progress=False)

@@ -13,6 +13,8 @@ from scans_lens.figures import switching
 from scans_lens.figures.switching import KINDS, Switching
 from scans_lens.methods.safeswitch import complied
 
+pytestmark = pytest.mark.above
+
 N = 10
 
 
@@ -24,7 +26,7 @@ def study(bundled) -> Iterator[Switching]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(switching, "LEARNED", 4 * N)
         patch.setattr(switching, "MOST_AHEAD", 3)
-        patch.setattr(switching, "REPLY_TOKENS", 16)
+        patch.setattr(switching, "REPLY_TOKENS", 12)
         found = Switching.of(bundled, method, split="validation", first=500, prompts_a_kind=N)
         scores = switching._decisions(found)["score"]
         yield dataclasses.replace(found, method=dataclasses.replace(method, threshold=float(scores.median())))

@@ -8,6 +8,8 @@ from scans_lens.generation import Replies
 from scans_lens.judges.texts import is_degenerate, said
 from scans_lens.thoughts import apart
 
+pytestmark = pytest.mark.above
+
 THOUGHTS = {
     "tags": "<think>{}</think>\n\n{}",
     "tags that the template opened": "{}</think>{}",

@@ -7,6 +7,8 @@ from scans_lens.errors import Refused
 from scans_lens.prompts import Contrast
 from scans_lens.transfer import across_askings
 
+pytestmark = pytest.mark.above
+
 ASKED = Contrast("few", ["Kill it?", "Burn it?"], ["See it?", "Buy it?", "Eat it?"])
 WAYS = (Asking(), Asking("Answer in one word."))
 

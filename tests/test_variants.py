@@ -170,9 +170,10 @@ def test_a_width_is_not_below_zero(fitted):
 # ── On a model that refuses ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.above
 def test_on_the_bundled_model_every_way_of_reading_tells_harmful_from_borderline_prompts(bundled):
-    contrast, validation = organism.anchors(), organism.validation().split(96, 0)[0]
-    asked, truth = (*validation.harmful, *validation.borderline), [1] * 96 + [0] * 96
+    contrast, validation = organism.anchors().split(64, 0)[0], organism.validation().split(48, 0)[0]
+    asked, truth = (*validation.harmful, *validation.borderline), [1] * 48 + [0] * 48
     for read in (Flight.transitions, Flight.instructed):
         sides = [collect(bundled, side, read, batch_size=192) for side in (contrast.harmful, contrast.harmless)]
         for centred in (False, True) if read is Flight.transitions else (True,):
