@@ -1,4 +1,7 @@
-"""Speed on this machine, side by side: `make bench`, or `python -m benchmarks [names]` for some of the measures."""
+"""Speed on this machine, side by side: `make bench`, or `python -m benchmarks [names]` for some of the measures.
+
+`python -m benchmarks real` times the commands on a real chat model.
+"""
 
 from __future__ import annotations
 
@@ -377,4 +380,9 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if sys.argv[1:2] == ["real"]:
+        from benchmarks import real
+
+        real.main(sys.argv[2:])
+    else:
+        main(sys.argv[1:])

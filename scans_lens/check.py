@@ -98,7 +98,7 @@ def _each(model: Model) -> Iterator[Finding]:
     ids = prompt_ids(model, PROMPTS[0])
     yield Finding("tokens equal the chat template's", f"{len(ids)} tokens", list(own) == ids)
     bos = tokenizer.bos_token_id
-    count = ids.count(bos) if bos is not None and bos == ids[0] else 0
+    count = len(list(takewhile(bos.__eq__, ids))) if bos is not None else 0  # some begin every turn with it
     yield Finding("at most one BOS", f"{count} at the beginning", count <= 1)
     special = next((token for token in tokenizer.all_special_tokens if len(token) > 2), "")
     typed = prompt_ids(model, f"What does {special} mean?")

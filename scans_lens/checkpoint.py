@@ -91,10 +91,15 @@ def hugging_face(
         how["device_map"] = "auto"
     elif getattr(config, "quantization_config", None) is not None:
         how["device_map"] = {"": str(device)}  # packed weights are put there once and do not move
+    narrow = _narrow(base, dtype) if device is not None and adapter is None else None
     with quiet(), told(_cannot(base)), _without_adapter(base, adapter) as folder:
         source, info = kind.from_pretrained(
-            folder, config=config, dtype=dtype, attn_implementation="eager", output_loading_info=True, **how
+            folder, config=config, dtype=narrow or dtype, attn_implementation="eager", output_loading_info=True, **how
         )
+        if narrow is not None and not _widened(source, dtype):
+            source, info = kind.from_pretrained(
+                folder, config=config, dtype=dtype, attn_implementation="eager", output_loading_info=True, **how
+            )
     require_whole(source, info, base)
     if adapter is not None:
         with quiet(), told(f"The adapter {adapter!r} does not fit on {base!r}"):
@@ -106,6 +111,33 @@ def hugging_face(
         source = source.to(device)  # type: ignore[arg-type]
     _require_placed(source)
     return source.eval()
+
+
+def _narrow(where: str, dtype: torch.dtype) -> torch.dtype | None:
+    """The precision of all weights of a folder, where it is a half one and float32 is wanted; else None."""
+    from safetensors import safe_open
+
+    files = sorted(Path(where).glob("*.safetensors"))
+    kinds = set()
+    for file in files if dtype == torch.float32 else ():
+        with told(f"The weights in {str(file)!r} cannot be read"), safe_open(file, "pt") as weights:
+            kinds |= {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
+    return {("BF16",): torch.bfloat16, ("F16",): torch.float16}.get(tuple(kinds))
+
+
+def _widened(source: PreTrainedModel, dtype: torch.dtype) -> bool:
+    """Make each weight of a model wider where it stands, so that it is never there twice as a whole.
+
+    While transformers widens weights it maps all files, which takes half as much memory again. Where a table was
+    computed in the half precision of the weights, nothing is done: it would be less exact.
+    """
+    weights, tables = list(source.parameters()), [own for own in source.buffers() if own.is_floating_point()]
+    if len({own.dtype for own in weights}) > 1 or any(own.dtype == weights[0].dtype for own in tables):
+        return False
+    for weight in weights:
+        weight.data = weight.data.to(dtype)
+    source.config.dtype = dtype
+    return True
 
 
 def _config(where: str, revision: str | None, offline: bool) -> PreTrainedConfig:

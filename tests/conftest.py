@@ -45,6 +45,8 @@ LONGEST = (
     "test_evaluation.py",
 )
 """Files that take longest, which begin first, so that no worker is left alone with one at the end."""
+REAL = "test_real.py"
+"""Whose laws are of real chat models; they run with --real."""
 MODELS = frozenset({"load", "tiny_folder", "bundled", "in_a_fresh_process"})
 """Whoever asks for one of these or for what is made of one, or stands in a file that makes models of its own (that
 imports `tiny`), touches a model."""
@@ -52,6 +54,7 @@ imports `tiny`), touches a model."""
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="every family and template through every loader in every file")
+    parser.addoption("--real", action="store_true", help="the laws on real chat models, where their weights are here")
     parser.addoption("--models", action="store_true", help="only the laws that TransformerLens can break")
 
 
@@ -61,6 +64,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         covered = config.getoption("all") or item.path.name in WHOLE or _in_the_covering_choice(item)
         wanted = not config.getoption("models") or (touches_a_model(item) and not _stands_above(item))
         (kept if covered and wanted else left).append(item)
+        if item.path.name == REAL and not config.getoption("real"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes on real chat models: make test-real"))
     config.hook.pytest_deselected(items=left)
     items[:] = sorted(
         kept, key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
@@ -68,7 +73,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def touches_a_model(item: Any) -> bool:
-    return not MODELS.isdisjoint(item.fixturenames) or hasattr(item.module, "tiny")
+    return not MODELS.isdisjoint(item.fixturenames) or hasattr(item.module, "tiny") or item.path.name == REAL
 
 
 def _stands_above(item: Any) -> bool:
