@@ -54,6 +54,11 @@ class Origin:
         read = {"model": Identity(**model) if model else None, "asking": Asking(**asking) if asking else None}
         return cls(**{**header, **read})
 
+    @property
+    def on(self) -> str:
+        """Where the model's weights were packed, a clause that says so, for what is printed; else nothing."""
+        return f" on {self.model.title}" if self.model is not None and self.model.weights else ""
+
     def require(self, flight: Flight, what: str) -> None:
         """Refuse a batch on its way through another model, and say it where prompts are put in another way.
 

@@ -184,7 +184,7 @@ def evaluate(
     sets = [one for one, _ in cleaned]
     settings = {
         "model": asdict(identity(model))
-        | {"name": "the bundled model" if is_bundled(model) else Path(identity(model).name or "unnamed").name},
+        | {"name": "the bundled model" if is_bundled(model) else identity(model).title},
         "dtype": str(unembedding_of(model).dtype),
         "sets": {one.name: {"prompts": len(one), "source": one.source, "digest": one.digest} for one in sets},
         "left out": [asdict(leaks) for _, leaks in cleaned],

@@ -230,7 +230,7 @@ class AnchorLayers(Sequence[int]):
         return len(self.layers)
 
     def __str__(self) -> str:
-        return _as_text(self.layers, self.evidence, f"{self.note} {self._agreement()}")
+        return _as_text(self.layers, self.evidence, f"{self.note} {self._agreement()}", self.origin.on)
 
     __repr__ = __str__
 
@@ -336,7 +336,7 @@ def anchor_layers(
         borderline = residuals(model, contrast.borderline, batch_size=batch_size, progress=progress)
 
     rng = np.random.default_rng(seed)
-    rising = _rising(*(side.mass for side in read))
+    rising = _rising(read[0].mass, read[1].mass)
     loudness = _Loudness(model, list(tokens.values()))
     rising_loudness = loudness.of_words(model, rising)
     z = loudness(directions.vectors).mean(-1)
@@ -563,7 +563,7 @@ def _cells(layers: Sequence[int], evidence: Sequence[LayerEvidence]) -> tuple[li
     return header, rows
 
 
-def _as_text(layers: Sequence[int], evidence: Sequence[LayerEvidence], note: str) -> str:
+def _as_text(layers: Sequence[int], evidence: Sequence[LayerEvidence], note: str, of: str = "") -> str:
     header, rows = _cells(layers, evidence)
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     left = (0, len(header) - 1)
@@ -574,5 +574,5 @@ def _as_text(layers: Sequence[int], evidence: Sequence[LayerEvidence], note: str
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
 
-    title = f"Anchor layers: {', '.join(map(str, layers)) if layers else 'none'}"
+    title = f"Anchor layers{of}: {', '.join(map(str, layers)) if layers else 'none'}"
     return "\n".join([title, line(header), *map(line, rows), note])

@@ -56,6 +56,12 @@ class Identity:
     file: str = ""
     """SHA-256 of the GGUF file that they came in; empty where they came otherwise, and then not compared."""
 
+    @property
+    def title(self) -> str:
+        """Name and form of the weights; a folder's without where it lies."""
+        name = Path(self.name).name if Path(self.name).exists() else self.name or "unnamed"
+        return f"{name} ({self.weights})" if self.weights else name
+
     def same_as(self, other: Identity) -> bool:
         apart = {"name": "", "rest": "", "weights": "", "file": ""}
         pairs = ((self.rest, other.rest), (self.file, other.file))
@@ -177,11 +183,7 @@ def is_bundled(model: Model) -> bool:
 
 def shown_name(model: Model) -> str:
     """What to call it in what is kept and shown: a hub's name, or a folder's without where it lies."""
-    own = identity(model)
-    if is_bundled(model):
-        return "bundled"
-    name = Path(own.name).name if Path(own.name).exists() else own.name or "unnamed"
-    return f"{name} ({own.weights})" if own.weights else name
+    return "bundled" if is_bundled(model) else identity(model).title
 
 
 def is_folded(model: Model) -> bool:

@@ -439,7 +439,7 @@ class SCANS:
 
     def __str__(self) -> str:
         lines = [
-            f"SCANS, learned from {self.directions.origin.contrast!r}",
+            f"SCANS, learned from {self.directions.origin.contrast!r}{self.directions.origin.on}",
             f"  layers     {', '.join(map(str, self.layers))}",
             f"  scale      {self.scale:g} {self.unit}",
             f"  voting     {', '.join(map(str, self.classifier.layers))}{_NORMED * self.last_after_norm}",

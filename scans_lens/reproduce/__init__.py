@@ -28,7 +28,7 @@ from scans_lens.generation import NEW_TOKENS, replies
 from scans_lens.lens import layers_by_thirds, refusal_tokens, thirds
 from scans_lens.methods.scans import PUBLISHED, SCANS
 from scans_lens.methods.self_cd import SelfCD
-from scans_lens.model import Model, device_of, identity, is_bundled, unembedding_of
+from scans_lens.model import Model, device_of, identity, is_bundled, shown_name, unembedding_of
 from scans_lens.organism import corpus, wordings
 from scans_lens.prompts import Contrast, PromptSet
 from scans_lens.prompts.overlaps import without
@@ -95,7 +95,7 @@ class Reproduction:
     @cached_property
     def name(self) -> str:
         """The model's name without a folder."""
-        return "bundled" if self.bundled else Path(identity(self.model).name or "unnamed").name
+        return shown_name(self.model)
 
     @cached_property
     def of_the_paper(self) -> bool:
