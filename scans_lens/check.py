@@ -8,6 +8,7 @@ from operator import eq
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from scans_lens import steering
 from scans_lens.chat import OPENING, chat_tokens, prompt_ids, spoken, template, text_of, words_of
@@ -29,10 +30,14 @@ REPLY = 24
 """New tokens of the replies that are compared."""
 
 
+LAWS = 18
+"""How many there are, for who shows how far a check has come."""
+
+
 @torch.no_grad()
-def laws(model: Model) -> list[Finding]:
+def laws(model: Model, *, progress: bool = False) -> list[Finding]:
     """Every law, measured. The model must have a chat template."""
-    return list(_each(model))
+    return list(tqdm(_each(model), total=LAWS, desc="laws", unit="law", disable=not progress, leave=False))
 
 
 def _each(model: Model) -> Iterator[Finding]:

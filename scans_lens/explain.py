@@ -71,7 +71,13 @@ class Explained:
 
 @torch.no_grad()
 def explained(
-    model: Model, prompt: Prompt, scans: SCANS, *, judge: Judge | None = None, max_new_tokens: int = 128
+    model: Model,
+    prompt: Prompt,
+    scans: SCANS,
+    *,
+    judge: Judge | None = None,
+    max_new_tokens: int = 128,
+    progress: bool = False,
 ) -> Explained:
     """What SCANS sees in a prompt, and what it changes.
 
@@ -79,7 +85,7 @@ def explained(
         ValueError: a prompt that cannot be asked, or SCANS of another model.
     """
     judge = judge or judge_for(model)
-    plain, steered = replies_under(model, [prompt], [None, scans], max_new_tokens=max_new_tokens, progress=False)
+    plain, steered = replies_under(model, [prompt], [None, scans], max_new_tokens=max_new_tokens, progress=progress)
     assert steered.score is not None and steered.scale is not None
     return Explained(
         look=looks(model, [prompt], scans)[0],

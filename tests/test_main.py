@@ -199,7 +199,9 @@ def test_check_prints_every_law_and_where_the_positions_lie(run):
 
 @pytest.mark.both
 def test_check_holds_on_every_family(any_model):
-    failed = [finding for finding in check.laws(any_model) if not finding.ok]
+    findings = check.laws(any_model)
+    assert len(findings) == check.LAWS
+    failed = [finding for finding in findings if not finding.ok]
     assert not failed
 
 

@@ -261,7 +261,7 @@ class SCANS:
             return replace(fitted, classifier=known, scale=published.alpha)
         assert bench is not None
         held = [
-            collect(model, side, either_way, batch_size=batch_size, progress=how["progress"])
+            collect(model, side, either_way, batch_size=batch_size, progress="reading validation" if progress else None)
             for side in (bench.harmful, bench.harmless)
         ]
         if not preset:

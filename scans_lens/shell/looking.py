@@ -237,7 +237,7 @@ def explain(
 
         loaded = model_named(model, backend, device, dtype, revision)
         fitted = SCANS.load(scans, loaded) if scans else kept(loaded, False, asking=asking, effort=allowed)
-        found = explained(loaded, asking.of(prompt), fitted, max_new_tokens=max_new_tokens)
+        found = explained(loaded, asking.of(prompt), fitted, max_new_tokens=max_new_tokens, progress=True)
         console = screen()
         middle = float(found.look.projection.mean())
         most = float((found.look.projection - middle).abs().max()) or 1.0
@@ -285,7 +285,7 @@ def check(
         from scans_lens.check import laws, positions
 
         loaded = model_named(model, backend, device, dtype, revision)
-        findings = laws(loaded)
+        findings = laws(loaded, progress=True)
         table = Table("law", "measured", "holds")
         verdicts = {True: Text("yes"), False: Text("FAILED", style="bold red"), None: Text("not tried", style="yellow")}
         for finding in findings:
