@@ -91,14 +91,14 @@ BUGS = (
     Bug(
         "weights that are missing are drawn at random",
         "test_loading.py::test_weights_that_the_files_lack_are_named",
-        "checkpoint.py",
+        "whole.py",
         'if info["missing_keys"]:',
         "if False:",
     ),
     Bug(
         "layers beyond the configuration are left out without a word",
         "test_loading.py::test_more_layers_in_the_files_than_in_the_configuration_are_refused",
-        "checkpoint.py",
+        "whole.py",
         'word.isdigit() and ".".join([*path[:place], "0"]) in parts',
         'word.isdigit() and ".".join([*path[:place], "x"]) in parts',
     ),
@@ -579,9 +579,9 @@ BUGS = (
         "files are read behind the model",
         "test_main.py::test_what_is_wrong_is_said_before_a_model_is_loaded_or_a_method_fitted",
         "shell/looking.py",
-        "        pairs, asking = contrast_in(contrast), asking_with(system, thinking)\n",
+        "        pairs, asking, allowed = contrast_in(contrast),",
         "        model_named(model, backend, device, dtype, revision)\n"
-        "        pairs, asking = contrast_in(contrast), asking_with(system, thinking)\n",
+        "        pairs, asking, allowed = contrast_in(contrast),",
     ),
     Bug(
         "kept fits are not told apart by their anchors",
@@ -847,14 +847,14 @@ BUGS = (
     Bug(
         "a GGUF file is known by its name alone",
         "test_gguf.py::test_two_files_of_one_name_are_two_models",
-        "models/gguf.py",
+        "models/unpacking.py",
         'key = f"{place}|{size}|{time}"',
         "key = Path(place).name",
     ),
     Bug(
         "another template beside a GGUF file finds the folder with the first",
         "test_gguf.py::test_a_template_beside_the_file_is_taken",
-        "models/gguf.py",
+        "models/unpacking.py",
         "if template != about.template:",
         "if False:",
     ),
@@ -868,14 +868,14 @@ BUGS = (
     Bug(
         "the scaling of positions in a GGUF file is passed over",
         "test_gguf.py::test_the_scaling_of_llama_3_is_read",
-        "models/gguf.py",
+        "models/unpacking.py",
         "model.config.rope_parameters = _rotary(",
         "_rotary(",
     ),
     Bug(
         "biases in a GGUF file are passed over",
         "test_gguf.py::test_what_would_be_another_model_is_refused",
-        "models/gguf.py",
+        "models/unpacking.py",
         "    _require_placed(model, file, contents)\n",
         "",
     ),

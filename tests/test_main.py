@@ -374,7 +374,7 @@ WRONG = [
     ("fit --out x.safetensors --validation pairs.csv", "needs columns harmful and harmless"),
     ("fit --out label.csv/x", "cannot be written"),
     ("anchor --contrast latin.csv", "is not in UTF-8"),
-    ("anchor --model label.csv", "'label.csv' is a file"),
+    ("anchor --model label.csv", "is no GGUF file; name the folder in Hugging Face format that it is of."),
     ("anchor --device gpu", "The device 'gpu' cannot be used here"),
     ("anchor --save label.csv/x", "cannot be written"),
     ("reply \x00", "Prompt 0 is empty"),
