@@ -216,7 +216,7 @@ class AnchorLayers(Sequence[int]):
     rising: tuple[str, ...]
     """Tokens whose next-token mass rises from harmless to harmful anchors."""
     note: str
-    """How the band was come by."""
+    """How the band was chosen."""
     origin: Origin
 
     @overload
@@ -336,7 +336,7 @@ def anchor_layers(
         borderline = residuals(model, contrast.borderline, batch_size=batch_size, progress=progress)
 
     rng = np.random.default_rng(seed)
-    rising = _rising(*(side.mass for side in read))
+    rising = _rising(read[0].mass, read[1].mass)
     loudness = _Loudness(model, list(tokens.values()))
     rising_loudness = loudness.of_words(model, rising)
     z = loudness(directions.vectors).mean(-1)

@@ -52,7 +52,7 @@ def packed(source: nn.Module) -> list[tuple[nn.Linear, _Packed]]:
     """
     if not _may_be() or not _packs():
         return []
-    layers = [layer for layer in source.modules() if _is_worth_it(layer)]
+    layers = [layer for layer in source.modules() if isinstance(layer, nn.Linear) and _is_worth_it(layer)]
     missing = sum(layer.weight.nbytes for layer in layers if layer not in _PACKED)
     if missing and missing > (1 - LEFT) * _free_bytes():
         return []
@@ -86,7 +86,7 @@ def _product(layer: nn.Linear, laid: Tensor, given: Float[Tensor, "*rows d_in"])
     return torch.ops.mkldnn._linear_pointwise(given, laid, layer.bias, "none", [], "")
 
 
-def _is_worth_it(layer: nn.Module) -> bool:
+def _is_worth_it(layer: nn.Linear) -> bool:
     if type(layer) is not nn.Linear:
         return False
     weight = layer.weight
