@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scans_lens.models import gguf
+from scans_lens.models import unpacking
 from scans_lens.models.located import perhaps
-from scans_lens.running import out_of_memory
+from scans_lens.whole import quiet, require_whole, some, told
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -48,7 +47,7 @@ def tokenizer_of(where: str, revision: str | None = None, *, offline: bool = Fal
     if base != where and not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         where = base
     # By the class that goes with Qwen2, transformers would cut every text as Qwen2 does, whatever the GGUF file said
-    of_pairs = (gguf.record_in(where) or {}).get("header", {}).get("tokenizer") == "gpt2"
+    of_pairs = (unpacking.record_in(where) or {}).get("header", {}).get("tokenizer") == "gpt2"
     kind: Any = PreTrainedTokenizerFast if of_pairs else AutoTokenizer
     with quiet(), told(f"The model {where!r} has no tokenizer that can be loaded"):
         tokenizer = kind.from_pretrained(where, revision=revision, local_files_only=offline, trust_remote_code=False)
@@ -105,7 +104,7 @@ def hugging_face(
         with quiet(), told(f"The adapter {adapter!r} does not fit on {base!r}"):
             added = source.load_adapter(adapter)
         if added.missing_keys:
-            raise ValueError(f"The adapter {adapter!r} does not hold all of itself: {_some(added.missing_keys)}.")
+            raise ValueError(f"The adapter {adapter!r} does not hold all of itself: {some(added.missing_keys)}.")
     source.config._name_or_path = source.name_or_path = where
     if "device_map" not in how:
         source = source.to(device)  # type: ignore[arg-type]
@@ -196,53 +195,6 @@ def _require_files(where: str) -> None:
         )
 
 
-def require_whole(source: PreTrainedModel, info: Mapping[str, Any], where: str) -> None:
-    """Refuse a model that does not have each of its weights from the files, or leaves some of the files' weights out.
-
-    What transformers knows to be tied or harmless is not in its report. Left over may be what belongs to no part of
-    this model (another head, a vision tower), and never what a part that is here would have used.
-    """
-    if info["missing_keys"]:
-        left = set(info["unexpected_keys"])
-        under = {key[: -len(name)] for name in info["missing_keys"] for key in left if key.endswith("." + name)}
-        hint = f" (the files have them under the prefix {min(under)!r})" if under else ""
-        raise ValueError(
-            f"The model {where!r} is not whole: {len(info['missing_keys'])} weights that its configuration asks for "
-            f"are not in its files, and would be drawn at random: {_some(info['missing_keys'])}{hint}."
-        )
-    if info["mismatched_keys"]:
-        shapes = [
-            f"{name} {tuple(there)} in the files, {tuple(own)} here" for name, there, own in info["mismatched_keys"]
-        ]
-        raise ValueError(
-            f"The weights of {where!r} have other shapes than its configuration asks for: {_some(shapes)}."
-        )
-    parts = {name for name, _ in source.named_modules()} - {""}
-    dropped = [name for name in info["unexpected_keys"] if _of_this_model(name, parts)]
-    if dropped:
-        raise ValueError(
-            f"The files of {where!r} hold {len(dropped)} weights that its configuration has no place for, so it would "
-            f"be another model without them: {_some(dropped)}."
-        )
-
-
-_BUFFERS = (".inv_freq", ".masked_bias", ".k_scale", ".v_scale")
-"""Names that older files keep beside weights, and that are computed or not used today."""
-
-
-def _of_this_model(name: str, parts: set[str]) -> bool:
-    """Whether a weight belongs to a part that is here, or to one more layer of those that are."""
-    if name.endswith(_BUFFERS):
-        return False
-    path = name.split(".")
-    if ".".join(path[:-1]) in parts:
-        return True
-    return any(
-        word.isdigit() and ".".join([*path[:place], "0"]) in parts and ".".join(path[: place + 1]) not in parts
-        for place, word in enumerate(path)
-    )
-
-
 def _require_placed(source: PreTrainedModel) -> None:
     """Refuse weights that stayed on the disk, or in memory beside a GPU: hooks would not find them."""
     places = {str(place) for place in (getattr(source, "hf_device_map", None) or {}).values()}
@@ -251,12 +203,6 @@ def _require_placed(source: PreTrainedModel) -> None:
             "This model does not fit on the GPUs that are here, and part of it would stay in memory or on the disk, "
             "where hooks do not reach it; use a smaller one, a lower precision, or device='cpu'."
         )
-
-
-def _some(names: Iterable[str], most: int = 4) -> str:
-    ordered = sorted(names)
-    rest = f" and {len(ordered) - most} more" if len(ordered) > most else ""
-    return ", ".join(ordered[:most]) + rest
 
 
 # ── Adapters ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -321,40 +267,6 @@ def _cannot(where: str) -> str:
         f"Cannot load the model {where!r}: it is no folder here, and the hub does not give it "
         f"(wrong name, no network, or a gated model without HF_TOKEN){perhaps(where)}"
     )
-
-
-@contextmanager
-def told(what: str) -> Iterator[None]:
-    """Whatever a library raises in here as one sentence, but for want of memory."""
-    try:
-        yield
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        raise ValueError(f"{what}. It said: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Loading without the libraries' progress bars, reports and notices of deprecation."""
-    from transformers.utils import logging
-
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def lens() -> str:

@@ -13,10 +13,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Effort:
-    """How many prompts, tokens, scales and resamples a fit or an analysis may take; None is all there are.
+    """How many prompts, tokens, scales and resamples a fit or an analysis may take; None is all prompts there are.
 
     It is handed in, kept with what was learned and printed with it. A smaller one takes prompts evenly spread over a
-    contrast, so that every form of prompt stays in it, and is never a matter of chance.
+    contrast, so that all forms that stand in blocks stay in it, as in our anchors, and is never a matter of chance.
     """
 
     anchors: int | None = None
@@ -37,8 +37,10 @@ class Effort:
     def __post_init__(self) -> None:
         for name, number in asdict(self).items():
             least = 0 if name == "rounds" else 2 if name in ("anchors", "validation") else 1
-            if number is not None and number < least:
-                raise ValueError(f"An effort has at least {least} {name}, not {number}.")
+            if number is None and name in ("anchors", "pushed", "validation"):
+                continue
+            if not isinstance(number, int) or number < least:
+                raise ValueError(f"An effort has at least {least} {name}, in whole numbers, not {number!r}.")
 
     def __str__(self) -> str:
         every = {name: "all" if number is None else number for name, number in asdict(self).items()}

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scans_lens import agreement
-from scans_lens.checkpoint import parts, quiet, told
+from scans_lens.checkpoint import parts
+from scans_lens.whole import quiet, told
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

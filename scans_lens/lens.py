@@ -216,7 +216,7 @@ class AnchorLayers(Sequence[int]):
     rising: tuple[str, ...]
     """Tokens whose next-token mass rises from harmless to harmful anchors."""
     note: str
-    """How the band was come by."""
+    """How the band was chosen."""
     origin: Origin
 
     @overload

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from scans_lens import agreement, organism, past, ranks
-from scans_lens.checkpoint import ADAPTER, CONFIG, architecture_of, lens, parts, told
+from scans_lens.checkpoint import ADAPTER, CONFIG, architecture_of, lens, parts
 from scans_lens.hooked import load_hooked
-from scans_lens.models import gguf
+from scans_lens.models import unpacking
 from scans_lens.models.located import located
+from scans_lens.whole import told
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -59,7 +60,7 @@ def load_model(
         model = load_hooked(where, device, dtype, revision)
     else:
         model = _bridge(where, None if spread else device, dtype, revision)
-    if (record := gguf.record_in(where)) is not None:
+    if (record := unpacking.record_in(where)) is not None:
         model.cfg.gguf, model.cfg.model_name = record, record["name"]
     return model
 

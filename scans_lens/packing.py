@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from math import gcd
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,34 +24,35 @@ ROWS = 32
 """The rows that a layout is made for; it serves any number."""
 LEFT = 0.25
 """Share of the free memory that has to remain free: packed weights stand beside the plain ones."""
-SAMPLE = 64
-"""Numbers of a matrix that are compared with what they were, to know that nobody has written into it."""
 
 
 class _Packed:
-    """One matrix in the processor's layout, and what it was made of."""
+    """One matrix in the processor's layout, and what it was made of.
+
+    Torch counts what is written into a tensor, but not what is written through `.data`; there a sample has to tell.
+    """
 
     def __init__(self, weight: Tensor) -> None:
         self.laid = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
-        self.version, self.place, self.sample = weight._version, weight.data_ptr(), _sample(weight).clone()
+        self.version, self.place, self.sample = _version(weight), weight.data_ptr(), _sample(weight).clone()
 
     def is_of(self, weight: Tensor) -> bool:
-        same = (self.version, self.place) == (weight._version, weight.data_ptr())
+        same = (self.version, self.place) == (_version(weight), weight.data_ptr())
         return same and torch.equal(self.sample, _sample(weight))
 
 
 _PACKED: WeakKeyDictionary[nn.Linear, _Packed] = WeakKeyDictionary()
 
 
-@torch.no_grad()
 def packed(source: nn.Module) -> list[tuple[nn.Linear, _Packed]]:
     """The large linear layers of a module with their packed weights, packed anew where somebody has changed them.
 
-    Empty where it would not pay or there is no memory for it: on a GPU, for a small model, on another processor.
+    Empty where it would not pay or there is no memory for it: on a GPU, for a small model, on another processor, and
+    where gradients are wanted.
     """
-    if not _packs():
+    if not _may_be() or not _packs():
         return []
-    layers = [layer for layer in source.modules() if _is_worth_it(layer)]
+    layers = [layer for layer in source.modules() if isinstance(layer, nn.Linear) and _is_worth_it(layer)]
     missing = sum(layer.weight.nbytes for layer in layers if layer not in _PACKED)
     if missing and missing > (1 - LEFT) * _free_bytes():
         return []
@@ -65,8 +67,8 @@ def packed(source: nn.Module) -> list[tuple[nn.Linear, _Packed]]:
 
 @contextmanager
 def multiplied(layers: Sequence[tuple[nn.Linear, _Packed]]) -> Iterator[None]:
-    """Within it these layers multiply by their packed weights, unless gradients are wanted."""
-    own = [] if torch.is_grad_enabled() else [pair for pair in layers if "forward" not in pair[0].__dict__]
+    """Within it these layers multiply by their packed weights, unless gradients or another precision are wanted."""
+    own = [pair for pair in layers if "forward" not in pair[0].__dict__] if _may_be() else []
     for layer, weight in own:
         layer.__dict__["forward"] = partial(_product, layer, weight.laid)
     try:
@@ -77,23 +79,40 @@ def multiplied(layers: Sequence[tuple[nn.Linear, _Packed]]) -> Iterator[None]:
 
 
 def _product(layer: nn.Linear, laid: Tensor, given: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_out"]:
-    if given.dtype == torch.float32 and given.numel() == given.shape[-1]:  # one row reads plain weights as fast
-        return nn.functional.linear(given, layer.weight, layer.bias)
+    weight = layer.weight
+    one_row = given.dtype == torch.float32 and given.numel() == given.shape[-1]  # which reads plain weights as fast
+    if one_row or given.dtype != weight.dtype or torch.is_grad_enabled():
+        return nn.functional.linear(given, weight, layer.bias)
     return torch.ops.mkldnn._linear_pointwise(given, laid, layer.bias, "none", [], "")
 
 
-def _is_worth_it(layer: nn.Module) -> bool:
+def _is_worth_it(layer: nn.Linear) -> bool:
     if type(layer) is not nn.Linear:
         return False
     weight = layer.weight
-    if weight.device.type != "cpu" or weight.numel() < SMALLEST:
+    if weight.device.type != "cpu" or weight.numel() < SMALLEST or not weight.is_contiguous():
         return False
     return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and _has_bfloat16())
 
 
-def _sample(weight: Tensor) -> Tensor:
-    flat = weight.detach().reshape(-1)
-    return flat[:: max(1, flat.numel() // SAMPLE)]
+def _may_be() -> bool:
+    return not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+
+
+def _version(weight: Tensor) -> int:
+    """How often torch has seen somebody write into it; it does not count for a model that was loaded for inference."""
+    return 0 if weight.is_inference() else weight._version
+
+
+def _sample(weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "taken"]:
+    """Some number of each row and of each column, so that one neuron or head that is written over is noticed."""
+    return weight.detach().view(-1)[:: _step(*weight.shape)]
+
+
+@cache
+def _step(rows: int, columns: int) -> int:
+    """The longest step by which a matrix that is laid flat is walked through all rows and all columns."""
+    return next(step for step in range(min(rows, columns), 0, -1) if gcd(step, columns) == 1)
 
 
 @cache

@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from scans_lens.__main__ import app
-from scans_lens.models import getting, gguf, home, located
+from scans_lens.models import getting, home, located, unpacking
 from scans_lens.models.known import KNOWN, InWheel, Known, OnHub
 
 BYTES = bytes(range(256)) * 40
@@ -390,13 +390,13 @@ def test_the_list_says_of_every_known_model_what_is_here(model, index, kept_in, 
     assert "here, not unpacked" in said()
     folder = kept_in / "models" / f"{NAME}-{model.sha256[:12]}"
     folder.mkdir(parents=True)
-    (folder / gguf.RECORD).write_text(json.dumps({"made_with": {"format": gguf.FORMAT}}))
+    (folder / unpacking.RECORD).write_text(json.dumps({"made_with": {"format": unpacking.FORMAT}}))
     assert "not" not in said().split(model.hub.repository)[1]
 
 
 def test_getting_unpacks_what_came_and_says_how_to_try_it(model, index, monkeypatch, run):
     opened = []
-    monkeypatch.setattr(gguf, "folder_of", lambda file: opened.append(file) or file.parent)
+    monkeypatch.setattr(unpacking, "folder_of", lambda file: opened.append(file) or file.parent)
     told = run(0, "models", "get", NAME, "--from", "index")
     assert opened == [getting.place(model)] and f"--model {NAME}" in told
 

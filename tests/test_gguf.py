@@ -24,7 +24,7 @@ from scans_lens import outside
 from scans_lens.chat import prompt_ids
 from scans_lens.loading import load_model
 from scans_lens.model import identity, shown_name
-from scans_lens.models import gguf, home, known, located
+from scans_lens.models import gguf, home, known, located, unpacking
 
 BACKENDS = [load.__name__ for load in tiny.LOADERS]
 KINDS = [
@@ -100,7 +100,7 @@ def test_a_quantised_file_is_its_source_with_each_weight_rounded_as_the_file_rou
 @pytest.mark.parametrize("which", KINDS[:4], ids=lambda which: "-".join(map(str, which[:2])))
 def test_settings_are_the_sources_and_a_tied_head_stays_tied(sources, tmp_path, which):
     source = sources(*which[:2], tied=which[2])
-    folder = gguf.folder_of(ggufs.write(source, tmp_path / "tiny.gguf"))
+    folder = unpacking.folder_of(ggufs.write(source, tmp_path / "tiny.gguf"))
     module = AutoModelForCausalLM.from_pretrained(folder)
     held = {"architectures", "_name_or_path", "name_or_path", "bos_token_id", "dtype", "rms_norm_eps", "model_name"}
     wanted = {name: value for name, value in source.model.config.to_dict().items() if name not in held}
@@ -164,7 +164,7 @@ def test_identity_knows_the_file_and_the_name_says_how_it_was_packed(sources, tm
 
 def test_the_second_load_unpacks_nothing_and_gives_the_same(file, monkeypatch):
     first = load_model(file)
-    monkeypatch.setattr(gguf, "_convert", None)
+    monkeypatch.setattr(unpacking, "_convert", None)
     again = load_model(file)
     assert torch.equal(logits(again), logits(first))
     assert identity(again) == identity(first) and shown_name(again) == shown_name(first)
@@ -172,10 +172,10 @@ def test_the_second_load_unpacks_nothing_and_gives_the_same(file, monkeypatch):
 
 def test_a_folder_that_was_made_otherwise_is_made_anew(file, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(gguf, "FORMAT", gguf.FORMAT - 1)
-        folder = gguf.folder_of(file)
+        patch.setattr(unpacking, "FORMAT", unpacking.FORMAT - 1)
+        folder = unpacking.folder_of(file)
         (folder / "old").write_text("")
-    assert gguf.folder_of(file) == folder and not (folder / "old").exists()
+    assert unpacking.folder_of(file) == folder and not (folder / "old").exists()
     load_model(file)
 
 
@@ -216,14 +216,14 @@ def test_a_template_beside_the_file_is_taken(sources, tmp_path):
 
 
 def test_two_at_once_make_one_folder(file, kept_in, monkeypatch):
-    made, convert, folders = [], gguf._convert, []
+    made, convert, folders = [], unpacking._convert, []
 
     def slowly(*which: Any) -> None:
         made.append(which)
         convert(*which)
 
-    monkeypatch.setattr(gguf, "_convert", slowly)
-    both = [threading.Thread(target=lambda: folders.append(gguf.folder_of(file))) for _ in range(2)]
+    monkeypatch.setattr(unpacking, "_convert", slowly)
+    both = [threading.Thread(target=lambda: folders.append(unpacking.folder_of(file))) for _ in range(2)]
     for thread in both:
         thread.start()
     for thread in both:
@@ -339,7 +339,7 @@ def test_weights_that_are_missing_are_named(sources, tmp_path, kept_in, monkeypa
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_read(file, kept_in, monkeypatch):
     monkeypatch.setattr(home.shutil, "disk_usage", lambda folder: type("Disk", (), {"free": 10})())
-    monkeypatch.setattr(gguf, "_convert", None)
+    monkeypatch.setattr(unpacking, "_convert", None)
     refused(file, kept_in, "Unpacking 'tiny.gguf' needs .* are free; SCANS_LENS_HOME can name another")
 
 

@@ -63,7 +63,9 @@ def test_top_tokens_are_the_loudest_and_in_order(model):
         assert words == [model.tokenizer.decode([token]) for token in np.argsort(-row)[:5]]
 
 
-def test_loudness_is_the_z_score_among_all_logits(model):
+@pytest.mark.parametrize("columns", [lens.COLUMNS, 600, 64, 7])
+def test_loudness_is_the_z_score_among_all_logits(model, monkeypatch, columns):
+    monkeypatch.setattr(lens, "COLUMNS", columns)
     ids = [7, 300, 41]
     vectors = drawn(model, 3, 5)
     logits = vectors.double() @ model.W_U.detach().double()
@@ -71,6 +73,8 @@ def test_loudness_is_the_z_score_among_all_logits(model):
     loudness = lens._Loudness(model, ids)
     torch.testing.assert_close(loudness(vectors), expected)
     torch.testing.assert_close(loudness(9.0 * vectors), expected)  # however long a vector is
+    other = lens._Loudness(model, [3]).of_words(model, ids)
+    torch.testing.assert_close(other(vectors), expected)
 
 
 def test_a_refusal_word_that_is_no_token_is_named(model):

@@ -14,6 +14,7 @@ import scans_lens
 from scans_lens import check, errors, evaluation, loading, organism, runs
 from scans_lens.__main__ import app
 from scans_lens.conversation import BARE, Asking
+from scans_lens.effort import QUICK, STANDARD
 from scans_lens.methods import choosing, scans
 from scans_lens.shell import keeping
 
@@ -376,7 +377,11 @@ WRONG = [
     ("fit --out x.safetensors --validation pairs.csv", "needs columns harmful and harmless"),
     ("fit --out label.csv/x", "cannot be written"),
     ("anchor --contrast latin.csv", "is not in UTF-8"),
-    ("anchor --model label.csv", "'label.csv' is a file"),
+    ("anchor --model label.csv", "is no GGUF file; name the folder in Hugging Face format that it is of."),
+    ("anchor --effort nonsense", "There is no effort 'nonsense': there are standard and quick"),
+    ("fit --out x --effort nonsense", "no effort 'nonsense'"),
+    ("reply Why? --effort nonsense", "no effort 'nonsense'"),
+    ("explain Why? --effort nonsense", "no effort 'nonsense'"),
     ("anchor --device gpu", "The device 'gpu' cannot be used here"),
     ("anchor --save label.csv/x", "cannot be written"),
     ("reply \x00", "Prompt 0 is empty"),
@@ -426,7 +431,7 @@ from scans_lens.__main__ import app
 mistakes = (
     "evaluate --sets nosuch", "fit --out x --preset papers", "compare --methods no", "reproduce --out r --table 9",
     "report .", "label .", "calibrate --sets no", "form --sets no", "check --dtype no", "reply -",
-    "anchor --model ./no",
+    "anchor --model ./no", "anchor --effort no",
 )
 for words in mistakes:
     assert CliRunner().invoke(app, words.split()).exit_code == 2, words
@@ -494,10 +499,10 @@ def test_a_kept_fit_is_told_apart_by_all_that_it_depends_on(model, monkeypatch):
     anchors, validation = organism.anchors(), organism.validation()
     smaller = anchors.split(8, 0)[0]
 
-    def place(anchors=anchors, validation=validation, asking=BARE):
-        return keeping.place(keeping.terms(model, anchors, validation, asking))
+    def place(anchors=anchors, validation=validation, asking=BARE, effort=STANDARD):
+        return keeping.place(keeping.terms(model, anchors, validation, asking, effort))
 
-    places = [place(), place(smaller), place(validation=smaller), place(asking=Asking("Be safe."))]
+    places = [place(), place(smaller), place(validation=smaller), place(asking=Asking("Be safe.")), place(effort=QUICK)]
     with monkeypatch.context() as patch:
         patch.setattr(model.tokenizer, "chat_template", "{{ messages[0]['content'] }}")
         places.append(place())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import effort
@@ -26,20 +27,25 @@ ORDER = (
     "conversation",
     "errors",
     "prompts",
+    "effort",
     "organism",
     "ranks",
     "past",
     "model",
     "templates",
     "chat",
+    "packing",
     "running",
+    "whole",
     "agreement",
+    "models",
     "checkpoint",
     "hooked",
     "loading",
     "artefacts",
     "reading",
     "directions",
+    "readings",
     "steering",
     "classifier",
     "prober",
@@ -112,7 +118,8 @@ def test_only_what_loads_and_what_runs_a_batch_touch_transformer_lens():
 def test_what_is_imported_is_declared():
     """The wheel is tried where everything is installed, so that a forgotten dependency would not be missed there."""
     project = tomllib.loads((CLONE / "pyproject.toml").read_text())["project"]
-    asked = (*project["dependencies"], *project["optional-dependencies"]["eval"])
+    extras = (project["optional-dependencies"][name] for name in ("eval", "gguf"))
+    asked = chain(project["dependencies"], *extras)
     declared = {re.split(r"[\[<>=~! ]", one)[0].lower().replace("_", "-") for one in asked}
     wanted = set().union(*map(tops, FILES)) - set(sys.stdlib_module_names) - {"scans_lens"}
     homes = packages_distributions()

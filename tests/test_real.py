@@ -17,7 +17,7 @@ from scans_lens.effort import spread
 from scans_lens.generation import replies
 from scans_lens.lens import anchor_layers
 from scans_lens.model import identity, shown_name
-from scans_lens.models import getting, gguf
+from scans_lens.models import getting, unpacking
 from scans_lens.models.known import KNOWN
 from scans_lens.prompts import Contrast, anchors
 from scans_lens.steering import Push
@@ -33,7 +33,7 @@ TEXTS = (
 
 
 def here(name):
-    if gguf.kept_folder(name) is None:
+    if unpacking.kept_folder(name) is None:
         pytest.skip(f"these laws need weights: python -m scans_lens models get {name}")
     return name
 
@@ -77,7 +77,7 @@ def test_texts_are_cut_as_the_tokenizer_of_the_publisher_cuts_them(name):
     if not file.is_file():
         pytest.skip(f"needs {file.name}")
     other = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    own = scans_lens.checkpoint.tokenizer_of(str(gguf.kept_folder(name)))
+    own = scans_lens.checkpoint.tokenizer_of(str(unpacking.kept_folder(name)))
     for text in TEXTS:
         ids = own(text, add_special_tokens=False)["input_ids"]
         assert ids == other(text, add_special_tokens=False)["input_ids"]
@@ -94,7 +94,7 @@ def test_weights_are_those_of_the_file_within_the_rounding_of_bfloat16(name):
     if not file.is_file():
         pytest.skip(f"needs {file.name}")
     weights = {}
-    for part in gguf.kept_folder(name).glob("*.safetensors"):
+    for part in unpacking.kept_folder(name).glob("*.safetensors"):
         weights |= load_file(part)
     pairs = {"token_embd.weight": "model.embed_tokens.weight", "output.weight": "lm_head.weight"}
     for layer in (0, 7):

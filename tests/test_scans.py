@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 import scans_lens
 from scans_lens import organism
 from scans_lens.classifier import ROUNDING, TransitionClassifier
+from scans_lens.effort import Effort
 from scans_lens.lens import NoAnchorLayers
 from scans_lens.methods import choosing
 from scans_lens.methods import scans as module
@@ -62,6 +63,23 @@ def called_llama(load, tmp_path_factory):
 def as_published(called_llama):
     """`as_published(preset)`: fitted on it once, from four prompts a side."""
     return cache(lambda preset: SCANS.fit(called_llama, contrast_of(4), preset=preset, progress=False))
+
+
+# ── Choosing ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("broken", [-0.2, 1.0])  # the third is, or none
+def test_scales_that_are_tried_side_by_side_do_what_they_do_one_by_one(one_model, validation, monkeypatch, broken):
+    monkeypatch.setattr(module, "SHARES", (0.3, 0.9, 0.02, 2.0, 0.1))
+    monkeypatch.setattr(module, "BROKEN", broken)
+    fits = []
+    for together in (1, 2, 5):
+        monkeypatch.setattr(module, "TOGETHER", together)
+        fits.append(quickly(one_model, validation=validation, effort=Effort(tokens=5, rounds=1)))
+    assert fits[0].trials == fits[1].trials == fits[2].trials
+    assert fits[0].scale == fits[1].scale == fits[2].scale
+    tried = {trial.scale for trial in fits[0].trials}
+    assert {0.0, 0.3, 0.9, 0.02} < tried and (2.0 in tried) == (broken == 1.0)
 
 
 # ── Deciding ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from scans_lens.models import gguf, home
+from scans_lens.models import home, unpacking
 from scans_lens.models.known import InWheel, Known, known
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ def get(name: str, source: Source | None = None) -> Path:
     model = known(name)
     if source is not None and source not in SOURCES:
         raise ValueError(f"There is no source {source!r}: a model comes from {' or '.join(SOURCES)}.")
-    if (folder := gguf.kept_folder(name)) is not None:
+    if (folder := unpacking.kept_folder(name)) is not None:
         return folder
-    return gguf.folder_of(file(model, source))
+    return unpacking.folder_of(file(model, source))
 
 
 def place(model: Known) -> Path:
@@ -298,7 +298,7 @@ def _members(model: Known, wheels: list[Path]) -> Iterator[bytes]:
 
 def state(model: Known) -> str:
     """What of it is here, in words."""
-    if gguf.kept_folder(model.name) is not None:
+    if unpacking.kept_folder(model.name) is not None:
         return "here"
     if place(model).is_file():
         return "here, not unpacked"

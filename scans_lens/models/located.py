@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scans_lens.models import getting, gguf
+from scans_lens.models import getting, gguf, unpacking
 from scans_lens.models.known import KNOWN, nearest
 
 
@@ -27,7 +27,7 @@ def require(where: str) -> None:
     """
     if Path(where).is_dir():
         return
-    if where in KNOWN and gguf.kept_folder(where) is None and not getting.place(KNOWN[where]).is_file():
+    if where in KNOWN and unpacking.kept_folder(where) is None and not getting.place(KNOWN[where]).is_file():
         raise ValueError(f"The model {where!r} is not here yet: python -m scans_lens models get {where}")
     if is_gguf(where):
         gguf.require_readable(Path(where))
@@ -42,9 +42,9 @@ def located(where: str) -> str:
     if Path(where).is_dir():
         return where
     if where in KNOWN:
-        return str(gguf.kept_folder(where) or gguf.folder_of(getting.place(KNOWN[where])))
+        return str(unpacking.kept_folder(where) or unpacking.folder_of(getting.place(KNOWN[where])))
     if is_gguf(where):
-        return str(gguf.folder_of(Path(where)))
+        return str(unpacking.folder_of(Path(where)))
     return where
 
 
