@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 RECORD = "scans_lens.json"
 """What says of a folder that it was made of a GGUF file, and of which."""
 FORMAT = 3
+"""Of such a folder: one that was made otherwise is made anew."""
 SHARD = "500MB"
 """Of a file of weights: while one is widened to float32, this much is there twice."""
-"""Of such a folder: one that was made otherwise is made anew."""
 MARGIN = 64 << 20
 """Bytes for what lies beside the weights: a large vocabulary twice over."""
 PLAIN = ("gpt-2", "phi-2", "olmo", "mpt", "jais", "trillion")
