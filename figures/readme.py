@@ -17,8 +17,13 @@ README = HERE.parent / "README.md"
 Numbers = Mapping[str, Any]
 
 
+REAL = HERE.parent / "benchmarks" / "real.json"
+"""What `python -m benchmarks real` has measured."""
+
+
 def _read(name: str) -> Numbers:
-    found = json.loads((HERE / "measured" / f"{name}.json").read_text(encoding="utf-8"))
+    file = REAL if name.startswith("real") else HERE / "measured" / f"{name}.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
     return found.get("numbers", found)
 
 
@@ -59,7 +64,29 @@ def comparison(found: Numbers) -> dict[str, Any]:
     return table
 
 
+def real_refused(found: Numbers) -> dict[str, Any]:
+    """By way: who of XSTest is refused by a real model."""
+    table: dict[str, Any] = {}
+    for row in found["items"]["xstest"]["refused"]:
+        low, high = (100 * end for end in row["interval"])
+        kind = "unsafe" if row["kind"] == "harmful" else "safe"
+        rate = f"{100 * row['count'] / row['total']:.1f} [{low:.1f}, {high:.1f}]"
+        table.setdefault(row["way"], {})[f"{kind} refused, of {row['total']}"] = rate
+    return table
+
+
+def real_times(found: Numbers) -> dict[str, Any]:
+    """By command: seconds, and how many it may take."""
+    timed = {name: own for name, own in found["items"].items() if "aim" in own}
+    return {
+        f"`{name}`": {"what": own["what"], "seconds": f"{own['seconds']:.0f}", "may take": f"{own['aim']:.0f}"}
+        for name, own in timed.items()
+    }
+
+
 TABLES = {
+    "real_refused": ("XSTest", real_refused),
+    "real_times": ("command", real_times),
     "refusal_rates": ("", refusal_rates),
     "switching": ("complied with", switching),
     "comparison": ("", comparison),

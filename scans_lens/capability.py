@@ -26,7 +26,7 @@ from scans_lens.chat import end_tokens, first_tokens, padded, prompt_ids, templa
 from scans_lens.conversation import Prompt
 from scans_lens.errors import Refused
 from scans_lens.generation import NEW_TOKENS, Picker
-from scans_lens.model import Hook, Model, device_of, resid_post
+from scans_lens.model import Hook, Model, device_of, hooked, resid_post
 from scans_lens.organism import corpus, wordings
 from scans_lens.prompts import FOLDER_VARIABLE
 from scans_lens.rates import Rate
@@ -707,7 +707,7 @@ class _Going:
     def feed(self, ids: Tensor, also: Sequence[Hook] = ()) -> None:
         """Run the next columns under the method's hooks and, behind them, the caller's."""
         hooks = self._method.hooks_for(self.rows, self._flight) if self._method is not None else []
-        with self.model.hooks(fwd_hooks=[*hooks, *also]):
+        with hooked(self.model, [*hooks, *also]):
             self.logits = self._run.feed(ids, torch.ones_like(ids))
 
     @property

@@ -80,6 +80,21 @@ class Tokens:
         templates = tuple(self.templates[row] for row in rows.tolist()) if self.templates else ()
         return Tokens(self.ids[there, first:], self.mask[there, first:], templates)
 
+    def shared(self, kept: int) -> Int[Tensor, "pos"]:
+        """What every row begins with, a system prompt for instance, but for the last `kept` tokens of each."""
+        lengths = self.mask.sum(dim=1)
+        columns = torch.arange(max(0, int(lengths.min()) - kept), device=self.ids.device)
+        begun = self.ids.gather(1, self.ids.shape[1] - lengths[:, None] + columns)
+        same = (begun == begun[:1]).all(dim=0).cumprod(dim=0)
+        return begun[0, : int(same.sum())]
+
+    def behind(self, first: int) -> Tokens:
+        """Every row without its first so many tokens."""
+        width = self.ids.shape[1]
+        starts = width - self.mask.sum(dim=1, keepdim=True) + first
+        mask = torch.arange(first, width, device=self.ids.device) >= starts
+        return Tokens(self.ids[:, first:], mask.to(self.mask.dtype), self.templates)
+
 
 Asked: TypeAlias = Sequence[Askable] | Tokens
 """Prompts, or what `chat_tokens` made of them, with a system prompt perhaps."""

@@ -15,7 +15,7 @@ from scans_lens.conversation import Prompt
 from scans_lens.generation import replies_under
 from scans_lens.judges import Judge, Verdict, judge_for
 from scans_lens.methods.scans import SCANS
-from scans_lens.model import Model, resid_post
+from scans_lens.model import Model, hooked, resid_post
 from scans_lens.reading import batches
 from scans_lens.running import runner
 
@@ -112,6 +112,6 @@ def _cosines(
 
         return look
 
-    with model.hooks(fwd_hooks=[(resid_post(layer), watch(layer)) for layer in scans.layers]):
+    with hooked(model, [(resid_post(layer), watch(layer)) for layer in scans.layers]):
         runner(model).feed(ids, mask)
     return torch.stack(seen).mean(dim=0)

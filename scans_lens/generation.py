@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from scans_lens.chat import Tokens, chat_tokens, end_tokens, spoken
 from scans_lens.conversation import BARE, Askable, Asking, Prompt, checked, key
-from scans_lens.model import Hook, Model
+from scans_lens.model import Hook, Model, hooked
 from scans_lens.reading import Flight, in_batches
 from scans_lens.running import leaving, rows_at_once
 from scans_lens.steering import Contrastive, Method, Rows, take
@@ -446,7 +446,7 @@ class _Stream:
         self._on.close()
         self._hooks = hooks
         if not self._other:
-            self._on.enter_context(self.flight.model.hooks(fwd_hooks=hooks))
+            self._on.enter_context(hooked(self.flight.model, hooks))
 
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
         self.flight.run.keep(rows)
@@ -458,7 +458,7 @@ class _Stream:
         if not self._other:
             self.logits = self.flight.run.feed(column, mask)
             return
-        with self.flight.model.hooks(fwd_hooks=self._hooks):
+        with hooked(self.flight.model, self._hooks):
             own = self.flight.run.feed(column, mask)
         self.logits = self._mixed(own, self._other.run.feed(column, mask))
 

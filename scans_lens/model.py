@@ -7,8 +7,8 @@ Only this file and `running` touch the Hugging Face module inside a bridge; only
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -72,6 +72,42 @@ class Identity:
 def resid_post(layer: int) -> str:
     """The hook point at which everything here reads and writes."""
     return f"blocks.{layer}.hook_resid_post"
+
+
+@contextmanager
+def hooked(model: Model, hooks: Sequence[Hook]) -> Iterator[None]:
+    """As `model.hooks(fwd_hooks=hooks)`, without a bridge's search through all its hook points for each of them.
+
+    A bridge builds the list of its points anew for every hook, some milliseconds; where a layer ends is known.
+    """
+    points = None if not is_bridge(model) or model.compatibility_mode else _layer_ends(model, hooks)  # type: ignore[attr-defined]
+    if points is None:
+        with model.hooks(fwd_hooks=list(hooks)):
+            yield
+        return
+    bridge: Any = model
+    bridge.context_level += 1
+    try:
+        for point, (_, function) in zip(points, hooks, strict=True):
+            point.add_hook(function, level=bridge.context_level)
+        yield
+    finally:
+        for point in points:
+            point.remove_hooks(level=bridge.context_level)
+        bridge.context_level -= 1
+
+
+def is_watched(model: Model) -> bool:
+    """Whether somebody has put a hook on some hook point."""
+    return any(getattr(part, "fwd_hooks", None) for part in model.modules())  # type: ignore[attr-defined]
+
+
+def _layer_ends(model: Model, hooks: Sequence[Hook]) -> list[Any] | None:
+    """The points that these hooks name, if all are ends of layers."""
+    layers = {resid_post(layer): layer for layer in range(int(model.cfg.n_layers))}
+    if not all(name in layers for name, _ in hooks):
+        return None
+    return [model.blocks[layers[name]].hook_resid_post for name, _ in hooks]
 
 
 def identity(model: Model) -> Identity:

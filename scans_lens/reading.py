@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from scans_lens.chat import Template, Tokens, chat_tokens, end_tokens, template
 from scans_lens.conversation import BARE, Askable, Asking
-from scans_lens.model import Hook, Model, resid_post
+from scans_lens.model import Hook, Model, hooked, resid_post
 from scans_lens.running import (
     NOT_FINITE,
     Runner,
@@ -23,11 +23,14 @@ from scans_lens.running import (
     rows_at_once,
     run_through,
     runner,
+    shares,
     sides,
 )
 
 Result = TypeVar("Result")
 
+LEAST_SHARED = 8
+"""Tokens that rows must begin with alike for it to pay to run them once."""
 Since = Callable[[int], int]
 """From the number of columns in the present call to the first of them that is to be steered."""
 
@@ -53,8 +56,21 @@ class Flight:
         self._in_the_callers_loop = False
         # A text that is no chat may be shorter than the template's tail
         instructed = [max(one.end_of_instruction, -tokens.ids.shape[1]) for one in self.templates]
+        rest = self._begun(-min(instructed))
         with _watching(model, _all_layers(model), ([-1] * len(tokens), instructed)) as self._ends:
-            self.logits = self.run.feed(tokens.ids, tokens.mask)
+            self.logits = self.run.feed(rest.ids, rest.mask)
+
+    def _begun(self, kept: int) -> Tokens:
+        """Run what all rows begin with alike, such as a system prompt, once; returns what is left of the rows.
+
+        Args:
+            kept: tokens at the end of each row that are to be read, and stay in it.
+        """
+        prefix = self.tokens.shared(kept) if len(self.tokens) > 1 else self.tokens.ids[0, :0]
+        if len(prefix) < LEAST_SHARED or not shares(self.model, self.width):
+            return self.tokens
+        self.run.begin(prefix, len(self.tokens))
+        return self.tokens.behind(len(prefix))
 
     @property
     def width(self) -> int:
@@ -183,7 +199,7 @@ class Flight:
     def again(self, hooks: list[Hook], *, whole_prompt: bool) -> Float[Tensor, "row d_vocab"]:
         """Run the end of the prompt once more, or all of it, under hooks; keys and values are then the steered ones."""
         self._steered = True
-        with self.model.hooks(fwd_hooks=hooks):
+        with hooked(self.model, hooks):
             if whole_prompt:
                 self.run = runner(self.model)
                 self.logits = self.run.feed(self.tokens.ids, self.tokens.mask)
@@ -228,7 +244,7 @@ class _watching:
     def __init__(self, model: Model, layers: Sequence[int], columns: Sequence[Sequence[int]] = ()) -> None:
         """`columns`: lists of one column a row, counted from the end."""
         self._seen: dict[int, Tensor] = {}
-        self._hooks = model.hooks(fwd_hooks=[(resid_post(layer), self._watch(layer)) for layer in layers])
+        self._hooks = hooked(model, [(resid_post(layer), self._watch(layer)) for layer in layers])
         self._layers, self._columns = layers, columns
         self._apart = [column for column in columns if len(set(column)) > 1]
         self._stacks: dict[int, Tensor] = {}
@@ -284,7 +300,7 @@ def seen_at(
 
         return point, take
 
-    with model.hooks(fwd_hooks=[*hooks, *map(watch, points)]):
+    with hooked(model, [*hooks, *map(watch, points)]):
         runner(model).feed(tokens.ids, tokens.mask)
     return _finite(torch.stack([found[point] for point in points], dim=1))
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from scans_lens.model import Hook, Model, is_bridge, resid_post, unembedding_of
+from scans_lens.model import Hook, Model, hooked, is_bridge, is_watched, resid_post, unembedding_of
 from scans_lens.packing import multiplied, packed
 from scans_lens.past import past_of, refusal_of, roomy_layer, tells_again
 
@@ -28,6 +28,10 @@ class Runner(Protocol):
     mask: Int[Tensor, "row pos"]
 
     def feed(self, ids: Int[Tensor, "row pos"], mask: Int[Tensor, "row pos"]) -> Float[Tensor, "row d_vocab"]: ...
+    def begin(self, ids: Int[Tensor, "pos"], rows: int) -> None:
+        """So many rows that all begin with these tokens, which are run once; where `shares` says so."""
+        ...
+
     def back(self, columns: int) -> None: ...
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
         """Only these rows, in this order; `leaving` gives one that costs little."""
@@ -50,6 +54,22 @@ def runner(model: Model) -> Runner:
 def refusal(model: Model) -> str | None:
     """Why this model cannot be run, in one sentence; None where it can."""
     return refusal_of(model.original_model) if is_bridge(model) else None  # type: ignore[attr-defined]
+
+
+def shares(model: Model, columns: int) -> bool:
+    """Whether what rows begin with alike may be run once for all of them, in texts of so many columns.
+
+    Padding then stands between it and what each row goes on with. Rotary positions are counted by tokens, but a sliding
+    window by columns. Somebody's hooks would see two calls where they expect one, so there must be none.
+    """
+    if not is_bridge(model):
+        return False
+    source = model.original_model  # type: ignore[attr-defined]
+    past, config = past_of(source), source.config.get_text_config(decoder=True)
+    window = getattr(config, "sliding_window", None) or columns
+    plain = past.attends and not past.recurrent and past.switch is None and past.grows_at is None
+    rotary = getattr(config, "rope_parameters", None) is not None
+    return plain and rotary and columns <= window and not is_watched(model)
 
 
 def sides(model: Model, lengths: Int[Tensor, "row"], more: int = 0) -> Int[Tensor, "row"]:
@@ -178,6 +198,11 @@ class _BridgeRunner:
         switch = self._past.switch
         return long != self._long and switch is not None and tells_again(self._source, switch)
 
+    def begin(self, ids: Tensor, rows: int) -> None:
+        self.feed(ids[None], torch.ones_like(ids[None]))
+        many = self.copy(torch.zeros(rows, dtype=torch.long, device=ids.device))
+        self._cache, self.ids, self.mask = many._cache, many.ids, many.mask
+
     def back(self, columns: int) -> None:
         if self._past.recurrent:
             self._cache = None
@@ -231,6 +256,9 @@ class _HookedRunner:
         self.mask = torch.cat([self.mask, mask], dim=1) if self.length else mask
         self.length = self.mask.shape[1]
         return finite(logits)
+
+    def begin(self, ids: Tensor, rows: int) -> None:
+        raise NotImplementedError("A HookedTransformer shares nothing; see `shares`.")
 
     def back(self, columns: int) -> None:
         for entry in self._cache.entries:
@@ -341,5 +369,5 @@ def run_through(
     kept = {"use_cache": past.recurrent, **({past.argument: past.empty(source)} if past.recurrent else {})}
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     fast = (_computed_once(_norms(source)), multiplied(packed(source)))
-    with model.hooks(fwd_hooks=[*hooks, (resid_post(last), stop)]), suppress(_Enough), fast[0], fast[1]:
+    with hooked(model, [*hooks, (resid_post(last), stop)]), suppress(_Enough), fast[0], fast[1]:
         source(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1, **kept)

@@ -11,6 +11,7 @@ from scans_lens.shell.common import (
     Backend,
     Device,
     Dtype,
+    Effort,
     Name,
     Pairs,
     Revision,
@@ -54,6 +55,7 @@ def evaluate(
     scans: Annotated[Path | None, typer.Option(help="What `fit` has saved; else SCANS is fitted now.")] = None,
     system: System = None,
     thinking: Thinking = None,
+    effort: Effort = "standard",
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each set, at most.")] = None,
     seed: Annotated[int, typer.Option(help="Of the random directions.")] = 0,
     anchor_draws: Annotated[
@@ -73,6 +75,7 @@ def evaluate(
     wrong_layers (placebos of the same size), system (a safety prompt) and self_cd (that prompt subtracted).
     """
     with sentences():
+        from scans_lens import effort as efforts
         from scans_lens import judges, organism, prompts, ranks, runs
         from scans_lens.methods import catalogue
 
@@ -89,7 +92,7 @@ def evaluate(
             raise ValueError("An address needs the name of a model there: give --judge-model, too.")
         if judge_model and not judge_address:
             require_model(judge_model, "bridge", device, dtype, None)
-        asking = asking_with(system, thinking)
+        asking, allowed = asking_with(system, thinking), efforts.named(effort)
         require_fit(scans)
         require_model(model, backend, device, dtype, revision)
         if sets is None and not may_be_bundled(model):
@@ -123,8 +126,10 @@ def evaluate(
         rank = ranks.here()
         if not rank.first:
             rank.wait()  # the first one fits, and the others read what it has kept
-        fitted = None if not steered else SCANS.load(scans, loaded) if scans else kept(loaded, False, asking=asking)
-        drawn = [kept(loaded, False, draw, asking) for draw in range(anchor_draws)]
+        fitted = None
+        if steered:
+            fitted = SCANS.load(scans, loaded) if scans else kept(loaded, False, asking=asking, effort=allowed)
+        drawn = [kept(loaded, False, draw, asking, allowed) for draw in range(anchor_draws)]
         if rank.first:
             rank.wait()
         arms = evaluation.arms(
@@ -159,6 +164,8 @@ def evaluate(
         _print_summary(lines)
         if asking:
             typer.echo(f"Asked with {asking}.")
+        if fitted is not None:
+            typer.echo(f"SCANS was fitted on {fitted.effort}.")
         if unfinished := list(table["reason"]).count(evaluation.UNFINISHED):
             typer.echo(f"{unfinished} of {len(table)} replies were cut while still thinking, and count as degenerate.")
         for one in evaluation.spreads(lines):
@@ -241,13 +248,15 @@ def calibrate(
     missed: Annotated[
         float, typer.Option(min=0.0, max=0.99, help="Harmful prompts that may count as harmless.")
     ] = 0.01,
+    effort: Effort = "standard",
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each kind of a set, at most.")] = None,
 ) -> None:
     """Print where each set's harmful prompts put the threshold, how sure that is, and what it does on other sets."""
     with sentences():
+        from scans_lens import effort as efforts
         from scans_lens.prompts.overlaps import without
 
-        asking = asking_with(system, thinking)
+        asking, allowed = asking_with(system, thinking), efforts.named(effort)
         require_fit(scans)
         require_model(model, backend, device, dtype, revision)
         chosen = prompt_sets(sets) if sets is not None else []
@@ -268,7 +277,7 @@ def calibrate(
             if bundled
             else [prompts.pairs("test")]
         )
-        fitted = SCANS.load(scans, loaded) if scans else kept(loaded, False, asking=asking)
+        fitted = SCANS.load(scans, loaded) if scans else kept(loaded, False, asking=asking, effort=allowed)
         own = organism.validation() if bundled else prompts.borderline("validation")
         sides = {"validation": (own.harmful, (*own.borderline, *own.harmless))}
         for one in chosen:

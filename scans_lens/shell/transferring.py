@@ -10,6 +10,7 @@ from scans_lens.shell.common import (
     Backend,
     Device,
     Dtype,
+    Effort,
     Name,
     Revision,
     model_named,
@@ -34,6 +35,7 @@ def transfer(
     system: Annotated[
         list[str] | None, typer.Option(help="A system prompt to put prompts under; may be given several times.")
     ] = None,
+    effort: Effort = "standard",
     limit: Annotated[int, typer.Option(min=8, help="Test prompts of each kind, at most.")] = 100,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 64,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at once; by default what fits and pays.")] = None,
@@ -44,8 +46,11 @@ def transfer(
     Where there is neither, a safety prompt stands for one.
     """
     with sentences():
+        from scans_lens import effort as efforts
+
         if system:
             require_prompts(system, "System prompt")
+        allowed = efforts.named(effort)
         require_model(model, backend, device, dtype, revision)
 
         from scans_lens import organism, prompts
@@ -67,7 +72,7 @@ def transfer(
             whole = prompts.borderline("test")
             asked = prompts.Contrast(whole.name, whole.harmful[:limit], whole.harmless, whole.borderline[:limit])
         found = across_askings(
-            loaded, ways, lambda asking: kept(loaded, False, asking=asking), asked,
+            loaded, ways, lambda asking: kept(loaded, False, asking=asking, effort=allowed), asked,
             max_new_tokens=max_new_tokens, batch_size=batch_size,
         )  # fmt: skip
         _print(found)
