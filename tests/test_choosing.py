@@ -168,20 +168,26 @@ def test_the_smallest_budget_still_chooses(one_model, name):
     assert judge.heard <= 60 and len(found.trials) > 1 and found.chosen.scale != 0
 
 
-def test_every_reply_that_scans_paid_for_is_in_a_trial(one_model, monkeypatch):
-    """The grid ends at the scale that breaks refusal, as the others' does, and nothing is asked beyond it."""
+@pytest.mark.parametrize("budget", [None, 24 * N])
+def test_every_reply_that_scans_paid_for_is_in_a_trial(one_model, monkeypatch, budget):
+    """The grid ends at the scale that breaks refusal, as the others' does, and nothing is asked beyond it.
+
+    Without a budget one more may be decoded beside it, since scales share a prefill.
+    """
     from scans_lens.methods import scans
 
-    class OnceSteered(Listening):
-        def __call__(self, replies):
-            self.heard += len(replies)
-            return ["refused" if replies.scale is None else "answered"] * len(replies)
+    asked = set()
+
+    def once_steered(replies):
+        asked.update([0.0] if replies.scale is None else (round(one, 4) for one in replies.scale.abs().tolist()))
+        return ["refused" if replies.scale is None else "answered"] * len(replies)
 
     monkeypatch.setattr(scans, "BROKEN", 0.1)
-    judge = OnceSteered()
-    found = fitted(one_model, "SCANS", judge)
-    assert {one.scale for one in found.trials} == {0.0, scans.SHARES[0]}
-    assert judge.heard <= 2 * N + 4 * N
+    monkeypatch.setattr(scans, "SHARES", (0.1, 0.2, 0.4, 0.8))
+    found = fitted(one_model, "SCANS", once_steered, budget=budget)
+    tried = {one.scale for one in found.trials}
+    assert max(tried) == scans.SHARES[0]
+    assert tried == asked if budget else asked - tried == set(scans.SHARES[1 : scans.TOGETHER])
 
 
 def test_a_budget_that_pays_for_some_layers_spreads_them_and_says_so(one_model, monkeypatch):
