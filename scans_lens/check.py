@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from scans_lens import steering
 from scans_lens.chat import OPENING, chat_tokens, prompt_ids, spoken, template, text_of, words_of
 from scans_lens.generation import replies
-from scans_lens.model import Model, is_exact, is_folded
+from scans_lens.model import Model, is_exact, is_folded, resid_post
 from scans_lens.outside import Finding, compared
 from scans_lens.reading import Flight, transitions
 from scans_lens.running import runner
@@ -52,7 +52,9 @@ def _each(model: Model) -> Iterator[Finding]:
     hooks = steering.add(zero, range(len(zero)), 0.0)
     with model.hooks(fwd_hooks=hooks):
         pushed = Flight(model, tokens).logits
-    yield Finding("a push of 0 is the identity", _apart(pushed, logits), bool((pushed == logits).all()))
+    with model.hooks(fwd_hooks=[(resid_post(0), lambda residual, hook: None)]):  # rows share nothing under hooks
+        watched = Flight(model, tokens).logits
+    yield Finding("a push of 0 is the identity", _apart(pushed, watched), bool((pushed == watched).all()))
 
     again = Flight(model, tokens).logits
     yield Finding("hooks are gone afterwards", _apart(again, logits), bool((again == logits).all()))
