@@ -189,6 +189,29 @@ def test_lower_precision_is_no_reason_to_refuse(family, tiny_folder, backend, dt
     load_model(tiny_folder(*family), backend=backend, dtype=dtype)
 
 
+@pytest.mark.parametrize("mixed", [False, True], ids=["all in half precision", "one weight in float32"])
+@pytest.mark.parametrize("kind", architectures.RIGHT)
+def test_half_precision_files_in_float32_are_what_transformers_widens(kind, mixed, tmp_path):
+    """They are widened weight by weight, where that gives the same weights and tables."""
+    folder = architectures.folder(kind, tmp_path)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    first = min(name for name, weight in weights.items() if weight.is_floating_point())
+    halved = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
+    if mixed:
+        halved[first] = weights[first]
+    save_file(halved, file, {"format": "pt"})
+    own = hugging_face(str(folder), torch.device("cpu"), torch.float32)
+    other = type(own).from_pretrained(folder, dtype=torch.float32)
+    assert own.config.dtype == own.dtype == torch.float32
+    found, expected = dict(own.named_parameters()), dict(other.named_parameters())
+    found |= dict(own.named_buffers())
+    expected |= dict(other.named_buffers())
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert found[name].dtype == weight.dtype and torch.equal(found[name], weight), name
+
+
 def test_a_model_that_reads_images_loads_and_nothing_is_installed(tmp_path, monkeypatch):
     def installs(*command: Any, **_: Any) -> None:
         raise AssertionError(f"a program was run: {command}")
