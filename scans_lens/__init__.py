@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         comparison,
         conversation,
         directions,
+        effort,
         evaluation,
         explain,
         figures,
@@ -30,12 +31,14 @@ if TYPE_CHECKING:
         lens,
         loading,
         model,
+        models,
         organism,
         prober,
         prompts,
         ranks,
         rates,
         reading,
+        readings,
         released,
         report,
         reproduce,
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from scans_lens.classifier import TransitionClassifier
     from scans_lens.conversation import Asking, Conversation
     from scans_lens.directions import Directions, refusal_directions
+    from scans_lens.effort import Effort
     from scans_lens.generation import Replies, Sampling, replies
     from scans_lens.lens import AnchorLayers, anchor_layers, thirds, top_tokens
     from scans_lens.loading import load_model
@@ -63,6 +67,7 @@ _HOME = {
     "Contrast": "prompts",
     "Conversation": "conversation",
     "Directions": "directions",
+    "Effort": "effort",
     "Mean": "rates",
     "Paired": "rates",
     "Rate": "rates",
@@ -83,9 +88,10 @@ _HOME = {
 }
 _MODULES = (
     "calibration", "capability", "chat", "check", "classifier", "comparison", "conversation", "directions",
-    "evaluation", "explain",
-    "figures", "generation", "judges", "lens", "loading", "methods", "model", "organism", "prober", "prompts",
-    "ranks", "rates", "reading", "released", "report", "reproduce", "running", "runs", "steering", "transfer",
+    "effort", "evaluation", "explain",
+    "figures", "generation", "judges", "lens", "loading", "methods", "model", "models", "organism", "prober", "prompts",
+    "ranks", "rates", "reading", "readings", "released", "report", "reproduce", "running", "runs", "steering",
+    "transfer",
 )  # fmt: skip
 
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
