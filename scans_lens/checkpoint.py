@@ -119,7 +119,7 @@ def _narrow(where: str, dtype: torch.dtype) -> torch.dtype | None:
     files = sorted(Path(where).glob("*.safetensors"))
     kinds = set()
     for file in files if dtype == torch.float32 else ():
-        with told(f"The weights in {str(file)!r} cannot be read"), safe_open(file, "pt") as weights:
+        with told(_cannot(where)), safe_open(file, "pt") as weights:
             kinds |= {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
     return {("BF16",): torch.bfloat16, ("F16",): torch.float16}.get(tuple(kinds))
 

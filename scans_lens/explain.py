@@ -16,7 +16,7 @@ from scans_lens.generation import replies_under
 from scans_lens.judges import Judge, Verdict, judge_for
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Model, hooked, resid_post
-from scans_lens.reading import batches
+from scans_lens.reading import batches, collect
 from scans_lens.running import runner
 
 
@@ -34,15 +34,24 @@ class Look:
 
 
 @torch.no_grad()
-def looks(model: Model, prompts: Sequence[Prompt], scans: SCANS, *, batch_size: int | None = None) -> list[Look]:
+def looks(
+    model: Model,
+    prompts: Sequence[Prompt],
+    scans: SCANS,
+    *,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> list[Look]:
     """What SCANS sees in each prompt, token by token and layer by layer.
 
     Raises:
         ValueError: a prompt that cannot be asked, or SCANS of another model.
     """
-    layers = scans.classifier.by_layer(scans.transitions(model, prompts, batch_size=batch_size)).cpu()
+    moves = collect(model, prompts, scans.read, batch_size=batch_size, progress="reading prompts" if progress else None)
+    layers = scans.classifier.by_layer(moves).cpu()
     found: dict[int, Look] = {}
-    for places, tokens in batches(model, prompts, batch_size=batch_size):
+    word = "looking at each token" if progress else None
+    for places, tokens in batches(model, prompts, batch_size=batch_size, progress=word):
         cosines = _cosines(model, tokens.ids, tokens.mask, scans)
         for row, place in enumerate(places.tolist()):
             own = tokens.mask[row].bool().cpu()

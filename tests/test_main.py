@@ -11,11 +11,11 @@ import tiny
 from typer.testing import CliRunner
 
 import scans_lens
-from scans_lens import check, errors, evaluation, loading, organism, runs
+from scans_lens import check, effort, errors, evaluation, loading, organism, runs
 from scans_lens.__main__ import app
 from scans_lens.conversation import BARE, Asking
 from scans_lens.effort import QUICK, STANDARD
-from scans_lens.methods import choosing, scans
+from scans_lens.methods import scans
 from scans_lens.shell import keeping
 
 pytestmark = pytest.mark.above
@@ -63,7 +63,7 @@ def fitted(bundled, pairs, tmp_path_factory):
     file = tmp_path_factory.mktemp("fitted") / "scans.safetensors"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scans, "SHARES", (0.05, 0.1))
-        patch.setattr(choosing, "ROUNDS", 0)
+        patch.setitem(effort.NAMED, "standard", effort.Effort(rounds=0))
         words = ["fit", "--out", file, "--contrast", pairs / "train.csv", "--validation", pairs / "validation.csv"]
         result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == 0, result.output
@@ -152,7 +152,7 @@ def test_reply_reads_prompts_from_standard_input(run, fitted):
 def test_reply_fits_once_and_finds_it_kept(run, fitted, bundled, monkeypatch):
     calls = []
 
-    def fit(model, contrast, *, validation, asking):
+    def fit(model, contrast, *, validation, asking, effort):
         calls.append(contrast)
         assert validation.digest == organism.validation().digest
         return scans_lens.SCANS.load(fitted[0], model)
@@ -169,7 +169,7 @@ def test_reply_fits_once_and_finds_it_kept(run, fitted, bundled, monkeypatch):
 def test_evaluate_learns_from_halves_of_the_anchors_and_prints_the_spread(run, fitted, bundled, monkeypatch, tmp_path):
     calls = []
 
-    def fit(model, contrast, *, validation, asking):
+    def fit(model, contrast, *, validation, asking, effort):
         calls.append(contrast.digest)
         return scans_lens.SCANS.load(fitted[0], model)
 
@@ -449,7 +449,7 @@ def test_a_fault_of_a_library_is_no_sentence_to_the_caller(run, monkeypatch):
     result = CliRunner().invoke(app, ["check"])
     assert result.exit_code == 2 and "Cannot load the model" in result.stderr  # loading, a library may refuse a model
     monkeypatch.setattr("scans_lens.loading.load_model", lambda *_, **__: None)
-    monkeypatch.setattr("scans_lens.check.laws", lambda model: np.zeros(2) + np.zeros(3))
+    monkeypatch.setattr("scans_lens.check.laws", lambda *_, **__: np.zeros(2) + np.zeros(3))
     result = CliRunner().invoke(app, ["check"])
     assert isinstance(result.exception, ValueError) and "a fault, and none of yours" in result.stderr
 

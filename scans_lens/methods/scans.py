@@ -429,7 +429,7 @@ class SCANS:
                 centre=kept.tensors.get("centre"),
             ),
             **kept.fields(cls, *named),
-            effort=kept.value("effort", Effort) if "effort" in kept.header else STANDARD,
+            effort=kept.value("effort", Effort) if {"use", "centred", "effort"} & set(kept.header) else STANDARD,
         )
         kept.require_layers("layers", found.layers, shape[0])
         kept.require_layers("voting layers", voting, shape[0])

@@ -33,7 +33,7 @@ def keep(folder: str | Path, model: Model, scans: SCANS, *, batch_size: int | No
     if table.empty:
         raise ValueError(f"{str(folder)!r} holds no replies yet.")
     asked = table.drop_duplicates("prompt_id")
-    seen = looks(model, asked["prompt"].tolist(), scans, batch_size=batch_size)
+    seen = looks(model, asked["prompt"].tolist(), scans, batch_size=batch_size, progress=True)
     found = pd.DataFrame(
         {
             "prompt_id": asked["prompt_id"].tolist(),

@@ -169,6 +169,16 @@ def model_named(name: str | None, backend: str, device: str | None, dtype: str |
         raise ValueError(f"Cannot load the model {name!r}: {said}") from error
 
 
+def say_of(model: Any, fitted: Any = None) -> None:
+    """Below a table: in what form the weights were where they were packed, and what a fit was allowed to take."""
+    from scans_lens.model import identity
+
+    if (own := identity(model)).weights:
+        typer.echo(f"Model: {own.title}.")
+    if fitted is not None:
+        typer.echo(f"SCANS was fitted on {fitted.effort}.")
+
+
 def asking_with(system: str | None, thinking: str | None) -> Asking:
     """How prompts are put, by the options."""
     from scans_lens.conversation import Asking

@@ -26,6 +26,7 @@ from scans_lens.shell.common import (
     prompt_sets,
     require_fit,
     require_model,
+    say_of,
     screen,
     sentences,
     writable,
@@ -164,8 +165,7 @@ def evaluate(
         _print_summary(lines)
         if asking:
             typer.echo(f"Asked with {asking}.")
-        if fitted is not None:
-            typer.echo(f"SCANS was fitted on {fitted.effort}.")
+        say_of(loaded, fitted)
         if unfinished := list(table["reason"]).count(evaluation.UNFINISHED):
             typer.echo(f"{unfinished} of {len(table)} replies were cut while still thinking, and count as degenerate.")
         for one in evaluation.spreads(lines):
@@ -308,6 +308,7 @@ def calibrate(
             )
         screen().print(table)
         typer.echo("Intervals are 95 %: of thresholds over resampled prompts, of rates Clopper and Pearson's.")
+        say_of(loaded, fitted)
         if few:
             typer.echo(
                 f"Too few harmful prompts to say where {missed:.1%} of them lie: {', '.join(few)}. The threshold then "

@@ -28,6 +28,7 @@ from scans_lens.shell.common import (
     require_fit,
     require_model,
     require_prompts,
+    say_of,
     screen,
     sentences,
     writable,
@@ -190,6 +191,7 @@ def reply(
                 cells.append(_told(said, place) + Text(f"\n[{judge([said[place]])[0]}]", style="dim"))
             table.add_row(*cells)
         screen().print(table)
+        say_of(loaded, method)
 
 
 def _told(said: Replies, place: int) -> Any:
@@ -259,6 +261,7 @@ def explain(
         console.print(Panel(bars, title="how harmful the prompt looks, layer by layer"))
         for name, said, verdict in zip(("plain", "steered"), (found.plain, found.steered), found.verdicts, strict=True):
             console.print(Panel(Text(said or "(empty)"), title=f"{name}: {verdict}"))
+        say_of(loaded, fitted)
 
 
 def _shade(share: float) -> str:
@@ -295,5 +298,6 @@ def check(
         for token, text, part in positions(loaded):
             where.add_row(str(token), Text(repr(text)[1:-1]), part)
         screen().print(where)
+        say_of(loaded)
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(1)

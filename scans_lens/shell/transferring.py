@@ -16,6 +16,7 @@ from scans_lens.shell.common import (
     model_named,
     require_model,
     require_prompts,
+    say_of,
     screen,
     sentences,
 )
@@ -76,6 +77,7 @@ def transfer(
             max_new_tokens=max_new_tokens, batch_size=batch_size,
         )  # fmt: skip
         _print(found)
+        say_of(loaded)
 
 
 def _print(found: Transfer) -> None:
