@@ -45,8 +45,11 @@ real: .venv/ready
 	@.venv/bin/python -m scans_lens check --model $(MODEL)
 	@echo 'Looking for the layers that decide refusal …'
 	@.venv/bin/python -m scans_lens anchor --model $(MODEL) --effort quick
+	@echo 'Fitting SCANS; the table shows what each scale of its push does to prompts that nothing was learned from …'
+	@.venv/bin/python -m scans_lens fit --model $(MODEL) --effort quick --out runs/real-quick.safetensors
 	@echo 'Three borderline and three harmful prompts, plain and steered …'
-	@.venv/bin/python -m scans_lens reply $(ASKED) --model $(MODEL) --effort quick --max-new-tokens 64
+	@.venv/bin/python -m scans_lens reply $(ASKED) --model $(MODEL) --scans runs/real-quick.safetensors \
+		--max-new-tokens 64
 
 figures: .venv/ready
 	@echo 'Drawing the figures …'

@@ -27,6 +27,7 @@ from scans_lens.model import (
     source_of,
     unembedding_of,
 )
+from scans_lens.packing import forget
 from scans_lens.running import out_of_memory, runner
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def _beside(model: Model) -> tuple[tuple[PreTrainedModel, PreTrainedTokenizerBas
     if is_bridge(model):
         settings: Any = source_of(model).config
         names, commit = [getattr(settings, "name_or_path", None), *names], getattr(settings, "_commit_hash", None)
+        forget(source_of(model))  # there may be room for a second copy only without them
     said = "its configuration does not name where it came from"
     for name in dict.fromkeys(str(name) for name in names if name):
         revision = None if Path(name).exists() else commit

@@ -65,6 +65,13 @@ def packed(source: nn.Module) -> list[tuple[nn.Linear, _Packed]]:
     return found
 
 
+def forget(source: nn.Module) -> None:
+    """Let go of a module's packed weights, where memory is wanted; they are packed again when they are needed."""
+    for layer in source.modules():
+        if isinstance(layer, nn.Linear):
+            _PACKED.pop(layer, None)
+
+
 @contextmanager
 def multiplied(layers: Sequence[tuple[nn.Linear, _Packed]]) -> Iterator[None]:
     """Within it these layers multiply by their packed weights, unless gradients or another precision are wanted."""
