@@ -76,11 +76,10 @@ def real_refused(found: Numbers) -> dict[str, Any]:
 
 
 def real_times(found: Numbers) -> dict[str, Any]:
-    """By command: seconds, and how many it may take."""
-    timed = {name: own for name, own in found["items"].items() if "aim" in own}
+    """By item: what it took, and what it may take."""
     return {
-        f"`{name}`": {"what": own["what"], "seconds": f"{own['seconds']:.0f}", "may take": f"{own['aim']:.0f}"}
-        for name, own in timed.items()
+        f"`{name}`": {"what": own["what"], "measured": own["measured"], "may take": own.get("bound", "")}
+        for name, own in found["items"].items()
     }
 
 

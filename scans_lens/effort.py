@@ -45,8 +45,8 @@ class Effort:
     def __str__(self) -> str:
         every = {name: "all" if number is None else number for name, number in asdict(self).items()}
         return (
-            f"{every['anchors']} anchors and {every['validation']} validation prompts a side, replies of {self.tokens} "
-            f"tokens, {self.scales} scales and {self.rounds} rounds of finer ones"
+            f"{every['anchors']} anchors and {every['validation']} validation prompts a side, replies of up to "
+            f"{self.tokens} tokens, up to {self.scales} scales and {self.rounds} rounds of finer ones"
         )
 
     def learned(self, contrast: Contrast) -> Contrast:

@@ -54,7 +54,7 @@ def packed(source: nn.Module) -> list[tuple[nn.Linear, _Packed]]:
         return []
     layers = [layer for layer in source.modules() if isinstance(layer, nn.Linear) and _is_worth_it(layer)]
     missing = sum(layer.weight.nbytes for layer in layers if layer not in _PACKED)
-    if missing and missing > (1 - LEFT) * _free_bytes():
+    if missing and missing > (1 - LEFT) * free_bytes():
         return []
     found = []
     for layer in layers:
@@ -138,8 +138,9 @@ def _has_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _free_bytes() -> int:
+def free_bytes() -> int:
+    """Memory that is free on this machine; 0 where its system does not say."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not every system counts its pages
+    except (ValueError, OSError, AttributeError):
         return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -14,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from scans_lens.model import Hook, Model, hooked, is_bridge, is_watched, resid_post, unembedding_of
-from scans_lens.packing import multiplied, packed
+from scans_lens.packing import free_bytes, multiplied, packed
 from scans_lens.past import past_of, refusal_of, roomy_layer, tells_again
 
 
@@ -60,16 +59,17 @@ def shares(model: Model, columns: int) -> bool:
     """Whether what rows begin with alike may be run once for all of them, in texts of so many columns.
 
     Padding then stands between it and what each row goes on with. Rotary positions are counted by tokens, but a sliding
-    window by columns. Somebody's hooks would see two calls where they expect one, so there must be none.
+    window and a chunk of attention by columns. Somebody's hooks would see two calls where they expect one, so there
+    must be none.
     """
     if not is_bridge(model):
         return False
     source = model.original_model  # type: ignore[attr-defined]
     past, config = past_of(source), source.config.get_text_config(decoder=True)
-    window = getattr(config, "sliding_window", None) or columns
+    reach = min(getattr(config, name, None) or columns for name in ("sliding_window", "attention_chunk_size"))
     plain = past.attends and not past.recurrent and past.switch is None and past.grows_at is None
     rotary = getattr(config, "rope_parameters", None) is not None
-    return plain and rotary and columns <= window and not is_watched(model)
+    return plain and rotary and columns <= reach and not is_watched(model)
 
 
 def sides(model: Model, lengths: Int[Tensor, "row"], more: int = 0) -> Int[Tensor, "row"]:
@@ -323,10 +323,7 @@ def rows_at_once(model: Model, columns: int) -> int:
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not every system counts its pages
-        return 4 * 2**30
+    return free_bytes() or 4 * 2**30
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -136,7 +136,7 @@ def test_a_fit_keeps_its_effort_in_its_file_and_says_it(small, one_model, tmp_pa
     small.save(tmp_path / "small")
     again = SCANS.load(tmp_path / "small", one_model)
     assert again.effort == small.effort == SMALL and again.effort is not SMALL
-    assert "6 anchors and 5 validation prompts a side, replies of 3 tokens, 2 scales" in str(again)
+    assert "6 anchors and 5 validation prompts a side, replies of up to 3 tokens, up to 2 scales" in str(again)
 
 
 def test_a_file_from_before_there_were_efforts_is_read(small, one_model, tmp_path, monkeypatch):

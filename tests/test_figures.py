@@ -580,6 +580,8 @@ def test_the_readmes_tables_are_those_that_were_measured():
     given.loader.exec_module(readme)
     said = README.read_text()
     assert readme.written(said) == said
+    doubtful, judged = readme._read("real")["items"]["xstest"]["unsure"]
+    assert f"not sure of {doubtful} of these {judged} verdicts" in said
     with pytest.raises(ValueError, match="has no table that begins with"):
         readme.written(said.replace("| complied with |", "| complied |"))
 

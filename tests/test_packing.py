@@ -36,7 +36,7 @@ PRECISIONS = [
 def even_small_ones(monkeypatch) -> None:
     """The models here are too small to be packed otherwise."""
     monkeypatch.setattr(packing, "SMALLEST", 0)
-    monkeypatch.setattr(packing, "_free_bytes", lambda: 1 << 40)
+    monkeypatch.setattr(packing, "free_bytes", lambda: 1 << 40)
 
 
 @pytest.fixture
@@ -340,11 +340,11 @@ def test_hooks_on_linear_layers_are_heard_and_obeyed(layer, rows):
 def test_where_little_memory_is_free_nothing_is_packed(layer, monkeypatch):
     model = nn.Sequential(layer, nn.Linear(80, 48))
     needed = sum(one.weight.nbytes for one in (model[0], model[1]))
-    monkeypatch.setattr(packing, "_free_bytes", lambda: int(needed / (1 - packing.LEFT)) - 8)
+    monkeypatch.setattr(packing, "free_bytes", lambda: int(needed / (1 - packing.LEFT)) - 8)
     assert not packed(model)
-    monkeypatch.setattr(packing, "_free_bytes", lambda: int(needed / (1 - packing.LEFT)) + 8)
+    monkeypatch.setattr(packing, "free_bytes", lambda: int(needed / (1 - packing.LEFT)) + 8)
     assert len(packed(model)) == 2
-    monkeypatch.setattr(packing, "_free_bytes", lambda: 0)
+    monkeypatch.setattr(packing, "free_bytes", lambda: 0)
     assert len(packed(model)) == 2  # which are there already
 
 

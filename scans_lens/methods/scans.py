@@ -225,8 +225,10 @@ class SCANS:
             validation = effort.chosen_on(validation)
             bench = Bench.of(model, validation, judge, batch_size, budget, progress, effort)
         contrast = effort.learned(contrast)
-        how: dict[str, Any] = {"batch_size": batch_size, "progress": "reading" if progress else None}
-        harmful, harmless = (readings(model, side, either_way, **how) for side in (contrast.harmful, contrast.harmless))
+        harmful, harmless = (
+            readings(model, side, either_way, batch_size=batch_size, progress=f"{word} anchors" if progress else None)
+            for word, side in (("harmful", contrast.harmful), ("harmless", contrast.harmless))
+        )
         directions = directions_of(model, contrast, harmful, harmless)
         n = len(directions)
         last_after_norm = preset == "release"
