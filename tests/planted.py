@@ -981,8 +981,8 @@ BUGS = (
         "a fit forgets its effort",
         "test_effort.py::test_a_fit_keeps_its_effort_in_its_file_and_says_it",
         "methods/scans.py",
-        'effort=kept.value("effort", Effort) if "effort" in kept.header else STANDARD',
-        "effort=STANDARD",
+        '**kept.fields(cls, *named, "effort"),',
+        "**kept.fields(cls, *named),",
     ),
     Bug(
         "readings come back in the order of the batches",

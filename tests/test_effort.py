@@ -9,8 +9,7 @@ from itertools import pairwise
 import pytest
 from learning import a_scans, contrast_of, others
 
-from scans_lens import artefacts, effort, lens, prompts
-from scans_lens.artefacts import Kept
+from scans_lens import effort, lens, prompts
 from scans_lens.conversation import BARE
 from scans_lens.effort import QUICK, STANDARD, Effort, spread
 from scans_lens.methods.scans import SCANS
@@ -137,20 +136,6 @@ def test_a_fit_keeps_its_effort_in_its_file_and_says_it(small, one_model, tmp_pa
     again = SCANS.load(tmp_path / "small", one_model)
     assert again.effort == small.effort == SMALL and again.effort is not SMALL
     assert "6 anchors and 5 validation prompts a side, replies of up to 3 tokens, up to 2 scales" in str(again)
-
-
-def test_a_file_from_before_there_were_efforts_is_read(small, one_model, tmp_path, monkeypatch):
-    write = artefacts.write
-    monkeypatch.setattr(
-        artefacts,
-        "write",
-        lambda path, kind, tensors, header, use: write(
-            path, kind, tensors, {name: value for name, value in header.items() if name != "effort"}, use
-        ),
-    )
-    small.save(tmp_path / "old")
-    assert "effort" not in Kept.read(tmp_path / "old", "SCANS").header
-    assert SCANS.load(tmp_path / "old", one_model).effort == STANDARD
 
 
 def test_kept_fits_of_two_efforts_are_told_apart(one_model):

@@ -430,8 +430,7 @@ class SCANS:
                 **kept.fields(TransitionClassifier, "threshold", "calibrated_on"),
                 centre=kept.tensors.get("centre"),
             ),
-            **kept.fields(cls, *named),
-            effort=kept.value("effort", Effort) if {"use", "centred", "effort"} & set(kept.header) else STANDARD,
+            **kept.fields(cls, *named, "effort"),
         )
         kept.require_layers("layers", found.layers, shape[0])
         kept.require_layers("voting layers", voting, shape[0])
