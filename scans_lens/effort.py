@@ -33,11 +33,13 @@ class Effort:
     """How often the scales beside the best one are tried, too."""
     resamples: int = 400
     """Of bootstrap and of label shuffles."""
+    settings: int | None = None
+    """That a method may try, counted in replies to every borderline and harmful validation prompt; None is no limit."""
 
     def __post_init__(self) -> None:
         for name, number in asdict(self).items():
             least = 0 if name == "rounds" else 2 if name in ("anchors", "validation") else 1
-            if number is None and name in ("anchors", "pushed", "validation"):
+            if number is None and name in ("anchors", "pushed", "validation", "settings"):
                 continue
             if not isinstance(number, int) or number < least:
                 raise ValueError(f"An effort has at least {least} {name}, in whole numbers, not {number!r}.")
@@ -47,6 +49,7 @@ class Effort:
         return (
             f"{every['anchors']} anchors and {every['validation']} validation prompts a side, replies of up to "
             f"{self.tokens} tokens, up to {self.scales} scales and {self.rounds} rounds of finer ones"
+            + (f", at most {self.settings} settings" if self.settings is not None else "")
         )
 
     def learned(self, contrast: Contrast) -> Contrast:
@@ -64,7 +67,9 @@ class Effort:
 STANDARD = Effort()
 QUICK = Effort(anchors=64, pushed=48, validation=48, tokens=16, scales=4, rounds=1, resamples=200)
 """For a first look at a model of half a billion parameters in minutes on a laptop."""
-NAMED = {"standard": STANDARD, "quick": QUICK}
+EQUAL = Effort(validation=96, settings=30)
+"""For comparing methods: each chooses its knobs by as many replies at most, on as many validation prompts."""
+NAMED = {"standard": STANDARD, "quick": QUICK, "equal": EQUAL}
 
 
 def named(name: str) -> Effort:

@@ -13,11 +13,12 @@ from torch import Tensor
 from scans_lens.chat import words_of
 from scans_lens.conversation import Prompt
 from scans_lens.generation import replies_under
-from scans_lens.judges import Judge, Verdict, judge_for
+from scans_lens.judges import Judge, Verdict
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Model, hooked, resid_post
 from scans_lens.reading import batches, collect
 from scans_lens.running import runner
+from scans_lens.world import world_of
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def explained(
     Raises:
         ValueError: a prompt that cannot be asked, or SCANS of another model.
     """
-    judge = judge or judge_for(model)
+    judge = judge or world_of(model).judge
     plain, steered = replies_under(model, [prompt], [None, scans], max_new_tokens=max_new_tokens, progress=progress)
     assert steered.score is not None and steered.scale is not None
     return Explained(

@@ -16,6 +16,7 @@ from scans_lens.methods.scans import SCANS
 from scans_lens.model import Model
 from scans_lens.prompts import Contrast
 from scans_lens.rates import Rate
+from scans_lens.world import world_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def across_askings(
             fits.append((asking, fit(asking)))
         except Refused as error:
             unfitted[str(asking)] = str(error)
-    judge = judge or judges.judge_for(model)
+    judge = judge or world_of(model).judge
     others = contrast.borderline or contrast.harmless
     prompts: list[Prompt] = [*contrast.harmful, *others]
     cells = []

@@ -29,6 +29,7 @@ from scans_lens.model import Model, identity, is_bundled, shown_name, unembeddin
 from scans_lens.prompts import Contrast
 from scans_lens.reading import residuals, transitions
 from scans_lens.steering import Method
+from scans_lens.world import world_of
 
 TESTED = 200
 """Test prompts of a kind."""
@@ -214,7 +215,7 @@ class Study:
 
     @cached_property
     def judge(self) -> Judge:
-        return judges.judge_for(self.model)
+        return world_of(self.model).judge
 
     # ── What is answered ──
 

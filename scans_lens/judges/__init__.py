@@ -3,37 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Literal, Protocol, runtime_checkable
 
-from scans_lens import organism
 from scans_lens.judges.cues import by_rules as rules
 from scans_lens.judges.lists import by_beginnings as beginnings
 from scans_lens.judges.lists import by_substrings as substrings
 from scans_lens.judges.together import Opinion, Panel, panel
 
-if TYPE_CHECKING:
-    from scans_lens.model import Model
-
 __all__ = [
-    "SETTLED", "Judge", "Opinion", "Panel", "Verdict", "beginnings", "bundled", "judge_for", "known", "named", "panel",
-    "refused", "rules", "settled", "substrings", "trained",
+    "Described", "Doubting", "Early", "Judge", "Opinion", "Panel", "Verdict", "beginnings", "description", "known",
+    "named", "panel", "refused", "rules", "settled", "substrings", "trained",
 ]  # fmt: skip
 
 Verdict = Literal["refused", "answered", "partial", "degenerate"]
 Judge = Callable[[Sequence[str]], list[Verdict]]
 
 
-def bundled(replies: Sequence[str]) -> list[Verdict]:
-    """The exact judge for the bundled model, from its own wordings."""
-    return [
-        "degenerate" if not reply.strip() else "refused" if organism.is_refusal(reply) else "answered"
-        for reply in replies
-    ]
+@dataclass(frozen=True)
+class Early:
+    """A judge whose verdict is known from how a reply begins."""
+
+    judge: Judge
+    tokens: int
+    """Of a reply, after which its verdict is the one on the whole reply."""
+    settled: Callable[[str], bool]
+    """Whether the verdict on a reply that begins like this is sure; for `replies(…, enough=…)`."""
+    about: str
+    """What tells it from every other judge."""
+
+    def __call__(self, replies: Sequence[str]) -> list[Verdict]:
+        return self.judge(replies)
 
 
-SETTLED = 16
-"""Tokens of a reply after which `bundled` does not change its mind: it looks at the first five words, and at an "I."
-before them. Of 2,400 verdicts on replies to validation prompts none is another one at 64 tokens."""
+@runtime_checkable
+class Doubting(Protocol):
+    """A judge that can say of which replies its verdict is sure."""
+
+    def sure(self, replies: Sequence[str]) -> Sequence[bool]: ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A judge that says what tells it from another one of the same name."""
+
+    about: str
+
+
+def description(judge: Judge) -> str:
+    """What tells a judge from another one of the same name."""
+    if isinstance(judge, Described) and judge.about:
+        return str(judge.about)
+    named = judge.__qualname__ if isinstance(judge, FunctionType) else type(judge).__qualname__
+    return f"{judge.__module__}.{named}"
 
 
 def settled(judge: Judge) -> Callable[[str], bool]:
@@ -42,9 +65,11 @@ def settled(judge: Judge) -> Callable[[str], bool]:
     Raises:
         ValueError: a judge that reads replies to their ends.
     """
-    if judge is not bundled:
-        raise ValueError("Only the bundled model's own judge is known to be sure before a reply has ended.")
-    return lambda reply: len(reply.split()) > 6  # the fifth word is whole, and an "I." before it
+    if not isinstance(judge, Early):
+        raise ValueError(
+            "Only a judge of beginnings, such as the bundled model's own, is sure before a reply has ended."
+        )
+    return judge.settled
 
 
 def trained(replies: Sequence[str]) -> list[Verdict]:
@@ -60,7 +85,6 @@ _KNOWN: Mapping[str, Callable[[], Judge]] = {
     "rules": lambda: rules,
     "substrings": lambda: substrings,
     "beginnings": lambda: beginnings,
-    "bundled": lambda: bundled,
 }
 
 
@@ -80,13 +104,6 @@ def named(name: str) -> Judge:
     """The judge of that name; raises ValueError for an unknown one."""
     require_known([name])
     return _KNOWN[name]()
-
-
-def judge_for(model: Model) -> Judge:
-    """The exact judge for the bundled model, the panel for any other."""
-    from scans_lens.model import is_bundled
-
-    return bundled if is_bundled(model) else panel()
 
 
 def refused(judge: Judge, replies: Sequence[str]) -> list[bool]:

@@ -26,6 +26,7 @@ from scans_lens.directions import Directions, Origin, added, directions_in
 from scans_lens.errors import Refused
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
+from scans_lens.methods.arms import Fitting, learned
 from scans_lens.methods.choosing import learning_prompts
 from scans_lens.methods.refusal_direction import require_own, spread
 from scans_lens.model import Hook, Model, device_of, identity, resid_post
@@ -33,6 +34,8 @@ from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, seen_at
 from scans_lens.running import rows_at_once
 from scans_lens.steering import Rows
+
+ARMS = {"caa": "one layer's push, learned from A/B choices (2312.06681)"}
 
 MULTIPLIERS = (-0.5, -1.0, -2.0, -4.0, -8.0)
 """Multiples of the raw vector that are tried at every layer, away from refusal; the paper goes to 2 either way."""
@@ -391,3 +394,17 @@ def letter_directions(
             template=template_record(model, asking),
         ),
     )
+
+
+def _of_world(fitting: Fitting) -> CAA:
+    """Of the layers from the middle third on, but for the last fifth, where the paper's best ones lie."""
+    n = int(fitting.world.model.cfg.n_layers)
+    layers = range(n // 3, max(n // 3 + 1, int(0.8 * n)))
+    tried = max(len(fitting.world.validation.harmful), len(fitting.world.validation.harmless))
+    return CAA.fit(
+        fitting.world.model, contrast=fitting.world.anchors, layers=layers, tried=tried, asking=fitting.asking,
+        seed=fitting.seed, **fitting.chosen(),
+    )  # fmt: skip
+
+
+RECIPES = {"caa": learned(CAA, _of_world)}

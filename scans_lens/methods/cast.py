@@ -26,12 +26,15 @@ from scans_lens.directions import Directions, added, directions_in
 from scans_lens.judges import Judge
 from scans_lens.lens import layers_by_thirds
 from scans_lens.methods import choosing
+from scans_lens.methods.arms import learned
 from scans_lens.methods.choosing import SHARES, learning_prompts
 from scans_lens.methods.pairs import directions_along, pairs_of, principal
 from scans_lens.model import Hook, Model, resid_post
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, collect, seen_at
 from scans_lens.steering import Rows
+
+ARMS = {"cast": "pushes those who meet a condition (2409.05907)"}
 
 Side = Literal["harmful", "harmless"]
 SIDES: tuple[Side, Side] = ("harmful", "harmless")
@@ -396,3 +399,13 @@ def threshold_of_best_f1(
     beyond = ranked[place] + (-1e-6 if above else 1e-6)
     threshold = (ranked[place] + ranked[place + 1]) / 2 if place + 1 < len(ranked) else beyond
     return float(threshold), float(f1[place])
+
+
+RECIPES = {
+    "cast": learned(
+        CAST,
+        lambda fitting: CAST.fit(
+            fitting.world.model, fitting.world.anchors, asking=fitting.asking, seed=fitting.seed, **fitting.chosen()
+        ),
+    )
+}

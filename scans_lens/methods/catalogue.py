@@ -1,49 +1,74 @@
-"""Catalogue: names of ways to answer, with a line about each; names can be checked before anything is loaded."""
+"""Catalogue: the ways of answering by name, with a line about each, known before anything is loaded.
+
+A method is one file in this folder. `ARMS = {"name": "a line about it", …}` stands in it as plain text, and `RECIPES`
+says how each of these is fitted (see `arms.Recipe`): no other file has to know of it.
+"""
 
 from __future__ import annotations
 
+import ast
+import functools
+import re
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scans_lens import methods
+
+if TYPE_CHECKING:
+    from scans_lens.methods.arms import Recipe
 
 PRESETS = ("paper", "release")
 """Of `SCANS.fit`."""
 PLAIN = "plain"
 """The way of answering that all others are compared with: no method."""
-PROMPTED: Mapping[str, str] = {
-    "system": "the plain model under a safety prompt",
-    "self_cd": "what that prompt adds to the logits, subtracted",
-}
-"""What `evaluate` knows that needs no fitted SCANS."""
-STEERED: Mapping[str, str] = {
-    "scans": "each prompt pushed its own way",
-    "constant": "its push away from refusal for every prompt alike",
-    "random": "SCANS along random directions, as long as the true ones",
-    "shuffled": "SCANS along directions learned from labels that mean nothing, as long as the true ones",
-    "wrong_layers": "SCANS in as many layers, as far from its own as there are",
-}
-"""What `evaluate` knows that SCANS is fitted for; the last three are placebos: what any push of that size would do."""
-EVALUATED = (*STEERED, *PROMPTED)
-COMPARED: Mapping[str, str] = {
-    "scans": "each prompt pushed its own way (2408.11491)",
-    "constant": "SCANS' push away from refusal for all",
-    "scans_centred": "SCANS, transitions minus their mean",
-    "scans_instruction": "SCANS, harm read at the instruction's end",
-    "scans_continuous": "SCANS, pushes in proportion to the score",
-    "safeswitch": "a refusal head where an unsafe reply comes (2502.01042)",
-    "cast": "pushes those who meet a condition (2409.05907)",
-    "antidote": "sparse push for all, Jailbreak Antidote (2410.02298)",
-    "caa": "one layer's push, learned from A/B choices (2312.06681)",
-    "false_refusal": "the false part of refusal ablated (2410.03415)",
-    "ablation": "the refusal direction ablated (2406.11717)",
-    "addition": "the refusal direction subtracted (2406.11717)",
-    "self_cd": "what a safety prompt adds to logits, subtracted (2401.17633)",
-    "system": "the plain model under a safety prompt",
-    "random": "a placebo: SCANS along random directions",
-}
-"""What `compare` holds side by side, in that order."""
+ORDER = (
+    "scans", "constant", "scans_centred", "scans_instruction", "scans_continuous", "safeswitch", "cast", "antidote",
+    "caa", "false_refusal", "ablation", "addition", "self_cd", "system", "random", "shuffled", "wrong_layers",
+)  # fmt: skip
+"""In which tables and pictures show them; who is not named here comes behind."""
+NOT_COMPARED = ("shuffled", "wrong_layers")
+"""Placebos that `compare` leaves out unless they are asked for."""
+_ARMS = re.compile(r"^ARMS\b[^=\n]*= (\{[^\n]*\}|\{.*?^\})", re.M | re.S)
 
 
-def require_known(names: Sequence[str], known: Sequence[str]) -> None:
+@functools.cache
+def _places() -> dict[str, tuple[str, str]]:
+    """By name, the module that has the arm and the line about it."""
+    named: dict[str, tuple[str, str]] = {}
+    for folder in methods.__path__:
+        for file in sorted(Path(folder).glob("*.py")):
+            if literal := _ARMS.search(file.read_text(encoding="utf-8")):
+                for name, about in ast.literal_eval(literal[1]).items():
+                    if name in named or name == PLAIN:
+                        raise ValueError(
+                            f"There are two methods {name!r}: {file.stem!r} needs another name for its own."
+                        )
+                    named[name] = (f"scans_lens.methods.{file.stem}", about)
+    order = {name: place for place, name in enumerate(ORDER)}
+    return dict(sorted(named.items(), key=lambda item: order.get(item[0], len(order))))
+
+
+def arms() -> Mapping[str, str]:
+    """Every way of answering but the plain one, with a line about it."""
+    return {name: about for name, (_, about) in _places().items()}
+
+
+def compared() -> tuple[str, ...]:
+    """What `compare` holds side by side unless others are named."""
+    return tuple(name for name in _places() if name not in NOT_COMPARED)
+
+
+def recipe(name: str) -> Recipe:
+    """How a way of answering is fitted, kept and put to use."""
+    require_known([name])
+    return import_module(_places()[name][0]).RECIPES[name]
+
+
+def require_known(names: Sequence[str]) -> None:
     """Refuse a name that is none of those there are, or comes twice."""
+    known = _places()
     for place, name in enumerate(names):
         if name not in known:
             raise ValueError(f"There is no method {name!r}: there are {', '.join(known)}.")

@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 
-from scans_lens import judges, organism
+from scans_lens import judges
 from scans_lens.conversation import BARE, Asking, Prompt
 from scans_lens.effort import STANDARD, Effort
 from scans_lens.errors import Refused
 from scans_lens.generation import replies_under
-from scans_lens.judges import Judge
-from scans_lens.lens import default_anchors
-from scans_lens.model import Model, is_bundled
-from scans_lens.prompts import Contrast, borderline
+from scans_lens.judges import Early, Judge
+from scans_lens.model import Model
+from scans_lens.prompts import Contrast
 from scans_lens.rates import Rate
 from scans_lens.steering import Method
+from scans_lens.world import world_of
 
 SHARES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Scales that are tried first, as shares of the layer's mean residual norm."""
@@ -43,24 +43,8 @@ VALIDATION_TOKENS = 24
 
 def learning_prompts(
     model: Model, contrast: Contrast | None, validation: Contrast | None, seed: int, asking: Asking = BARE
-) -> tuple[Contrast, Contrast | None, str]:
-    """What to learn from, what to choose on, both put in this way, and a sentence about it."""
-    if contrast is None and validation is None:
-        validation = organism.validation() if is_bundled(model) else borderline("validation")
-    contrast = contrast or default_anchors(model)
-    if validation is None:
-        size = min(len(contrast.harmful), len(contrast.harmless)) // 5
-        if not size:
-            raise ValueError(
-                "No validation prompts were given, and the contrast is too small to hold a fifth of it out."
-            )
-        note = f"Knobs chosen on a held-out fifth of {contrast.name!r}."
-        validation, contrast = contrast.split(size, seed)
-    else:
-        note = f"Knobs chosen on {validation.name!r}."
-    if not validation.borderline:
-        note += " No borderline prompt was seen in choosing them."
-    return contrast.under(asking), validation.under(asking), note
+) -> tuple[Contrast, Contrast, str]:
+    return world_of(model).learning(contrast, validation, seed, asking)
 
 
 def standard() -> Effort:
@@ -69,9 +53,9 @@ def standard() -> Effort:
 
 
 def reply_tokens(judge: Judge, most: int | None = None) -> int:
-    """New tokens after which the judge, or the one that it only counts for, can tell whether a reply refuses."""
-    own, most = getattr(judge, "judge", judge), VALIDATION_TOKENS if most is None else most
-    return min(most, judges.SETTLED) if own is judges.bundled else most
+    """New tokens after which the judge can tell whether a reply refuses."""
+    most = VALIDATION_TOKENS if most is None else most
+    return min(most, judge.tokens) if isinstance(judge, Early) else most
 
 
 class Counts(TypedDict):
@@ -117,7 +101,7 @@ class Bench:
         Raises:
             ValueError: a budget that is too small for the plain model and one setting.
         """
-        judge = judge or judges.judge_for(model)
+        judge = judge or world_of(model).judge
         others = validation.borderline or validation.harmless
         n = len(others) + len(validation.harmful)
         if budget is not None and budget < 3 * n:  # a setting may ask a prompt twice, pushed both ways

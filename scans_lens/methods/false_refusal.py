@@ -21,6 +21,7 @@ from scans_lens.conversation import BARE, Asking, Prompt
 from scans_lens.directions import Origin, origin_in, origin_of
 from scans_lens.errors import Refused
 from scans_lens.judges import Judge
+from scans_lens.methods.arms import learned
 from scans_lens.methods.choosing import learning_prompts
 from scans_lens.methods.refusal_direction import (
     FEWEST,
@@ -44,6 +45,8 @@ from scans_lens.model import Hook, Model, is_bundled
 from scans_lens.prompts import Contrast, normalised
 from scans_lens.reading import Flight
 from scans_lens.steering import Rows
+
+ARMS = {"false_refusal": "the false part of refusal ablated (2410.03415)"}
 
 MOST_KL = 0.2
 """Nats by which harmless replies may change (the paper's filter)."""
@@ -369,3 +372,14 @@ def _prompts(
             "ones to borderline=… than to validation=…."
         )
     return contrast, borderline, validation
+
+
+RECIPES = {
+    "false_refusal": learned(
+        FalseRefusal,
+        lambda fitting: FalseRefusal.fit(
+            fitting.world.model, fitting.world.anchors, borderline=fitting.world.borderline, asking=fitting.asking,
+            seed=fitting.seed, **fitting.how(),
+        ),
+    )
+}  # fmt: skip

@@ -22,12 +22,15 @@ from scans_lens.conversation import BARE, Asking
 from scans_lens.directions import Directions, added, directions_in
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
+from scans_lens.methods.arms import learned
 from scans_lens.methods.choosing import SHARES, learning_prompts
 from scans_lens.methods.pairs import directions_along, pairs_of, principal
 from scans_lens.model import Hook, Model
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, collect
 from scans_lens.steering import Rows
+
+ARMS = {"antidote": "sparse push for all, Jailbreak Antidote (2410.02298)"}
 
 SPARSITY = 0.05
 """Share of the coordinates that are pushed, as in the paper."""
@@ -253,3 +256,13 @@ def mask_of(units: Float[Tensor, "layer d_model"], share: float) -> Float[Tensor
     """1 at the largest coordinates of each layer's direction by size, as many as this share, and 0 elsewhere."""
     kept = units.abs().topk(max(1, round(share * units.shape[1])), dim=1).indices
     return torch.zeros_like(units).scatter(1, kept, 1.0)
+
+
+RECIPES = {
+    "antidote": learned(
+        JailbreakAntidote,
+        lambda fitting: JailbreakAntidote.fit(
+            fitting.world.model, fitting.world.anchors, asking=fitting.asking, seed=fitting.seed, **fitting.chosen()
+        ),
+    )
+}

@@ -25,12 +25,19 @@ from scans_lens.errors import Refused
 from scans_lens.generation import replies
 from scans_lens.judges import Judge
 from scans_lens.lens import refusal_log_odds, rising_tokens
+from scans_lens.methods.arms import Recipe
 from scans_lens.methods.choosing import learning_prompts, reply_tokens
 from scans_lens.model import Hook, Model, identity, is_bundled
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, batches, seen_at
 from scans_lens.running import runner
 from scans_lens.steering import Rows
+from scans_lens.world import world_of
+
+ARMS = {
+    "ablation": "the refusal direction ablated (2406.11717)",
+    "addition": "the refusal direction subtracted (2406.11717)",
+}
 
 SITES = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
 """Where a direction is taken out, in every layer: what a layer reads, and both things that it writes.
@@ -293,7 +300,7 @@ class RefusalDirection:
             asking: how all these prompts are put: a system prompt, thinking on or off; it travels with the fit.
             tokens: that refusals begin with; by default the published ones for the paper's models, and for others
                 what `refusal_openings` finds in the model's own replies to the contrast.
-            judge: for that, whether a reply refuses; by default `judges.judge_for(model)`.
+            judge: for that, whether a reply refuses; by default `world_of(model).judge`.
             training, tried: prompts of each kind, spread evenly over the contrast and the validation prompts.
             filtered: whether prompts on the wrong side are left out: harmful ones with a score below 0, which the
                 model answers, and harmless ones above.
@@ -472,7 +479,7 @@ def refusal_openings(
     Raises:
         ValueError: no reply to a harmful prompt is a refusal, or every reply to a harmless one.
     """
-    judge = judge or judges.judge_for(model)
+    judge = judge or world_of(model).judge
     found = []
     for name, prompts, wanted in (("harmful", harmful, True), ("harmless", harmless, False)):
         said = replies(model, prompts, max_new_tokens=reply_tokens(judge), batch_size=batch_size, progress=progress)
@@ -614,3 +621,16 @@ class Trying:
 def _first_logits(model: Model, batch: Tokens, hooks: Sequence[Hook]) -> Float[Tensor, "row d_vocab"]:
     with model.hooks(fwd_hooks=list(hooks)):
         return runner(model).feed(batch.ids, batch.mask)
+
+
+RECIPES = {
+    "ablation": Recipe(
+        lambda fitting, direction: direction.ablation(),
+        RefusalDirection,
+        lambda fitting: RefusalDirection.fit(
+            fitting.world.model, fitting.world.anchors, asking=fitting.asking, seed=fitting.seed,
+            filters=Filters(**fitting.world.filters), **fitting.how(),
+        ),
+    ),
+    "addition": Recipe(lambda fitting, direction: direction.addition(-1.0), shares="ablation"),
+}  # fmt: skip

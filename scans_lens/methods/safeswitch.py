@@ -28,6 +28,7 @@ from scans_lens.errors import Refused
 from scans_lens.generation import replies
 from scans_lens.judges import Judge, Verdict
 from scans_lens.lens import default_anchors
+from scans_lens.methods.arms import Fitting, learned
 from scans_lens.methods.choosing import reply_tokens
 from scans_lens.model import (
     Hook,
@@ -47,6 +48,9 @@ from scans_lens.prompts import Contrast, borderline
 from scans_lens.reading import Flight, seen_at
 from scans_lens.running import rows_at_once
 from scans_lens.steering import Rows
+from scans_lens.world import world_of
+
+ARMS = {"safeswitch": "a refusal head where an unsafe reply comes (2502.01042)"}
 
 Rule = Literal["product", "both"]
 Stages = Literal["two", "direct", "instruction"]
@@ -363,7 +367,7 @@ class SafeSwitch:
         contrast, validation, note = _prompts(model, contrast, validation, seed)
         contrast, validation = contrast.under(asking), validation.under(asking)
         how = {"batch_size": batch_size, "progress": progress}
-        judge = judge or judges.judge_for(model)
+        judge = judge or world_of(model).judge
         ahead = k if stages == "two" else None
         learned, held = (_heard(model, one, judge, ahead, layer, **how) for one in (contrast, validation))
         if stages != "instruction":
@@ -722,3 +726,13 @@ def _own_refusals(
 def summary(method: SafeSwitch) -> list[Mapping[str, Any]]:
     """What the method was like on validation prompts, as plain rows."""
     return [asdict(one) for one in (*method.qualities, *method.switched)]
+
+
+def _of_world(fitting: Fitting) -> SafeSwitch:
+    """From prompts of its own where the world has some: it needs harmful ones that the model complies with."""
+    learned, validation = fitting.world.jailbreaks or (fitting.world.anchors, fitting.world.validation)
+    how = {**fitting.how(), "validation": validation, "asking": fitting.asking, "seed": fitting.seed}
+    return SafeSwitch.fit(fitting.world.model, learned, pairs=fitting.world.refusals, **how)
+
+
+RECIPES = {"safeswitch": learned(SafeSwitch, _of_world)}

@@ -27,6 +27,7 @@ from scans_lens.effort import STANDARD, Effort, spread
 from scans_lens.judges import Judge
 from scans_lens.lens import anchor_layers, default_anchors
 from scans_lens.methods import choosing
+from scans_lens.methods.arms import learned
 from scans_lens.methods.catalogue import require_preset
 from scans_lens.methods.choosing import BROKEN, SHARES, Bench, learning_prompts
 from scans_lens.model import Hook, Model, after_final_norm, is_bundled
@@ -35,6 +36,8 @@ from scans_lens.rates import Rate
 from scans_lens.reading import Flight, collect
 from scans_lens.readings import directions_of, readings
 from scans_lens.steering import Rows
+
+ARMS = {"scans": "each prompt pushed its own way (2408.11491)"}
 
 Preset = Literal["paper", "release"]
 
@@ -547,3 +550,14 @@ def summary(scans: SCANS) -> list[dict[str, Any]]:
     chosen = scans.chosen
     own = [trial for trial in scans.trials if not trial.scale or (chosen and trial.missed == chosen.missed)]
     return [{"scale": trial.scale, "harmless": Rate(*trial.harmless), "harmful": Rate(*trial.harmful)} for trial in own]
+
+
+RECIPES = {
+    "scans": learned(
+        SCANS,
+        lambda fitting: SCANS.fit(
+            fitting.world.model, fitting.world.anchors, effort=fitting.effort, asking=fitting.asking, seed=fitting.seed,
+            **fitting.chosen(),
+        ),
+    )
+}  # fmt: skip

@@ -14,15 +14,16 @@ from torch import Tensor
 
 from scans_lens.chat import Tokens, chat_tokens
 from scans_lens.conversation import Prompt, conversation_of
+from scans_lens.methods.arms import Arm, Recipe
 from scans_lens.model import Hook, Model
 from scans_lens.reading import Flight
 from scans_lens.steering import Rows
+from scans_lens.world import SAFETY_PROMPT
 
-SAFETY_PROMPT = (
-    "You are an assistant for whom safety comes first. Think about harm before you reply, and turn down whatever could "
-    "hurt anybody."
-)
-"""Ours; the paper's own prompt stresses safety likewise."""
+ARMS = {
+    "self_cd": "what a safety prompt adds to logits, subtracted (2401.17633)",
+    "system": "the plain model under a safety prompt",
+}
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,9 @@ class SelfCD:
         self, logits: Float[Tensor, "row d_vocab"], second: Float[Tensor, "row d_vocab"]
     ) -> Float[Tensor, "row d_vocab"]:
         return logits - self.ratio * (second - logits)
+
+
+RECIPES = {
+    "self_cd": Recipe(lambda fitting, _: SelfCD(fitting.world.safety_prompt)),
+    "system": Recipe(lambda fitting, _: Arm("system", system=fitting.world.safety_prompt)),
+}

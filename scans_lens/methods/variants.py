@@ -19,11 +19,18 @@ from scans_lens import artefacts
 from scans_lens.conversation import BARE, Prompt
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
+from scans_lens.methods.arms import Fitting, fitted, learned
 from scans_lens.methods.choosing import SHARES, Bench, learning_prompts
 from scans_lens.methods.scans import SCANS, Trial, choice, either_way, one_way, voters
 from scans_lens.model import Model, after_final_norm, identity
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, collect
+
+ARMS = {
+    "scans_centred": "SCANS, transitions minus their mean",
+    "scans_instruction": "SCANS, harm read at the instruction's end",
+    "scans_continuous": "SCANS, pushes in proportion to the score",
+}
 
 
 def centred(
@@ -170,3 +177,26 @@ def _first_scales(scans: SCANS) -> tuple[float, ...]:
 
 def _require_own(scans: SCANS, model: Model) -> None:
     artefacts.require_same_model(scans.directions.origin.model, identity(model), "These SCANS vectors")
+
+
+def _continuous(fitting: Fitting) -> SCANS:
+    """It keeps the threshold that SCANS has paid for, and has what SCANS left over, three settings at least."""
+    scans, budget = fitting.of("scans"), fitting.budget
+    if budget is not None:
+        budget = max(budget - fitted(fitting, "scans").replies, 3 * budget // (fitting.effort.settings or 1))
+    return continuous(scans, fitting.world.model, **{**fitting.how(), "budget": budget})
+
+
+RECIPES = {
+    "scans_centred": learned(
+        SCANS,
+        lambda fitting: centred(fitting.of("scans"), fitting.world.model, fitting.world.anchors, **fitting.chosen()),
+    ),
+    "scans_instruction": learned(
+        SCANS,
+        lambda fitting: at_instruction(
+            fitting.of("scans"), fitting.world.model, fitting.world.anchors, **fitting.chosen()
+        ),
+    ),
+    "scans_continuous": learned(SCANS, _continuous, after="scans"),
+}

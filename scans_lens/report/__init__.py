@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from scans_lens import evaluation
 from scans_lens.calibration import curves
 from scans_lens.conversation import BARE, Asking
-from scans_lens.evaluation import PLAIN, UNFINISHED, Line, summary
+from scans_lens.evaluation import UNFINISHED
 from scans_lens.judges.labelled import kappa
+from scans_lens.methods.catalogue import PLAIN
+from scans_lens.queries import Line, summary, unsure
 from scans_lens.rates import Clustered
 from scans_lens.report import audit, labels
 
@@ -99,7 +101,7 @@ def _what(table: pd.DataFrame, settings: Mapping[str, Any], judge: str) -> str:
     ways = " and ".join(escape(str(name)) for name in table["method"].unique())
     judged = sum(isinstance(verdict, str) for verdict in table[f"verdict_{judge}"])
     some = f" It judged {judged} of {len(table)} replies." if judged < len(table) else ""
-    doubt = evaluation.unsure(table, judge)
+    doubt = unsure(table, judge)
     doubts = f" Of {doubt[0]} of {doubt[1]} verdicts it was not sure." if doubt else ""
     if doubt and doubt[1] < judged:
         doubts += f" Of the other {judged - doubt[1]}, nothing is known of that."
@@ -378,7 +380,7 @@ def _judges(table: Any) -> str:
     silent += [
         f"{escape(name)} was not sure of {doubt[0]} of {doubt[1]} verdicts"
         for name in names
-        if (doubt := evaluation.unsure(table, name))
+        if (doubt := unsure(table, name))
     ]
     without = f"<p class=note>{'; '.join(silent)}.</p>" if silent else ""
     differ = table[table[columns].apply(lambda row: row.dropna().nunique() > 1, axis=1)]

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from scans_lens import evaluation
-from scans_lens.capability import divergences
-from scans_lens.conversation import Prompt
-from scans_lens.evaluation import Arm
+from scans_lens import evaluation, queries
 from scans_lens.explain import looks
+from scans_lens.methods.arms import Arm
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Model
-from scans_lens.rates import Mean
+from scans_lens.steering import Push
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE = "audit.parquet"
 PUSHES = "pushes.json"
@@ -78,34 +79,34 @@ def read(folder: str | Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def weigh(folder: str | Path, model: Model, arms: Sequence[Arm], harmless: Sequence[Prompt]) -> Path:
-    """Measure how hard each way pushes, and write it to `pushes.json`: layers, share of the residual norm, and KL.
+def weigh(folder: str | Path, arms: Sequence[Arm], table: pd.DataFrame) -> Path:
+    """How hard each way pushes, written to `pushes.json`: layers, share of the residual norm, and the table's KL.
 
     Args:
-        harmless: prompts on which the move of the next token is measured, in nats (see `capability.divergences`).
+        table: of `evaluate`, with the divergence of replies to harmless prompts, where there were some.
     """
-    pushing = [arm for arm in arms if hasattr(arm.method, "directions") and hasattr(arm.method, "scale")]
-    methods: list[Any] = [arm.method for arm in pushing]
-    found = []
-    moves = divergences(model, harmless, methods) if methods else ()
-    for arm, method, nats in zip(pushing, methods, moves, strict=True):
+    nats, pushes = queries.divergence(table), []
+    for arm in arms:
+        method: Any = arm.method
+        if not isinstance(method, SCANS | Push):
+            continue
         directions, layers = method.directions, list(method.layers)
         norms = directions.residual_norms[layers].cpu()
         lengths = abs(method.scale) * directions.vectors[layers].norm(dim=1).cpu() / norms
-        moved = Mean.of(nats.tolist())
-        found.append(
+        moved = nats.get(arm.name)
+        pushes.append(
             {
                 "way": f"{arm.name} ({arm.setting})" if arm.setting else arm.name,
                 "layers": layers,
                 "residual_norms": float(lengths.mean()),
-                "kl": moved.value,
-                "interval": list(moved.interval),
-                "n": moved.total,
+                "kl": None if moved is None else moved.value,
+                "interval": None if moved is None else list(moved.interval),
+                "n": 0 if moved is None else moved.total,
             }
         )
     file = Path(folder) / PUSHES
     aside = file.with_name(f"{PUSHES}.aside")
-    aside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    aside.write_text(json.dumps(pushes, indent=1) + "\n", encoding="utf-8")
     aside.replace(file)
     return file
 

@@ -20,20 +20,25 @@ from typing import Any
 
 import torch
 
-from scans_lens import artefacts, capability, judges, organism, prompts, released
+from scans_lens import artefacts, prompts, released
 from scans_lens.calibration import calibrated
 from scans_lens.directions import refusal_directions
-from scans_lens.evaluation import PLAIN, SAFETY_PROMPT, Arm, evaluate
+from scans_lens.evaluation import evaluate
 from scans_lens.generation import NEW_TOKENS, replies
+from scans_lens.judges import Early
 from scans_lens.lens import layers_by_thirds, refusal_tokens, thirds
+from scans_lens.methods.arms import Arm
+from scans_lens.methods.catalogue import PLAIN
 from scans_lens.methods.scans import PUBLISHED, SCANS
 from scans_lens.methods.self_cd import SelfCD
-from scans_lens.model import Model, device_of, identity, is_bundled, shown_name, unembedding_of
-from scans_lens.organism import corpus, wordings
+from scans_lens.model import Model, device_of, identity, unembedding_of
 from scans_lens.prompts import Contrast, PromptSet
 from scans_lens.prompts.overlaps import without
+from scans_lens.prompts.texts import wikitext
+from scans_lens.queries import refused as refused_by
 from scans_lens.rates import Rate
 from scans_lens.reproduce import published
+from scans_lens.world import Capability, World, world_of
 
 ANCHORS = 64
 """A side, as in the paper."""
@@ -89,13 +94,17 @@ class Reproduction:
     # ── What is learned from and asked ──
 
     @cached_property
+    def world(self) -> World:
+        return world_of(self.model)
+
+    @cached_property
     def bundled(self) -> bool:
-        return is_bundled(self.model)
+        return self.world.bundled
 
     @cached_property
     def name(self) -> str:
         """The model's name without a folder."""
-        return shown_name(self.model)
+        return self.world.name
 
     @cached_property
     def of_the_paper(self) -> bool:
@@ -105,23 +114,21 @@ class Reproduction:
     def pool(self) -> Contrast:
         """What anchors are drawn from."""
         if self.bundled:
-            sides = [organism.prompts(kind, "train") for kind in ("harmful", "plain")]
-            n = min(map(len, sides))
-            return Contrast("organism train", *(side[:n] for side in sides))
+            return self.world.anchors
         sides = [prompts.load("advbench").harmful, prompts.load("truthfulqa").harmless]
         return Contrast("AdvBench and TruthfulQA", *sides)
 
     @cached_property
     def validation(self) -> Contrast:
         """What knobs are chosen on; unused where they were published."""
-        whole = organism.validation() if self.bundled else prompts.borderline("validation")
+        whole = self.world.validation
         sides = (whole.harmful, whole.harmless, whole.borderline)
         return Contrast(whole.name, *(side[:VALIDATION] for side in sides))
 
     @cached_property
     def sets(self) -> tuple[PromptSet, ...]:
         found = (
-            [organism.prompt_set(kind) for kind in ("borderline", "plain", "harmful", "jailbreak")]
+            [each for each in self.world.sets if each.name != "quiz"]
             if self.bundled
             else [prompts.load(name) for name in PAPERS_SETS]
         )
@@ -130,7 +137,7 @@ class Reproduction:
 
     @cached_property
     def safety_prompt(self) -> str:
-        return organism.SAFETY_PROMPT if self.bundled else SAFETY_PROMPT
+        return self.world.safety_prompt
 
     def anchors(self, draw: int) -> Contrast:
         return self.pool.split(ANCHORS, draw)[0]
@@ -151,12 +158,13 @@ class Reproduction:
 
     def answered(self, table: int, draw: int, arms: Sequence[Arm]) -> Any:
         """Every set answered in these ways; a draw's own anchors are left out of them."""
-        tokens = judges.SETTLED if self.bundled else NEW_TOKENS  # where the exact judge cannot change its mind
+        tokens = min(NEW_TOKENS, self.world.judge.tokens) if isinstance(self.world.judge, Early) else NEW_TOKENS
         return evaluate(
             self.model,
             self.sets,
             arms,
             self.out / f"table-{table}" / f"draw-{draw}",
+            world=self.world,
             max_new_tokens=tokens,
             learned_from=[self.anchors(draw)],
             progress=self.progress,
@@ -213,7 +221,7 @@ class Reproduction:
         rows = []
         for way in [*(arm.name for arm in plainly), "scans"]:
             rows += self._rows(
-                way, [_rates(own) for t in tables if len(own := t[t["method"] == way])], published.REFUSED
+                way, [refused_by(own) for t in tables if len(own := t[t["method"] == way])], published.REFUSED
             )
         note = "Ways without anchors were measured once, the draws of SCANS' anchors as often as there are."
         return self._rated(2, "way", rows, note)
@@ -228,7 +236,7 @@ class Reproduction:
         ]
         tables = [self.answered(5, draw, arms) for draw, arms in enumerate(ways)]
         for place, (name, layers) in enumerate(bounds.items()):
-            rates = [_rates(table[table["method"] == name]) for table in tables]
+            rates = [refused_by(table[table["method"] == name]) for table in tables]
             lost = [self._perplexity(arms[place].method, -1.0) for arms in ways]
             labelled = f"{name} ({layers[0]}-{layers[-1]})"
             for row in self._rows(name, rates, published.THIRDS):
@@ -252,7 +260,7 @@ class Reproduction:
         ]  # fmt: skip
         rows = []
         for scale in scales:
-            rates = [_rates(table[table["setting"] == f"{scale:g}"]) for table in tables]
+            rates = [refused_by(table[table["setting"] == f"{scale:g}"]) for table in tables]
             label = f"{scale:g}" if self.of_the_paper else f"{scale / usual:.2f} x the chosen"
             rows += [(label, *row[1:]) for row in self._rows(f"{scale:g}", rates, published.ALPHA)]
         mean = fmean(scans.scale for scans in self._fitted())
@@ -291,7 +299,9 @@ class Reproduction:
                 "SCANS' own: " + ", ".join(f"{one.classifier.threshold:.4f}" for one in fitted) + ".",
             ]  # fmt: skip
         for label, thresholds in tried:
-            rates = [_rates(_looked_up(table, threshold)) for table, threshold in zip(tables, thresholds, strict=True)]
+            rates = [
+                refused_by(_looked_up(table, threshold)) for table, threshold in zip(tables, thresholds, strict=True)
+            ]
             rows += self._rows(label, rates, published.THRESHOLD)
         return self._rated(7, "threshold", rows, *notes)
 
@@ -306,7 +316,7 @@ class Reproduction:
         ]
         for name, methods, sign, answers in ways:
             # WikiText has no prompts, and so nothing that each could be pushed by
-            knows = self.bundled or methods == [None] or sign is not None
+            knows = not self.knows.needs_sign or methods == [None] or sign is not None
             lost = _spread([self._perplexity(method, sign) for method in methods], 3) if knows else ""
             right = _cell([self._right(method) for method in methods]) if answers else ""
             rows.append((name, "here", lost, right))
@@ -322,7 +332,7 @@ class Reproduction:
 
     def _as_released(self, name: str, methods: Sequence[SCANS | None]) -> tuple[str, str, str, str]:
         """The row of table 3 in the forms of the authors' code."""
-        text, how = "\n".join(_wikitext()), {"progress": self.progress}
+        text, how = "\n".join(wikitext()), {"progress": self.progress}
         lost = [released.perplexity(self.model, text, method, **how)[0] for method in methods]
         right = [released.mmlu(self.model, method, limit=self.limit, **how).rate for method in methods]
         return name, "here", _spread(lost, 3), _cell(right)
@@ -369,24 +379,23 @@ class Reproduction:
 
     @property
     def _texts_name(self) -> str:
-        return "own corpus" if self.bundled else "WikiText-2"
+        return self.knows.texts
 
     @property
     def _questions_name(self) -> str:
-        return "quiz, %" if self.bundled else "MMLU, 5 shots, %"
+        return f"{self.knows.questions}, %"
+
+    @property
+    def knows(self) -> Capability:
+        if self.world.capability is None:
+            raise ValueError("This model's world says nothing of what it should know: give World(capability=…).")
+        return self.world.capability
 
     def _perplexity(self, method: SCANS | Any, sign: float | None) -> float:
-        if not self.bundled:
-            return capability.perplexity(self.model, _wikitext(), method, sign=sign, progress=self.progress).value
-        return capability.corpus_perplexity(self.model, PROMPTS, method, sign=sign).value
+        return self.knows.perplexity(method, sign).value
 
     def _right(self, method: SCANS | None) -> Rate:
-        if not self.bundled:
-            return capability.mmlu(self.model, method, limit=self.limit, progress=self.progress).rate
-        asked = corpus.asked("quiz", "test")[:PROMPTS]
-        texts = [text for _, text in asked]
-        said = replies(self.model, texts, method=method, max_new_tokens=24, progress=False)
-        return Rate.of(wordings.is_right(item, reply) for (item, _), reply in zip(asked, said, strict=True))
+        return self.knows.right(method, self.limit)
 
     # ── How rows look ──
 
@@ -486,15 +495,6 @@ def write(made: Reproduction, sheets: Sequence[Sheet]) -> Path:
 # ── Rates of a table ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rates(table: Any) -> dict[tuple[str, str], Rate]:
-    """Refused, by set and kind, by the first judge; a missing verdict is no refusal."""
-    column = next(name for name in table.columns if name.startswith("verdict_"))
-    return {
-        (str(one), str(kind)): Rate.of(verdict == "refused" for verdict in own[column])
-        for (one, kind), own in table.groupby(["set", "kind"])
-    }
-
-
 def _looked_up(table: Any, threshold: float) -> Any:
     """Of the two pushes of each prompt the one that this threshold gives it."""
     towards = table["score"] >= threshold
@@ -518,27 +518,6 @@ def _spread(values: Sequence[float], digits: int) -> str:
     if len(values) < 2:
         return f"{values[0]:.{digits}f}"
     return f"{fmean(values):.{max(digits, 1)}f} ± {stdev(values):.{max(digits, 1)}f}"
-
-
-# ── Texts ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _wikitext() -> list[str]:
-    """The test part of WikiText-2 by article, from the folder of local copies."""
-    from scans_lens.prompts import tables
-
-    file = tables.local(["wikitext2_test_tokenised.txt"])
-    if file is None:
-        raise ValueError(
-            "Perplexity needs WikiText-2: put wikitext2_test_tokenised.txt into the folder that "
-            f"{prompts.FOLDER_VARIABLE} names."
-        )
-    articles: list[list[str]] = [[]]
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if line.startswith(" = ") and not line.startswith(" = ="):
-            articles.append([])
-        articles[-1].append(line)
-    return [text for article in articles if (text := "\n".join(article)).strip()]
 
 
 # ── The machine ──────────────────────────────────────────────────────────────────────────────────────────────

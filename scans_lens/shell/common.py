@@ -38,7 +38,10 @@ Pairs = Annotated[
 ]
 System = Annotated[str | None, typer.Option(help="A system prompt, before every prompt.")]
 Thinking = Annotated[str | None, typer.Option(help="on or off; as the template has it by default.")]
-Effort = Annotated[str, typer.Option(help="standard or quick: how many prompts and replies a fit may take.")]
+Effort = Annotated[
+    str,
+    typer.Option(help="standard, quick or equal (as `compare` has it): how many prompts and replies a fit may take."),
+]
 
 PAIRS = ("pairs_validation", "pairs_test")
 """Our own borderline prompts with their twins, by the names that `--sets` knows."""
@@ -190,24 +193,6 @@ def asking_with(system: str | None, thinking: str | None) -> Asking:
     return Asking(system, None if thinking is None else thinking == "on")
 
 
-def may_be_bundled(name: str | None) -> bool:
-    """Whether this may be the model that ships with the package; for sure it is known once it is loaded."""
-    if name is None:
-        return True
-    import json
-
-    from scans_lens import organism
-
-    shapes = []
-    for folder in (Path(name), organism.weights()):
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        shapes.append([config.get(field) for field in ("hidden_size", "num_hidden_layers", "vocab_size")])
-    return shapes[0] == shapes[1]
-
-
 # ── Prompts and files ────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -260,10 +245,11 @@ def names_in(given: str, option: str) -> list[str]:
 
 def prompt_sets(given: str, option: str = "--sets") -> list[PromptSet]:
     """Prompt sets of ours, public ones and the caller's own files; every name is checked before any is fetched."""
-    from scans_lens import organism, prompts
+    from scans_lens import prompts
+    from scans_lens.world import OWN_SETS
 
     names = names_in(given, option)
-    ours, public = (*organism.KINDS, *PAIRS), prompts.known()
+    ours, public = (*OWN_SETS, *PAIRS), prompts.known()
     for name in names:
         if name not in (*ours, *public) and not Path(name).suffix:
             known = ", ".join([*ours, *public])
@@ -279,10 +265,11 @@ def prompt_sets(given: str, option: str = "--sets") -> list[PromptSet]:
 
 def prompt_set(name: str) -> PromptSet:
     """A prompt set of ours, a public one, or the caller's own file."""
-    from scans_lens import organism, prompts
+    from scans_lens import prompts
+    from scans_lens.world import OWN_SETS, own_set
 
-    if name in organism.KINDS:
-        return organism.prompt_set(name)  # type: ignore[arg-type]
+    if name in OWN_SETS:
+        return own_set(name)
     if name in PAIRS:
         return prompts.pairs(name.removeprefix("pairs_"))
     if name in prompts.known():

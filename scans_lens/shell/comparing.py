@@ -11,9 +11,12 @@ from scans_lens.shell.common import (
     Backend,
     Device,
     Dtype,
+    Effort,
     Name,
     Revision,
-    may_be_bundled,
+    System,
+    Thinking,
+    asking_with,
     model_named,
     names_in,
     new_folder,
@@ -41,45 +44,42 @@ def compare(
     methods: Annotated[str | None, typer.Option(help="Names, commas between them; by default all.")] = None,
     sets: Annotated[str | None, typer.Option(help="Names, or files with a column prompt; commas between them.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each set, at most.")] = None,
-    validated: Annotated[int, typer.Option(min=8, help="Validation prompts of each kind to choose knobs on.")] = 96,
+    system: System = None,
+    thinking: Thinking = None,
+    effort: Effort = "equal",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 24,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at once; by default what fits and pays.")] = None,
 ) -> None:
-    """SCANS beside its rivals: same anchors, same validation prompts for every knob, same questions, same judge.
-
-    Methods: scans, scans_centred, scans_instruction, scans_continuous, constant, random, safeswitch, cast, antidote,
-    caa, false_refusal, ablation, addition, self_cd, system.
-    """
+    """SCANS beside its rivals: same anchors, same validation prompts for every knob, same questions, same judge."""
     with sentences():
-        from scans_lens import organism, runs
+        from scans_lens import effort as efforts
+        from scans_lens import table, world
         from scans_lens.methods import catalogue
 
-        names = names_in(methods, "--methods") if methods is not None else list(catalogue.COMPARED)
-        catalogue.require_known(names, tuple(catalogue.COMPARED))
+        names = names_in(methods, "--methods") if methods is not None else list(catalogue.compared())
+        catalogue.require_known(names)
+        asking, allowed = asking_with(system, thinking), efforts.named(effort)
         require_model(model, backend, device, dtype, revision)
-        if sets is None and not may_be_bundled(model):
-            raise ValueError("Name the sets to ask, for instance xstest, advbench and a jailbreak set.")
         chosen = prompt_sets(sets) if sets is not None else None
         own_folder = out is None
         folder = new_folder("compare", model) if out is None else out
         writable(folder / "comparison.json")
-        runs.require_free(folder / "replies", {"max_new_tokens": max_new_tokens})
+        again = {"max_new_tokens": max_new_tokens, "asking": asking.to_dict()}
+        table.require_free(folder / "replies", again)
         if own_folder:
             typer.echo(f"Results go to {folder}; the same command with --out {folder} goes on there.", err=True)
 
         from scans_lens import comparison
         from scans_lens.figures import drawing_comparison
-        from scans_lens.model import is_bundled
 
         loaded = model_named(model, backend, device, dtype, revision)
-        if chosen is None and limit is not None and is_bundled(loaded):
-            chosen = [organism.prompt_set(kind) for kind in organism.KINDS]
-        if chosen is not None and limit is not None:
-            chosen = [one.first(limit) for one in chosen]
+        own = world.world_of(loaded)
+        if limit is not None:
+            chosen = [each.first(limit) for each in chosen or own.sets]
         try:
             found = comparison.compare(
-                loaded, names, chosen, out=folder, max_new_tokens=max_new_tokens, validated=validated,
-                batch_size=batch_size,
+                loaded, names, chosen, out=folder, world=own, effort=allowed, asking=asking,
+                max_new_tokens=max_new_tokens, batch_size=batch_size,
             )  # fmt: skip
         except KeyboardInterrupt:
             how = f"with --out {folder} " if own_folder else ""
@@ -110,23 +110,24 @@ def _print_comparison(found: Any) -> None:
         low, high = own["interval"]
         return f"{own['value']:.3f} [{low:.3f}, {high:.3f}]"
 
-    fitted = {name: own for name, own in found["ways"].items() if own.get("fitted") is not False}
+    fitted = {name: way for name, way in found["ways"].items() if way.get("fitted") is not False}
     kinds = list(fitted["plain"].get("refused", {}))
     refused = table("Refused (%), 95 %; * differs from plain (McNemar, exact, Holm, p < .05)", *kinds, "not beaten")
-    for name, own in fitted.items():
-        shares = (share(own["refused"][kind]) if kind in own.get("refused", {}) else "" for kind in kinds)
-        refused.add_row(name, *shares, "yes" if own.get("front") else "")
-    what = ("answered well (%)", "quiz right (%)", "perplexity", "KL (nats)", "ms a reply", "kB", "tuned on")
+    for name, way in fitted.items():
+        shares = (share(way["refused"][kind]) if kind in way.get("refused", {}) else "" for kind in kinds)
+        refused.add_row(name, *shares, "yes" if way.get("front") else "")
+    right = list(fitted["plain"].get("right", {}))
+    what = (*(f"{kind} right (%)" for kind in right), "perplexity", "KL (nats)", "ms a reply", "kB", "tuned on")
     cost = table("What it costs, 95 %", *what)
-    for name, own in fitted.items():
+    for name, way in fitted.items():
         cost.add_row(
             name,
-            *(share(own[what]) if what in own else "" for what in ("answered well", "quiz")),
-            mean(own["perplexity"]) if "perplexity" in own else "",
-            mean(own["kl"]) if "kl" in own else "",
-            f"{1000 * own['seconds a reply']:.1f}" if "seconds a reply" in own else "",
-            f"{own['stored'] / 1000:.1f}" if "stored" in own else "",
-            f"{own['tuning']['replies']:,}" if own.get("tuning", {}).get("replies") else "",
+            *(share(way["right"][kind]) if kind in way.get("right", {}) else "" for kind in right),
+            mean(way["perplexity"]) if "perplexity" in way else "",
+            mean(way["kl"]) if "kl" in way else "",
+            f"{1000 * way['seconds a reply']:.1f}" if "seconds a reply" in way else "",
+            f"{way['stored'] / 1000:.1f}" if "stored" in way else "",
+            f"{way['tuning']['replies']:,}" if way.get("tuning", {}).get("replies") else "",
         )
     for one in (refused, cost):
         screen().print(one)
@@ -142,10 +143,14 @@ def _print_comparison(found: Any) -> None:
             typer.echo(f"{name} could not be fitted: {own['knobs']}")
     typer.echo(
         "Not beaten: no other way refuses fewer borderline prompts without refusing fewer harmful ones or jailbreaks. "
-        "Answered well: plain prompts, with what was asked for named. "
+        "Right: quiz questions rightly, other harmless prompts with what was asked for named. "
         "Perplexity: of the corpus' answers; KL: at the first token, harmless prompts; ms: wall time, in a batch; kB: "
-        "to be stored; tuned on: replies judged in fitting and choosing, at most "
-        f"{found['validation']['budget']:,} where knobs are chosen by replies."
+        "to be stored; tuned on: replies judged in fitting and choosing"
+        + (
+            f", at most {budget:,} where knobs are chosen by replies."
+            if (budget := found["validation"]["budget"])
+            else "."
+        )
     )
 
 

@@ -19,7 +19,6 @@ from scans_lens.shell.common import (
     Thinking,
     asking_with,
     contrast_in,
-    may_be_bundled,
     model_named,
     names_in,
     new_folder,
@@ -31,7 +30,7 @@ from scans_lens.shell.common import (
     sentences,
     writable,
 )
-from scans_lens.shell.keeping import kept
+from scans_lens.shell.keeping import fitting, kept
 
 
 def evaluate(
@@ -70,25 +69,24 @@ def evaluate(
     """Answer sets of prompts plainly and steered, write every reply, and print what was refused.
 
     Sets: the bundled model's own (plain, borderline, harmful, jailbreak, quiz; all of them by default on it), our
-    pairs_validation and pairs_test, the public ones that `data` lists, or a file of yours. Judges: panel (the default
-    for real models), trained, rules, substrings, beginnings, bundled (the default on the bundled model).
-    Methods, beside the plain model: scans, constant (its push away from refusal for all), random, shuffled and
-    wrong_layers (placebos of the same size), system (a safety prompt) and self_cd (that prompt subtracted).
+    pairs_validation and pairs_test, the public ones that `data` lists (by default on other models our pairs and those
+    that are here), or a file of yours. Judges: panel (the default for real models), trained, rules, substrings,
+    beginnings, bundled (the default on the bundled model).
     """
     with sentences():
         from scans_lens import effort as efforts
-        from scans_lens import judges, organism, prompts, ranks, runs
+        from scans_lens import ranks, table, world
         from scans_lens.methods import catalogue
 
         wanted = names_in(method, "--method") if method.strip(", ") else []  # the plain model alone
         wanted = [name for name in wanted if name != catalogue.PLAIN]
-        catalogue.require_known(wanted, catalogue.EVALUATED)
+        catalogue.require_known(wanted)
         if scans and anchor_draws:
             raise ValueError(
                 "--anchor-draws fits SCANS on halves of the default anchors, and --scans names another fit: give one."
             )
         heard = names_in(judge, "--judge") if judge else []
-        judges.require_known(heard)
+        world.require_judges(heard)
         if judge_address and not judge_model:
             raise ValueError("An address needs the name of a model there: give --judge-model, too.")
         if judge_model and not judge_address:
@@ -96,60 +94,54 @@ def evaluate(
         asking, allowed = asking_with(system, thinking), efforts.named(effort)
         require_fit(scans)
         require_model(model, backend, device, dtype, revision)
-        if sets is None and not may_be_bundled(model):
-            raise ValueError(_NAME_SETS)
         if out is None and ranks.here().of > 1:
             raise ValueError("Several processes share this evaluation: name the folder that they write to, with --out.")
         named = prompt_sets(sets) if sets is not None else []
-        chosen = named or [organism.prompt_set(kind) for kind in organism.KINDS]
-        chosen = [one if limit is None else one.first(limit) for one in chosen]
+        chosen = named or (map(world.own_set, world.OWN_SETS) if world.may_be_bundled(model) else world.public_sets())
+        chosen = [each if limit is None else each.first(limit) for each in chosen]
         own_folder = out is None
         folder = new_folder("evaluate", model) if out is None else out
-        again = {"sets": [one.name for one in chosen], "max_new_tokens": max_new_tokens, "asking": asking.to_dict()}
+        again = {"sets": [each.name for each in chosen], "max_new_tokens": max_new_tokens, "asking": asking.to_dict()}
         if heard and not judge_model:
             again["judges"] = heard
         if ranks.here().first:
-            runs.require_free(folder, again)
+            table.require_free(folder, again)
         if own_folder:
             typer.echo(f"Results go to {folder}; the same command with --out {folder} goes on there.", err=True)
 
-        from scans_lens import evaluation
-        from scans_lens.lens import default_anchors
+        from scans_lens import comparison, evaluation, queries
+        from scans_lens.methods.arms import Arm, fitted
         from scans_lens.methods.scans import SCANS
-        from scans_lens.model import is_bundled
 
-        judging = {name: judges.named(name) for name in heard} or None
+        judging = {name: world.judge_named(name) for name in heard} or None
         loaded = model_named(model, backend, device, dtype, revision)
-        bundled = is_bundled(loaded)
-        if not named and not bundled:
-            raise ValueError(_NAME_SETS)
-        steered = any(name in catalogue.STEERED for name in wanted)
+        own = world.world_of(loaded).with_borderline() if "false_refusal" in wanted else world.world_of(loaded)
+        if not named and not own.bundled and world.may_be_bundled(model):
+            chosen = [each if limit is None else each.first(limit) for each in own.sets]
         rank = ranks.here()
         if not rank.first:
             rank.wait()  # the first one fits, and the others read what it has kept
-        fitted = None
-        if steered:
-            fitted = SCANS.load(scans, loaded) if scans else kept(loaded, False, asking=asking, effort=allowed)
-        drawn = [kept(loaded, False, draw, asking, allowed) for draw in range(anchor_draws)]
+        given = {"scans": SCANS.load(scans, loaded)} if scans else {}
+        fits = fitting(own, asking, allowed, seed=seed, batch_size=batch_size, given=given)
+        ways = [fitted(fits, name) for name in wanted]
+        for way in ways:
+            if way.arm is None:
+                typer.secho(f"{way.name} could not be fitted: {way.knobs}", fg="yellow", err=True)
+        drawn = [kept(own, False, draw, asking, allowed) for draw in range(anchor_draws)]
         if rank.first:
             rank.wait()
-        arms = evaluation.arms(
-            fitted, wanted, seed, model=loaded, contrast=default_anchors(loaded),
-            safety_prompt=organism.SAFETY_PROMPT if bundled else evaluation.SAFETY_PROMPT,
-        )  # fmt: skip
-        arms += [evaluation.Arm(evaluation.DRAWN, own, f"half {draw}", draw) for draw, own in enumerate(drawn)]
+        arms = [Arm(catalogue.PLAIN), *(way.arm for way in ways if way.arm is not None)]
+        arms += [Arm(evaluation.DRAWN, fit, f"half {draw}", draw) for draw, fit in enumerate(drawn)]
         if judge_model:
-            judging = judging or {"bundled" if bundled else "panel": judges.judge_for(loaded)}
-            judging["asked"] = _asked(judge_address, judge_model, device, dtype)
-        learned = [default_anchors(loaded), organism.validation() if bundled else prompts.borderline("validation")]
-        if bundled and any(one.source.startswith("http") for one in chosen):
+            judging = {**(judging or own.judges), "asked": _asked(judge_address, judge_model, device, dtype)}
+        if own.bundled and any(each.source.startswith("http") for each in chosen):
             typer.echo(
                 "Public sets are outside the bundled model's world: what it says to them means little.", err=True
             )
         try:
-            table = evaluation.evaluate(
-                loaded, chosen, arms, folder, judge=judging, max_new_tokens=max_new_tokens, batch_size=batch_size,
-                learned_from=learned, asking=asking,
+            rows = evaluation.evaluate(
+                loaded, chosen, arms, folder, world=own, judge=judging, max_new_tokens=max_new_tokens,
+                batch_size=batch_size, learned_from=comparison.learned_from(own), divergence=True, asking=asking,
             )  # fmt: skip
         except OSError as error:
             raise ValueError(str(error)) from error
@@ -161,42 +153,40 @@ def evaluate(
             raise typer.Exit(130) from None
         if not rank.first:
             return
-        lines = evaluation.summary(table)
+        lines = queries.summary(rows)
         _print_summary(lines)
         if asking:
             typer.echo(f"Asked with {asking}.")
-        say_of(loaded, fitted)
-        if unfinished := list(table["reason"]).count(evaluation.UNFINISHED):
-            typer.echo(f"{unfinished} of {len(table)} replies were cut while still thinking, and count as degenerate.")
-        for one in evaluation.spreads(lines):
+        fit = next((way.learned for way in ways if isinstance(way.learned, SCANS)), None)
+        say_of(loaded, fit)
+        if unfinished := list(rows["reason"]).count(evaluation.UNFINISHED):
+            typer.echo(f"{unfinished} of {len(rows)} replies were cut while still thinking, and count as degenerate.")
+        for one in queries.spreads(lines):
             low, high = (100 * edge for edge in one.range)
             typer.echo(
                 f"Refused over {one.draws} halves of the anchors, {one.set}, {one.kind}: mean {100 * one.mean:.1f} %, "
                 f"standard deviation {100 * one.deviation:.1f} points, {low:.1f} to {high:.1f} %."
             )
-        for name in (column for column in table.columns if column.startswith("verdict_")):
-            own = name.removeprefix("verdict_")
-            if (doubt := evaluation.unsure(table, own)) and doubt[0]:
+        for name in (column for column in rows.columns if column.startswith("verdict_")):
+            heard = name.removeprefix("verdict_")
+            if (doubt := queries.unsure(rows, heard)) and doubt[0]:
                 typer.echo(
-                    f"The judge {own} was not sure of {doubt[0]} of {doubt[1]} verdicts; the report shows which."
+                    f"The judge {heard} was not sure of {doubt[0]} of {doubt[1]} verdicts; the report shows which."
                 )
-            if missing := sum(not isinstance(verdict, str) for verdict in table[name]):
+            if missing := sum(not isinstance(verdict, str) for verdict in rows[name]):
                 typer.secho(
-                    f"The judge {own} gave no verdict on {missing} of {len(table)} replies; the same call asks again.",
+                    f"The judge {heard} gave no verdict on {missing} of {len(rows)} replies; the same call asks again.",
                     fg="red",
                     err=True,
                 )
-        if fitted is not None:
+        if fit is not None:
             from scans_lens.report import audit
 
-            audit.keep(folder, loaded, fitted, batch_size=batch_size)
-            audit.weigh(folder, loaded, arms, learned[1].harmless[:64])
+            audit.keep(folder, loaded, fit, batch_size=batch_size)
+            audit.weigh(folder, arms, rows)
         typer.echo(f"Every reply is in {folder}; `python -m scans_lens report {folder}` makes a page of it.")
         if own_folder:
             typer.echo(f"More of the same, or verdicts that are missing: the same command with --out {folder}.")
-
-
-_NAME_SETS = "Name the sets to ask, for instance --sets xstest,oktest: `scans_lens data` lists them."
 
 
 def _print_summary(lines: Any) -> None:
@@ -266,19 +256,15 @@ def calibrate(
         from rich import box
         from rich.table import Table
 
-        from scans_lens import calibration, organism, prompts
+        from scans_lens import calibration
         from scans_lens.methods.scans import SCANS
-        from scans_lens.model import is_bundled
+        from scans_lens.world import world_of
 
         loaded = model_named(model, backend, device, dtype, revision)
-        bundled = is_bundled(loaded)
-        chosen = chosen or (
-            [organism.prompt_set(kind) for kind in ("harmful", "borderline", "plain", "jailbreak")]
-            if bundled
-            else [prompts.pairs("test")]
-        )
-        fitted = SCANS.load(scans, loaded) if scans else kept(loaded, False, asking=asking, effort=allowed)
-        own = organism.validation() if bundled else prompts.borderline("validation")
+        world = world_of(loaded)
+        chosen = chosen or [each for each in world.sets if each.name != "quiz"]
+        fitted = SCANS.load(scans, loaded) if scans else kept(world, asking=asking, effort=allowed)
+        own = world.validation
         sides = {"validation": (own.harmful, (*own.borderline, *own.harmless))}
         for one in chosen:
             shown, _ = without(one if limit is None else one.first(limit), [])
@@ -330,10 +316,10 @@ def report(
 ) -> None:
     """Write a run's results as one HTML file that opens by a double click."""
     with sentences():
-        from scans_lens import runs
+        from scans_lens import table
 
         writable(out)
-        runs.require_run(run, judge)
+        table.require_run(run, judge)
         from scans_lens import report as pages
 
         typer.echo(f"Written to {pages.write(run, out, judge)}.")
@@ -348,9 +334,9 @@ def label(
     with sentences():
         import csv
 
-        from scans_lens import runs
+        from scans_lens import table
 
-        runs.require_run(run)
+        table.require_run(run)
         from scans_lens.report import labels
 
         file = labels.export(run, n, seed)

@@ -59,11 +59,12 @@ def anchor(
         require_model(model, backend, device, dtype, revision)
         writable(save)
 
-        from scans_lens.lens import anchor_layers, default_anchors, thirds
+        from scans_lens.lens import anchor_layers, thirds
         from scans_lens.readings import directions_of, readings
+        from scans_lens.world import world_of
 
         loaded = model_named(model, backend, device, dtype, revision)
-        chosen = allowed.learned(pairs or default_anchors(loaded)).under(asking)
+        chosen = allowed.learned(pairs or world_of(loaded).anchors).under(asking)
         harmful, harmless = (readings(loaded, side) for side in (chosen.harmful, chosen.harmless))
         directions = directions_of(loaded, chosen, harmful, harmless)
         found = anchor_layers(loaded, directions, contrast=chosen, effort=allowed, seed=seed, read=(harmful, harmless))
@@ -168,15 +169,16 @@ def reply(
         require_fit(scans)
         require_model(model, backend, device, dtype, revision)
 
-        from scans_lens import judges
         from scans_lens.generation import replies_under
         from scans_lens.methods.scans import SCANS
+        from scans_lens.world import world_of
 
         loaded = model_named(model, backend, device, dtype, revision)
-        method = SCANS.load(scans, loaded) if scans else kept(loaded, refit, asking=asking, effort=allowed)
+        world = world_of(loaded)
+        method = SCANS.load(scans, loaded) if scans else kept(world, refit, asking=asking, effort=allowed)
         plain, steered = replies_under(loaded, asked, [None, method], asking=asking, max_new_tokens=max_new_tokens)
         assert steered.score is not None and steered.scale is not None
-        judge = judges.judge_for(loaded)
+        judge = world.judge
         table = Table(show_lines=True)
         for column in ("prompt", "plain", "steered"):
             table.add_column(column, ratio=1)
@@ -236,9 +238,10 @@ def explain(
 
         from scans_lens.explain import explained
         from scans_lens.methods.scans import SCANS
+        from scans_lens.world import world_of
 
         loaded = model_named(model, backend, device, dtype, revision)
-        fitted = SCANS.load(scans, loaded) if scans else kept(loaded, False, asking=asking, effort=allowed)
+        fitted = SCANS.load(scans, loaded) if scans else kept(world_of(loaded), asking=asking, effort=allowed)
         found = explained(loaded, asking.of(prompt), fitted, max_new_tokens=max_new_tokens, progress=True)
         console = screen()
         middle = float(found.look.projection.mean())

@@ -54,26 +54,22 @@ def transfer(
         allowed = efforts.named(effort)
         require_model(model, backend, device, dtype, revision)
 
-        from scans_lens import organism, prompts
         from scans_lens.conversation import Asking
-        from scans_lens.methods.self_cd import SAFETY_PROMPT
-        from scans_lens.model import is_bundled
+        from scans_lens.prompts import Contrast
         from scans_lens.templates import writing
         from scans_lens.transfer import across_askings
+        from scans_lens.world import world_of
 
         loaded = model_named(model, backend, device, dtype, revision)
+        world = world_of(loaded)
         switch = writing(loaded).has_thinking_switch
         ways = [Asking(thinking=True), Asking(thinking=False)] if switch else [Asking()]
-        texts = system or ([] if switch else [organism.SAFETY_PROMPT if is_bundled(loaded) else SAFETY_PROMPT])
+        texts = system or ([] if switch else [world.safety_prompt])
         ways += [Asking(text) for text in texts]
-        if is_bundled(loaded):
-            kinds = [organism.prompts(kind, "test")[:limit] for kind in ("harmful", "plain", "borderline")]
-            asked = prompts.Contrast("test", *kinds)
-        else:
-            whole = prompts.borderline("test")
-            asked = prompts.Contrast(whole.name, whole.harmful[:limit], whole.harmless, whole.borderline[:limit])
+        test = world.test
+        asked = Contrast(test.name, test.harmful[:limit], test.harmless[:limit], test.borderline[:limit])
         found = across_askings(
-            loaded, ways, lambda asking: kept(loaded, False, asking=asking, effort=allowed), asked,
+            loaded, ways, lambda asking: kept(world, asking=asking, effort=allowed), asked,
             max_new_tokens=max_new_tokens, batch_size=batch_size,
         )  # fmt: skip
         _print(found)

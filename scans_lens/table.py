@@ -16,7 +16,7 @@ from scans_lens.ranks import Rank
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1
+FORMAT = 2
 ABOUT, LOCK = "run.json", "lock"
 ROOM = 1_000_000
 """Bytes that a disk should have left before a run is begun."""
