@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scans_lens import organism
+from scans_lens.errors import Refused
 from scans_lens.judges import SETTLED
 from scans_lens.model import Model
 from scans_lens.organism import corpus, wordings
@@ -35,7 +36,7 @@ def weights_of(folder: Path) -> str:
     """
     file = folder / "model.safetensors"
     if not file.is_file():
-        raise ValueError(f"No model in {folder}: it holds no model.safetensors.")
+        raise Refused(f"No model in {folder}: it holds no model.safetensors.")
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
