@@ -13,7 +13,7 @@ import pytest
 
 from scans_lens import evaluation, report, runs
 from scans_lens.evaluation import summary
-from scans_lens.report import labels
+from scans_lens.report import labels, refusals, scores
 
 pytestmark = pytest.mark.above
 
@@ -50,7 +50,7 @@ def rows() -> list[dict]:
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch) -> None:
     """How wide an interval is has its laws in test_calibration.py."""
-    monkeypatch.setattr(report, "curves", partial(report.curves, resamples=50))
+    monkeypatch.setattr(scores, "curves", partial(scores.curves, resamples=50))
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_a_browser_shows_every_reply_and_no_more_than_was_asked(folder):
 
 
 def test_each_type_stands_above_the_contrasts_that_belong_to_it(monkeypatch):
-    monkeypatch.setattr(report, "FEW", 1)
+    monkeypatch.setattr(refusals, "FEW", 1)
     types = ("homonyms", "privacy_public", "contrast_privacy", "contrast_homonyms", "privacy_fictional")
     kinds = ("borderline", "borderline", "harmful", "harmful", "borderline")
     table = pd.DataFrame(
@@ -205,7 +205,8 @@ def test_each_type_stands_above_the_contrasts_that_belong_to_it(monkeypatch):
         ]
     )  # fmt: skip
     found = re.findall(
-        r"<tr><td>xstest</td><td>(.*?)</td><td>(.*?)</td><td class=number>(.*?) ", report._types(table, "verdict_rules")
+        r"<tr><td>xstest</td><td>(.*?)</td><td>(.*?)</td><td class=number>(.*?) ",
+        refusals.by_type(table, "verdict_rules"),
     )
     assert [(name, kind) for name, kind, _ in found] == [
         ("homonyms", "borderline"), ("contrast homonyms", "harmful"),
@@ -216,16 +217,16 @@ def test_each_type_stands_above_the_contrasts_that_belong_to_it(monkeypatch):
 
 def test_types_of_few_prompts_are_counted_and_not_shown():
     table = pd.DataFrame(rows())
-    assert "no types of 5 prompts or more" in report._types(table, "verdict_rules")
+    assert "no types of 5 prompts or more" in refusals.by_type(table, "verdict_rules")
 
 
 def test_the_curve_is_of_each_prompt_once_and_needs_both_sides():
     table = pd.DataFrame(rows())
     table.loc[table["kind"] == "harmful", "score"] = 0.95
     table.loc[table["method"] == "plain", "score"] = None
-    assert "Score of 4 harmful against 4 other prompts" in report._curve(table)
-    assert "area under the curve 1.000" in report._curve(table)
-    assert "no scores of both sides" in report._curve(table[table["kind"] == "harmful"])
+    assert "Score of 4 harmful against 4 other prompts" in scores.curve(table)
+    assert "area under the curve 1.000" in scores.curve(table)
+    assert "no scores of both sides" in scores.curve(table[table["kind"] == "harmful"])
 
 
 def test_what_was_seen_in_a_prompt_is_on_the_page_beside_its_replies(folder):
