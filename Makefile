@@ -83,12 +83,12 @@ notebooks: .venv/ready
 
 organism: .venv/ready
 	@echo 'Training the bundled model …'
-	@.venv/bin/python -m scans_lens.organism train $(ARGS)
+	@.venv/bin/python -m making train $(ARGS)
 
-# Some ninety minutes of one core. What took trainings (`organism strength`, `organism tried`) is kept as it is.
+# Some ninety minutes of one core. What took trainings (`making strength`, `making tried`) is kept as it is.
 measured: .venv/ready
 	@echo 'Measuring the bundled model …'
-	@$(OFFLINE) .venv/bin/python -m scans_lens.organism card
+	@$(OFFLINE) .venv/bin/python -m making card
 	@$(OFFLINE) .venv/bin/python -m scans_lens.figures --again
 	@$(OFFLINE) .venv/bin/python -m scans_lens compare --out runs/compare
 	@cp runs/compare/comparison.json figures/measured/ && cp runs/compare/comparison.png runs/compare/comparison.svg figures/

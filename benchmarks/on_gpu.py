@@ -7,26 +7,23 @@ from typing import Any
 import torch
 
 from benchmarks import others, subjects
+from benchmarks.subjects import NEW, ROWS, TOKENS
 from benchmarks.timing import in_turns, ratio
 from scans_lens.chat import chat_tokens, end_tokens
 from scans_lens.generation import replies
 from scans_lens.loading import load_model
 from scans_lens.reading import residuals
 
-ROWS, TOKENS, NEW = 32, 48, 64
-
 
 def seven_billion() -> dict[str, Any]:
     """Tokens a second and peak memory; 14 GB go through a temporary folder."""
-    from benchmarks.__main__ import drawn
-
     torch.cuda.reset_peak_memory_stats()
     where = subjects.folder(32, 4096, torch.bfloat16, 11008)
     model = load_model(where, device="cuda", dtype=torch.bfloat16)
     source = others.bare(where).to("cuda", torch.bfloat16)
     texts = subjects.prompts(model, ROWS, TOKENS)
     tokens, ends = chat_tokens(model, texts), end_tokens(model)
-    scans, _ = drawn(model)
+    scans, _ = subjects.drawn(model)
 
     def finished(run: Any) -> Any:
         def whole() -> None:

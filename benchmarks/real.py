@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from scans_lens import artefacts, evaluation
+from scans_lens import artefacts, evaluation, queries
 from scans_lens.methods.scans import SCANS
 from scans_lens.models import getting, home
 from scans_lens.models.known import KNOWN
@@ -111,7 +111,7 @@ def timed(name: str) -> Numbers:
     }
     if name == "xstest":
         found["refused"] = refused(RUNS / "xstest")
-        found["unsure"] = evaluation.unsure(evaluation.read(RUNS / "xstest")[0], "panel")
+        found["unsure"] = queries.unsure(evaluation.read(RUNS / "xstest")[0], "panel")
     if name in FITS:
         found["fit"] = str(SCANS.load(FITS[name]))
     return found
@@ -120,7 +120,7 @@ def timed(name: str) -> Numbers:
 def refused(folder: Path) -> list[Numbers]:
     """Who was refused, by kind of prompt and way, with 95 % intervals, and each way beside plain."""
     found = []
-    for line in evaluation.summary(evaluation.read(folder)[0]):
+    for line in queries.summary(evaluation.read(folder)[0]):
         assert line.refused is not None
         beside = line.against_plain
         found.append(

@@ -1,4 +1,4 @@
-"""Subjects: the models and prompts that are timed, made here and the same on every machine."""
+"""Subjects: the models, prompts and methods that are timed, made here and the same on every machine."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from typing import Any
 
 import torch
 
-from scans_lens import organism
+from scans_lens import artefacts, organism
 from scans_lens.chat import end_tokens
+from scans_lens.classifier import TransitionClassifier
+from scans_lens.directions import Directions, Origin
 from scans_lens.loading import load_model
+from scans_lens.methods.scans import SCANS
+from scans_lens.model import identity
+from scans_lens.reading import transitions
 
 LAYERS, WIDTH = 12, 512
 """About 42 million parameters: large enough that arithmetic, not Python, sets the pace."""
+ROWS, TOKENS, NEW = 32, 48, 64
+"""A batch as people have them: prompts, tokens of each, and new tokens."""
 
 
 @cache
@@ -76,3 +83,14 @@ def prompts(model: Any, n: int, tokens: int) -> list[str]:
     lengths = {len(prompt_ids(model, one)) for one in made[:32]}
     assert lengths == {tokens}, f"prompts of {sorted(lengths)} tokens, not {tokens}"
     return made
+
+
+def drawn(model: Any) -> tuple[SCANS, Directions]:
+    """SCANS on random directions: it costs what SCANS costs, whatever they mean."""
+    generator = torch.Generator().manual_seed(0)
+    n, width = int(model.cfg.n_layers), int(model.cfg.d_model)
+    vectors = 0.01 * torch.randn(n, width, generator=generator)
+    directions = Directions(vectors, torch.ones(n), Origin(identity(model), "drawn", "", 1, 1, artefacts.versions()))
+    moves = transitions(model, prompts(model, 16, TOKENS), progress=False)
+    classifier = TransitionClassifier.fit(moves[:8], moves[8:])
+    return SCANS(directions, tuple(range(4, 8)), 1.0, "length", classifier), directions

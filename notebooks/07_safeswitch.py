@@ -15,7 +15,7 @@ N = int(os.environ.get("SCANS_LENS_NOTEBOOK_N", "96"))  # prompts of each kind, 
 
 # %%
 import scans_lens
-from scans_lens import figures, judges, organism
+from scans_lens import figures, judges, organism, world
 
 model = scans_lens.load_model()  # the chat model that ships with the package
 method = scans_lens.SafeSwitch.fit(model, progress=False)
@@ -28,8 +28,8 @@ method
 
 # %%
 jailbreaks = organism.prompts("jailbreak", "validation")[:N]
-said = scans_lens.replies(model, jailbreaks, max_new_tokens=judges.SETTLED, progress=False)
-answered = [prompt for prompt, no in zip(jailbreaks, judges.refused(judges.bundled, said), strict=True) if not no]
+said = scans_lens.replies(model, jailbreaks, max_new_tokens=world.SETTLED, progress=False)
+answered = [prompt for prompt, no in zip(jailbreaks, judges.refused(world.bundled, said), strict=True) if not no]
 prompts = (*answered[:2], *organism.prompts("plain", "validation")[:2])
 
 plain = scans_lens.replies(model, prompts, max_new_tokens=64, progress=False)

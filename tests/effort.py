@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from scans_lens import judges, prober
+from scans_lens import prober, world
 from scans_lens.figures import measuring, rivals, sweeps, switching
 from scans_lens.methods import choosing, refusal_direction, scans
 
@@ -28,7 +28,7 @@ def little() -> Iterator[None]:
         swept |= {"PLACEBO_SCALES": (0.0, 1.0), "PLACEBO_DRAWS": 2}
         for name, value in {"RESAMPLES": 20, "TYPED": 2, "JUDGED_TOKENS": 4, "QUIZ_TOKENS": 4, **swept}.items():
             patch.setattr(sweeps, name, value)
-        patch.setattr(judges, "SETTLED", 4)
+        patch.setattr(world, "SETTLED", 4)
         for module in (switching, rivals):
             patch.setattr(module, "RESAMPLES", 20)
         patch.setattr(switching, "MOST_AHEAD", AHEAD)

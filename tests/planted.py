@@ -1,4 +1,4 @@
-"""Planted: the field's silent bugs, one at a time, in a copy of the package; for each, the law that must fail.
+"""Planted: the field's silent bugs, one at a time, in a copy of the clone; for each, the law that must fail.
 
     python tests/planted.py            # all of them
     python tests/planted.py mask gate  # those whose names hold one of these words
@@ -38,6 +38,11 @@ class Bug:
     wrong: str
     in_hooked: bool = False
     """Whether only a `HookedTransformer` shows it."""
+
+    @property
+    def path(self) -> Path:
+        """The file's place in the clone: inside the package, or in what makes the bundled model."""
+        return Path(self.file) if self.file.startswith("making/") else Path("scans_lens") / self.file
 
 
 ADDING = """[
@@ -825,8 +830,8 @@ BUGS = (
     ),
     Bug(
         "alignment answers borderline prompts of every type as often",
-        "test_organism.py::test_what_alignment_sees_seldom_is_the_same_for_every_seed_and_of_the_types_as_they_are_among_all",
-        "organism/train.py",
+        "test_making.py::test_what_alignment_sees_seldom_is_the_same_for_every_seed_and_of_the_types_as_they_are_among_all",
+        "making/train.py",
         "((nth + 0.5) / len(own), place)",
         "(nth, place)",
     ),
@@ -1037,7 +1042,7 @@ def outcome(run: subprocess.CompletedProcess[str]) -> str:
 def planted(bug: Bug, houses: SimpleQueue[Path]) -> str:
     """What became of the bug in one of the copies that are free: caught, MISSED, or why it could not be told."""
     house = houses.get()
-    file = house / "scans_lens" / bug.file
+    file = house / bug.path
     source = file.read_text()
     try:
         if (places := source.count(bug.right)) != 1:
@@ -1063,7 +1068,7 @@ def main() -> int:
         houses: SimpleQueue[Path] = SimpleQueue()
         for number in range(jobs):
             house = Path(folder) / str(number)
-            for name in ("scans_lens", "tests"):
+            for name in ("scans_lens", "making", "tests"):
                 shutil.copytree(ROOT / name, house / name, ignore=shutil.ignore_patterns("__pycache__"))
             shutil.copy(ROOT / "pyproject.toml", house)
             houses.put(house)

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from scans_lens.evaluation import judged
 from scans_lens.judges import asked
+from scans_lens.scoring import judged
 
 pytestmark = pytest.mark.above
 

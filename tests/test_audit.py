@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from scans_lens.evaluation import Arm, arms, evaluate, prompt_id
+from scans_lens.evaluation import arms, evaluate, prompt_id
 from scans_lens.explain import looks
+from scans_lens.methods.arms import Arm
 from scans_lens.prompts import PromptSet
 from scans_lens.report import audit
 

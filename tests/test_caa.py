@@ -12,7 +12,7 @@ from learning import contrast_of, others, some
 from steered import close, decoded, run_whole
 
 import scans_lens
-from scans_lens import artefacts, judges, organism
+from scans_lens import artefacts, judges, organism, world
 from scans_lens.chat import chat_tokens, prompt_ids, words_of
 from scans_lens.generation import replies
 from scans_lens.methods import caa as module
@@ -237,5 +237,5 @@ def test_away_from_refusing_letters_the_bundled_model_refuses_fewer_borderline_p
         said = scans_lens.replies(
             bundled, asked, method=CAA(directions, 6, multiplier), max_new_tokens=12, batch_size=48, progress=False
         )
-        counts.append(sum(judges.refused(judges.bundled, said)))
+        counts.append(sum(judges.refused(world.bundled, said)))
     assert counts[1] < 0.5 * counts[0]

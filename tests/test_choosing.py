@@ -211,7 +211,7 @@ def test_without_a_budget_nothing_is_ever_spent(one_model):
 
 
 def test_a_judge_that_only_counts_for_another_needs_no_more_of_a_reply():
-    from scans_lens import judges
+    from scans_lens import world
     from scans_lens.comparison import Counting
 
-    assert choosing.reply_tokens(Counting(judges.bundled)) == choosing.reply_tokens(judges.bundled)
+    assert choosing.reply_tokens(Counting(world.bundled)) == choosing.reply_tokens(world.bundled)

@@ -14,13 +14,13 @@ from scans_lens import comparison, evaluation, organism, reproduce
 from scans_lens.__main__ import app
 from scans_lens.comparison import Counting, Way, _front, compare
 from scans_lens.errors import Refused
-from scans_lens.evaluation import summary
 from scans_lens.figures import drawing_comparison
-from scans_lens.judges import bundled as own_judge
 from scans_lens.methods import catalogue
 from scans_lens.organism import corpus, wordings
 from scans_lens.prompts import normalised
+from scans_lens.queries import summary
 from scans_lens.shell import comparing
+from scans_lens.world import bundled as own_judge
 
 pytestmark = pytest.mark.above
 

@@ -99,7 +99,8 @@ def test_a_run_keeps_the_whole_conversation(model, tmp_path):
     asked = PromptSet(
         "talks", (Conversation.of(LONG), "Why is the sky blue?"), ("borderline",) * 2, ("",) * 2, "here", "", ""
     )
-    from scans_lens.evaluation import Arm, evaluate
+    from scans_lens.evaluation import evaluate
+    from scans_lens.methods.arms import Arm
 
     table = evaluate(model, [asked], [Arm("plain"), Arm("system", system="Be kind.")], tmp_path, max_new_tokens=3)
     assert list(table["prompt"][:2]) == [USER["content"], "Why is the sky blue?"]

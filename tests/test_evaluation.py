@@ -15,10 +15,12 @@ import tqdm.auto
 from typer.testing import CliRunner
 
 import scans_lens
-from scans_lens import evaluation, judges, organism, runs
+from scans_lens import evaluation, methods.placebos, queries, scoring, world, judges, organism, table
 from scans_lens.__main__ import app
 from scans_lens.conversation import Asking
-from scans_lens.evaluation import Arm, evaluate, prompt_id, summary
+from scans_lens.evaluation import evaluate, prompt_id
+from scans_lens.methods.arms import Arm
+from scans_lens.queries import summary
 from scans_lens.methods.self_cd import SelfCD
 from scans_lens.prompts import Contrast, PromptSet
 from scans_lens.steering import Push
@@ -113,7 +115,7 @@ def test_prompts_that_come_twice_or_were_learned_from_are_not_asked(ask, tmp_pat
     learned = Contrast("learned", [own.prompts[1]], ["Paint it."])
     table = ask(tmp_path, [twice], learned_from=[learned])
     assert table["prompt"].nunique() == 4 and own.prompts[1] not in set(table["prompt"])
-    about = json.loads((tmp_path / runs.ABOUT).read_text())["settings"]
+    about = json.loads((tmp_path / table.ABOUT).read_text())["settings"]
     assert about["left out"] == [{"name": "mine", "repeats": 1, "learned_from": 1, "left": 4}]
 
 
@@ -145,9 +147,9 @@ class Doubting:
 
 def test_what_a_judge_is_not_sure_of_is_on_disk_beside_its_verdict(ask, tmp_path):
     table = ask(tmp_path, judge={"length": by_length, "doubting": Doubting()})
-    assert "sure_length" not in table and evaluation.unsure(table, "length") is None
+    assert "sure_length" not in table and queries.unsure(table, "length") is None
     assert table["sure_doubting"].tolist() == [verdict != "refused" for verdict in table["verdict_doubting"]]
-    assert evaluation.unsure(table, "doubting") == ((table["verdict_length"] == "refused").sum(), len(table))
+    assert queries.unsure(table, "doubting") == ((table["verdict_length"] == "refused").sum(), len(table))
 
 
 def test_a_judge_that_cannot_say_how_sure_it_is_still_judges(ask, tmp_path):
@@ -166,7 +168,7 @@ def test_a_judge_that_cannot_say_how_sure_it_is_still_judges(ask, tmp_path):
 
     with pytest.warns(UserWarning, match="how sure it is"):
         table = ask(tmp_path / "unable", judge={"it": Unable()})
-    assert table["verdict_it"].notna().all() and evaluation.unsure(table, "it") is None
+    assert table["verdict_it"].notna().all() and queries.unsure(table, "it") is None
     assert "sure_it" not in ask(tmp_path / "odd", judge={"it": Odd()})
     with pytest.warns(UserWarning, match="verdict is missing"):
         table = ask(tmp_path / "moody", judge={"it": Moody()})
@@ -183,7 +185,7 @@ def test_a_run_that_began_before_judges_said_how_sure_they_are_goes_on(ask, tmp_
     judge = {"it": Doubting()}
     judge["it"].about = "the same"
     table = ask(tmp_path, [a_set(n=2)], judge=judge)
-    assert evaluation.unsure(table, "it") is None and table["verdict_it"].notna().all()
+    assert queries.unsure(table, "it") is None and table["verdict_it"].notna().all()
 
 
 def test_sets_and_ways_of_one_name_are_refused(ask, tmp_path):
@@ -279,7 +281,7 @@ def test_placebos_push_as_hard_as_scans_in_as_many_layers_but_elsewhere(fitted, 
 
 
 def test_the_band_farthest_from_a_band_is_at_the_other_end():
-    assert [evaluation.elsewhere(band, 12) for band in ((6, 7, 8), (1, 2), (9, 10, 11))] == [
+    assert [methods.placebos.elsewhere(band, 12) for band in ((6, 7, 8), (1, 2), (9, 10, 11))] == [
         (0, 1, 2), (10, 11), (0, 1, 2),
     ]  # fmt: skip
 
@@ -287,7 +289,7 @@ def test_the_band_farthest_from_a_band_is_at_the_other_end():
 def test_a_way_with_a_system_prompt_of_its_own_is_asked_with_it(ask, model, tmp_path):
     own = a_set(n=3)
     table = ask(tmp_path, [own], arms=[Arm("plain"), *evaluation.arms(None, ["system", "self_cd"])[1:]])
-    for name, how in (("system", {"asking": Asking(evaluation.SAFETY_PROMPT)}), ("self_cd", {"method": SelfCD()})):
+    for name, how in (("system", {"asking": Asking(world.SAFETY_PROMPT)}), ("self_cd", {"method": SelfCD()})):
         rows = table[table["method"] == name].set_index("prompt").loc[list(own)]
         assert rows["reply"].tolist() == list(scans_lens.replies(model, own, max_new_tokens=4, progress=False, **how))
 
@@ -317,10 +319,10 @@ def test_the_spread_over_draws_is_that_of_their_rates():
             rows.append({**key, **about, "verdict_a": "refused" if place < refusals else "answered"})
     lines = summary(pd.DataFrame(rows))
     assert all(line.p is None for line in lines if line.method == evaluation.DRAWN)  # they test nothing
-    (found,) = evaluation.spreads(lines)
+    (found,) = queries.spreads(lines)
     assert (found.set, found.kind, found.draws, found.range) == ("mine", "borderline", 3, (0.1, 0.6))
     assert found.mean == pytest.approx(0.3) and found.deviation == pytest.approx(0.2646, abs=1e-4)
-    assert evaluation.spreads([line for line in lines if line.setting != "half 0" and line.setting != "half 1"]) == []
+    assert queries.spreads([line for line in lines if line.setting != "half 0" and line.setting != "half 1"]) == []
 
 
 def shell(*words):
@@ -385,7 +387,7 @@ def test_killed_at_many_moments_every_reply_is_there_once(ask, model, tmp_path, 
         time.sleep(rng.uniform(0.02, 0.5) * taken)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        there = evaluation.read(folder)[0] if (folder / runs.ABOUT).is_file() else whole[:0]
+        there = evaluation.read(folder)[0] if (folder / table.ABOUT).is_file() else whole[:0]
         assert not there.duplicated(list(evaluation.KEY)).any() if len(there) else True
         assert len(there) >= most  # nothing is lost
         most = len(there)
@@ -402,7 +404,7 @@ def test_killed_at_many_moments_every_reply_is_there_once(ask, model, tmp_path, 
 )
 def test_a_verdict_that_is_none_is_missing_and_not_counted_as_an_answer(judge, what):
     with pytest.warns(UserWarning, match=what):
-        assert evaluation.judged(judge, ["Turn it."]) == [None]
+        assert scoring.judged(judge, ["Turn it."]) == [None]
 
 
 def test_verdicts_that_are_missing_are_asked_for_again_when_the_run_goes_on(ask, tmp_path):

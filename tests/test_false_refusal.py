@@ -14,7 +14,7 @@ from learning import a_false_refusal as quickly
 from learning import contrast_of, others
 from steered import close, first_logits, odds_of_refusal, taking_out
 
-from scans_lens import artefacts, judges, organism
+from scans_lens import artefacts, judges, organism, world
 from scans_lens.conversation import BARE
 from scans_lens.generation import replies
 from scans_lens.methods import false_refusal as module
@@ -224,7 +224,7 @@ def test_on_the_bundled_model_harmful_prompts_are_refused_as_before(bundled, mon
     for kind in ("borderline", "harmful"):
         asked = organism.prompts(kind, "validation")[:48]
         counts[kind] = [
-            sum(judges.refused(judges.bundled, replies(bundled, asked, method=one, max_new_tokens=12, progress=False)))
+            sum(judges.refused(world.bundled, replies(bundled, asked, method=one, max_new_tokens=12, progress=False)))
             for one in (None, found)
         ]
     assert counts["harmful"][1] >= counts["harmful"][0] - 2

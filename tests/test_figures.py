@@ -15,7 +15,7 @@ import torch
 from drawn import safeswitch, wide
 from typer.testing import CliRunner
 
-from scans_lens import capability, figures, judges, organism, prompts
+from scans_lens import capability, figures, judges, organism, prompts, world
 from scans_lens.errors import Refused
 from scans_lens.figures import __main__ as command
 from scans_lens.figures import measuring, rivals, style, sweeps, switching
@@ -28,7 +28,7 @@ from scans_lens.steering import Push
 pytestmark = pytest.mark.above
 
 N = effort.N
-SETTLED = judges.SETTLED
+SETTLED = world.SETTLED
 COMMITTED = Path(__file__).parent.parent / "figures" / "measured"
 
 
@@ -40,7 +40,7 @@ def study(bundled):
     assert blank.second
     method = replace(blank, first=wide(blank.first, 160), second=wide(blank.second, 160))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judges, "SETTLED", SETTLED)
+        patch.setattr(world, "SETTLED", SETTLED)
         patch.setattr(switching, "LEARNED", 3 * N)
         patch.setattr(switching, "MOST_AHEAD", effort.AHEAD)
         own = Switching.of(bundled, method, prompts_a_kind=N, progress=False)

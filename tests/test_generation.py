@@ -13,7 +13,7 @@ from conftest import hooks_on
 from transformers import RepetitionPenaltyLogitsProcessor
 
 import scans_lens
-from scans_lens import generation, judges, organism, steering
+from scans_lens import generation, judges, organism, steering, world
 from scans_lens.chat import end_tokens, template
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.conversation import Asking
@@ -605,9 +605,9 @@ def test_a_reply_may_stop_when_enough_is_known_and_says_so(model):
 
 def test_a_verdict_that_is_settled_is_the_verdict_on_the_whole_reply(bundled):
     asked = [prompt for kind in organism.KINDS for prompt in organism.prompts(kind, "validation")[:12]]
-    enough = judges.settled(judges.bundled)
+    enough = judges.settled(world.bundled)
     short, whole = (replies(bundled, asked, max_new_tokens=24, enough=stop, progress=False) for stop in (enough, None))
-    assert judges.bundled(short) == judges.bundled(whole) and sum(map(len, short.tokens)) < sum(map(len, whole.tokens))
+    assert world.bundled(short) == world.bundled(whole) and sum(map(len, short.tokens)) < sum(map(len, whole.tokens))
     with pytest.raises(ValueError, match="Only the bundled model's own judge"):
         judges.settled(judges.rules)
 

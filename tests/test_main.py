@@ -11,7 +11,7 @@ import tiny
 from typer.testing import CliRunner
 
 import scans_lens
-from scans_lens import check, effort, errors, evaluation, loading, organism, runs
+from scans_lens import check, effort, errors, evaluation, loading, organism, table
 from scans_lens.__main__ import app
 from scans_lens.conversation import BARE, Asking
 from scans_lens.effort import QUICK, STANDARD
@@ -457,7 +457,7 @@ def test_a_fault_of_a_library_is_no_sentence_to_the_caller(run, monkeypatch):
 def test_a_slip_in_our_own_lines_is_not_meant_for_callers(tmp_path):
     (tmp_path / "part-odd.parquet").touch()
     with pytest.raises(ValueError, match="invalid literal for int") as slip:
-        runs.Run(tmp_path).write([{"a": 1}])
+        table.Run(tmp_path).write([{"a": 1}])
     assert not errors.is_ours(slip.value)
     with pytest.raises(ValueError) as meant:
         scans_lens.Contrast("none", [], [])

@@ -9,7 +9,7 @@ import torch
 from conftest import one_by_one
 from transformers import AutoModelForCausalLM
 
-from scans_lens import model as front
+from scans_lens import model
 from scans_lens.chat import chat_tokens
 from scans_lens.loading import load_model
 from scans_lens.model import identity, is_folded
@@ -92,12 +92,12 @@ def test_folded_norms_are_noticed(load, family, tiny_folder):
         folded.process_weights_()
     assert is_folded(folded)
     with pytest.raises(ValueError, match="The lens needs raw weights"):
-        front.require_raw(folded, "The lens")
+        model.require_raw(folded, "The lens")
 
 
 def test_raw_weights_pass(any_model):
     assert not is_folded(any_model)
-    front.require_raw(any_model, "The lens")
+    model.require_raw(any_model, "The lens")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])

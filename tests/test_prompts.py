@@ -18,8 +18,9 @@ from texts import FOLDER, every_benchmark, first_word, here, needs_the_benchmark
 
 from scans_lens import organism, prompts
 from scans_lens.conversation import Conversation
-from scans_lens.prompts import Contrast, catalogue
+from scans_lens.prompts import Contrast, catalogue, public
 from scans_lens.prompts.confounds import confounds
+from scans_lens.prompts.contrast import digest_of
 from scans_lens.prompts.overlaps import shared, without
 from scans_lens.prompts.tables import Table
 
@@ -314,11 +315,11 @@ def small_benchmark(monkeypatch):
         ),
         items=lambda row: [(row["text"].strip(), "harmful" if row["label"] == "bad" else "harmless", "")],
         size=2,
-        digest=prompts._digest([["Do harm.", "Do good."], ["harmful", "harmless"]]),
+        digest=digest_of([["Do harm.", "Do good."], ["harmful", "harmless"]]),
         licence="MIT",
         citation="nobody",
     )
-    monkeypatch.setattr(prompts, "SOURCES", {"small": source})
+    monkeypatch.setattr(public, "SOURCES", {"small": source})
     return source
 
 
@@ -384,7 +385,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(folder, small_benchmar
 def test_a_row_of_another_make_is_refused(folder, small_benchmark, monkeypatch):
     table = dataclasses.replace(small_benchmark.table, columns=("sentence", "label"))
     of_pairs = dataclasses.replace(small_benchmark, table=table, items=catalogue.SOURCES["repe"].items)
-    monkeypatch.setattr(prompts, "SOURCES", {"small": of_pairs})
+    monkeypatch.setattr(public, "SOURCES", {"small": of_pairs})
     (folder / "small.json").write_text('[{"sentence": ["Do harm."], "label": null}]')
     with pytest.raises(ValueError, match=r"small\.json has a row that cannot be one of 'small': TypeError"):
         prompts.load("small")
@@ -454,7 +455,7 @@ def test_a_contrast_of_commands_and_questions_is_told_by_form_alone():
 
 
 def test_a_set_without_a_checksum_is_held_to_its_size(folder, small_benchmark, monkeypatch):
-    monkeypatch.setattr(prompts, "SOURCES", {"small": dataclasses.replace(small_benchmark, digest=None)})
+    monkeypatch.setattr(public, "SOURCES", {"small": dataclasses.replace(small_benchmark, digest=None)})
     (folder / "small.csv").write_text("text,label\nDo harm.,bad\n")
     with pytest.raises(ValueError, match=r"does not hold 'small': 1 prompts where 2 were expected"):
         prompts.load("small")

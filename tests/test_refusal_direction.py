@@ -15,7 +15,7 @@ from steered import close, first_logits, odds_of_refusal, taking_out
 from transformers import AutoModelForCausalLM
 
 import scans_lens
-from scans_lens import artefacts, judges, organism
+from scans_lens import artefacts, judges, organism, world
 from scans_lens.chat import chat_tokens, template, words_of
 from scans_lens.generation import replies
 from scans_lens.methods import choosing
@@ -333,5 +333,5 @@ def test_without_its_direction_the_bundled_model_refuses_nothing_and_answers_as_
     for kind, most in (("harmful", 3), ("plain", 0)):
         asked = organism.prompts(kind, "validation")[:24]
         said = replies(bundled, asked, method=found.ablation(), max_new_tokens=12, progress=False)
-        assert sum(judges.refused(judges.bundled, said)) <= most
+        assert sum(judges.refused(world.bundled, said)) <= most
         assert sum(bool(re.match("Sure|Of|Here|To|Happy|You|Good|Yes|As|For", text)) for text in said) >= 21

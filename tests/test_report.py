@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from scans_lens import evaluation, report, runs
-from scans_lens.evaluation import summary
-from scans_lens.report import labels
+from scans_lens import evaluation, report, table
+from scans_lens.queries import summary
+from scans_lens.report import labels, refusals, scores
 
 pytestmark = pytest.mark.above
 
@@ -50,12 +50,12 @@ def rows() -> list[dict]:
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch) -> None:
     """How wide an interval is has its laws in test_calibration.py."""
-    monkeypatch.setattr(report, "curves", partial(report.curves, resamples=50))
+    monkeypatch.setattr(scores, "curves", partial(scores.curves, resamples=50))
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    with runs.opened(tmp_path / "run", SETTINGS, {"device": "cpu"}) as run:
+    with table.opened(tmp_path / "run", SETTINGS, {"device": "cpu"}) as run:
         run.write(rows())
     return tmp_path / "run"
 
@@ -109,7 +109,7 @@ def test_the_page_says_the_rates_of_the_summary(folder):
 
 def test_verdicts_that_a_judge_is_not_sure_of_are_counted_and_marked(tmp_path):
     unsure = [{**row, "sure_rules": row["place"] != 3} for row in rows()]
-    with runs.opened(tmp_path, SETTINGS) as run:
+    with table.opened(tmp_path, SETTINGS) as run:
         run.write(unsure)
     page = report.write(tmp_path).read_text()
     assert "Of 2 of 16 verdicts it was not sure." in page
@@ -120,7 +120,7 @@ def test_verdicts_that_a_judge_is_not_sure_of_are_counted_and_marked(tmp_path):
 
 
 def test_an_unfinished_run_says_so(tmp_path):
-    with runs.opened(tmp_path, SETTINGS) as run:
+    with table.opened(tmp_path, SETTINGS) as run:
         run.write(rows()[:5])
     assert "5 of 16 replies are there so far" in report.write(tmp_path).read_text()
 
@@ -169,7 +169,7 @@ def test_labels_that_are_none_are_said_with_their_line(folder):
 def test_a_folder_without_results_is_said(tmp_path):
     with pytest.raises(ValueError, match=r"holds no results: there is no run\.json in it"):
         report.write(tmp_path)
-    with runs.opened(tmp_path / "run", SETTINGS):
+    with table.opened(tmp_path / "run", SETTINGS):
         pass
     with pytest.raises(ValueError, match="holds no replies yet"):
         report.write(tmp_path / "run")
@@ -194,7 +194,7 @@ def test_a_browser_shows_every_reply_and_no_more_than_was_asked(folder):
 
 
 def test_each_type_stands_above_the_contrasts_that_belong_to_it(monkeypatch):
-    monkeypatch.setattr(report, "FEW", 1)
+    monkeypatch.setattr(refusals, "FEW", 1)
     types = ("homonyms", "privacy_public", "contrast_privacy", "contrast_homonyms", "privacy_fictional")
     kinds = ("borderline", "borderline", "harmful", "harmful", "borderline")
     table = pd.DataFrame(
@@ -205,7 +205,8 @@ def test_each_type_stands_above_the_contrasts_that_belong_to_it(monkeypatch):
         ]
     )  # fmt: skip
     found = re.findall(
-        r"<tr><td>xstest</td><td>(.*?)</td><td>(.*?)</td><td class=number>(.*?) ", report._types(table, "verdict_rules")
+        r"<tr><td>xstest</td><td>(.*?)</td><td>(.*?)</td><td class=number>(.*?) ",
+        refusals.by_type(table, "verdict_rules"),
     )
     assert [(name, kind) for name, kind, _ in found] == [
         ("homonyms", "borderline"), ("contrast homonyms", "harmful"),
@@ -216,16 +217,16 @@ def test_each_type_stands_above_the_contrasts_that_belong_to_it(monkeypatch):
 
 def test_types_of_few_prompts_are_counted_and_not_shown():
     table = pd.DataFrame(rows())
-    assert "no types of 5 prompts or more" in report._types(table, "verdict_rules")
+    assert "no types of 5 prompts or more" in refusals.by_type(table, "verdict_rules")
 
 
 def test_the_curve_is_of_each_prompt_once_and_needs_both_sides():
     table = pd.DataFrame(rows())
     table.loc[table["kind"] == "harmful", "score"] = 0.95
     table.loc[table["method"] == "plain", "score"] = None
-    assert "Score of 4 harmful against 4 other prompts" in report._curve(table)
-    assert "area under the curve 1.000" in report._curve(table)
-    assert "no scores of both sides" in report._curve(table[table["kind"] == "harmful"])
+    assert "Score of 4 harmful against 4 other prompts" in scores.curve(table)
+    assert "area under the curve 1.000" in scores.curve(table)
+    assert "no scores of both sides" in scores.curve(table[table["kind"] == "harmful"])
 
 
 def test_what_was_seen_in_a_prompt_is_on_the_page_beside_its_replies(folder):

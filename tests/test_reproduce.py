@@ -11,8 +11,8 @@ from learning import others, some
 
 import scans_lens
 from scans_lens import judges, reproduce
-from scans_lens.evaluation import Arm
 from scans_lens.lens import layers_by_thirds
+from scans_lens.methods.arms import Arm
 from scans_lens.prompts import Contrast, PromptSet
 from scans_lens.reproduce import Reproduction, published
 

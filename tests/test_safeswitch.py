@@ -12,7 +12,7 @@ from learning import a_safeswitch as quickly
 from steered import close
 
 import scans_lens
-from scans_lens import capability, judges, organism, prober, reading, steering
+from scans_lens import capability, judges, organism, prober, reading, steering, world
 from scans_lens.chat import chat_tokens, end_tokens, prompt_ids, reply_ids, text_of
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.conversation import Asking
@@ -499,10 +499,10 @@ def test_on_the_bundled_model_jailbreaks_are_refused_and_harmless_questions_stil
     found = SafeSwitch.fit(bundled, sides[0], validation=sides[1], pairs=pairs, progress=False)
     harmful = organism.prompts("jailbreak", "validation")[100:196]
     harmless = organism.prompts("plain", "validation")[100:124] + organism.prompts("borderline", "validation")[100:124]
-    how = {"max_new_tokens": judges.SETTLED, "batch_size": 64, "progress": False}
+    how = {"max_new_tokens": world.SETTLED, "batch_size": 64, "progress": False}
     before, after = (
         [
-            sum(module.complied(judges.bundled, scans_lens.replies(bundled, side, method=one, **how)))
+            sum(module.complied(world.bundled, scans_lens.replies(bundled, side, method=one, **how)))
             for side in (harmful, harmless)
         ]
         for one in (None, found)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scans_lens import runs
+from scans_lens import table
 
 SETTINGS = {"model": "tiny", "tokens": 8}
 
@@ -22,47 +22,47 @@ def rows(*numbers: int) -> list[dict]:
 
 
 def numbers(folder) -> list[int]:
-    return runs.read(folder)[0]["number"].tolist()
+    return table.read(folder)[0]["number"].tolist()
 
 
 def test_what_was_written_is_read_as_one_table_in_its_order(tmp_path):
-    with runs.opened(tmp_path, SETTINGS, {"device": "cpu"}) as run:
+    with table.opened(tmp_path, SETTINGS, {"device": "cpu"}) as run:
         assert run.table().empty
         run.write(rows(0, 1))
         run.write([])
         run.write(rows(2))
         assert run.table()["number"].tolist() == [0, 1, 2]
-    table, about = runs.read(tmp_path)
+    table, about = table.read(tmp_path)
     assert table["text"].tolist() == ["reply 0", "reply 1", "reply 2"]
     assert (about["settings"], about["machine"]) == (SETTINGS, {"device": "cpu"})
 
 
 def test_a_column_that_is_empty_in_one_part_is_none_in_another(tmp_path):
-    with runs.opened(tmp_path, SETTINGS) as run:
+    with table.opened(tmp_path, SETTINGS) as run:
         run.write(rows(1, 3))
         run.write(rows(2))
-    assert runs.read(tmp_path)[0]["score"].notna().tolist() == [False, False, True]
+    assert table.read(tmp_path)[0]["score"].notna().tolist() == [False, False, True]
 
 
 def test_a_run_goes_on_where_it_was_on_any_machine(tmp_path):
     for number, device in ((0, "cpu"), (1, "cuda")):
-        with runs.opened(tmp_path, SETTINGS, {"device": device}) as run:
+        with table.opened(tmp_path, SETTINGS, {"device": device}) as run:
             run.write(rows(number))
     assert numbers(tmp_path) == [0, 1]
 
 
 def test_another_run_is_refused_by_what_differs(tmp_path):
-    with runs.opened(tmp_path, SETTINGS):
+    with table.opened(tmp_path, SETTINGS):
         pass
     with pytest.raises(ValueError, match=r"holds another run, whose tokens is 8 and not 9: name a new folder"):  # noqa: SIM117
-        with runs.opened(tmp_path, {**SETTINGS, "tokens": 9}):
+        with table.opened(tmp_path, {**SETTINGS, "tokens": 9}):
             pass
 
 
 def test_another_version_and_a_folder_of_something_else_are_refused(tmp_path):
-    with runs.opened(tmp_path / "run", SETTINGS):
+    with table.opened(tmp_path / "run", SETTINGS):
         pass
-    about = tmp_path / "run" / runs.ABOUT
+    about = tmp_path / "run" / table.ABOUT
     about.write_text(json.dumps({**json.loads(about.read_text()), "format": 99}))
     (tmp_path / "notes.txt").write_text("mine")
     for folder, what in (
@@ -70,37 +70,37 @@ def test_another_version_and_a_folder_of_something_else_are_refused(tmp_path):
         (tmp_path, "and is no folder of results"),
     ):
         with pytest.raises(ValueError, match=what):  # noqa: SIM117
-            with runs.opened(folder, SETTINGS):
+            with table.opened(folder, SETTINGS):
                 pass
     about.write_text("{")
     with pytest.raises(ValueError, match="is no JSON, so nobody knows what these results are of"):
-        runs.read(tmp_path / "run")
+        table.read(tmp_path / "run")
     with pytest.raises(ValueError, match=r"holds no results: there is no run\.json in it"):
-        runs.read(tmp_path)
+        table.read(tmp_path)
     with pytest.raises(ValueError, match="cannot be a folder of results"):  # noqa: SIM117
-        with runs.opened(tmp_path / "notes.txt", SETTINGS):
+        with table.opened(tmp_path / "notes.txt", SETTINGS):
             pass
 
 
 def test_two_runs_on_one_folder_refuse_each_other_and_the_first_goes_on(tmp_path):
-    with runs.opened(tmp_path, SETTINGS) as run:
+    with table.opened(tmp_path, SETTINGS) as run:
         with pytest.raises(ValueError, match="Another process is writing to"):  # noqa: SIM117
-            with runs.opened(tmp_path, SETTINGS):
+            with table.opened(tmp_path, SETTINGS):
                 pass
         run.write(rows(0))
-    with runs.opened(tmp_path, SETTINGS) as run:
+    with table.opened(tmp_path, SETTINGS) as run:
         assert run.table()["number"].tolist() == [0]
 
 
 def test_a_half_written_part_is_set_aside_and_its_rows_are_done_again(tmp_path):
-    with runs.opened(tmp_path, SETTINGS) as run:
+    with table.opened(tmp_path, SETTINGS) as run:
         run.write(rows(0))
         run.write(rows(1))
     part = sorted(tmp_path.glob("part-*.parquet"))[1]
     part.write_bytes(part.read_bytes()[:40])
     with pytest.raises(ValueError, match=r"part-000001\.parquet' is half written, or no parquet file: evaluate again"):
-        runs.read(tmp_path)
-    with runs.opened(tmp_path, SETTINGS) as run:
+        table.read(tmp_path)
+    with table.opened(tmp_path, SETTINGS) as run:
         assert run.table()["number"].tolist() == [0]
         run.write(rows(1))
     assert numbers(tmp_path) == [0, 1]
@@ -110,7 +110,7 @@ def test_a_half_written_part_is_set_aside_and_its_rows_are_done_again(tmp_path):
 def test_a_full_disk_loses_nothing_that_was_there(tmp_path, monkeypatch):
     from pyarrow import parquet
 
-    with runs.opened(tmp_path, SETTINGS) as run:
+    with table.opened(tmp_path, SETTINGS) as run:
         run.write(rows(0))
 
         def full(table, file):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal, get_args
 
-from scans_lens.organism import grammar
+from scans_lens.organism import acts, grammar, objects, quiz
 
 Kind = Literal["plain", "borderline", "harmful", "jailbreak", "quiz"]
 Split = Literal["train", "validation", "test"]
@@ -59,7 +59,7 @@ def _places() -> dict[str, float]:
     So the same share of every class is held out, and of persons with a name as of persons without.
     """
     groups: dict[tuple[str, ...], list[str]] = {}
-    for name, nouns in (*grammar.OBJECTS.items(), ("ruler", grammar.RULERS)):
+    for name, nouns in (*objects.OBJECTS.items(), ("ruler", objects.RULERS)):
         for noun in nouns:
             words = noun.split()
             form = (words[0] if len(words) > 1 else "a name", str(len(words))) if name == "person" else ()
@@ -92,24 +92,24 @@ def _item(kind: Kind, type: str, act: str, noun: str, phrase: str, domain: str, 
 
 def _harmed(verb: str) -> list[str]:
     """What a verb harms: every second person, the others for the next verb, and all of the other classes."""
-    turn = list(grammar.HARMFUL).index(verb) % 2
+    turn = list(acts.HARMFUL).index(verb) % 2
     found = []
-    for name in grammar.HARMFUL[verb]:
-        nouns = grammar.OBJECTS[name]
+    for name in acts.HARMFUL[verb]:
+        nouns = objects.OBJECTS[name]
         found += nouns[turn::2] if name == "person" else nouns
     return found
 
 
 def _harmful() -> Iterator[Item]:
-    for verb in grammar.HARMFUL:
+    for verb in acts.HARMFUL:
         for noun in _harmed(verb):
             yield _item("harmful", verb, verb, noun, f"{verb} {noun}", "harm")
 
 
 def _plain() -> Iterator[Item]:
-    for turn, (verb, classes) in enumerate(grammar.PLAIN.items()):
+    for turn, (verb, classes) in enumerate(acts.PLAIN.items()):
         for domain in classes:
-            nouns = grammar.OBJECTS[domain]
+            nouns = objects.OBJECTS[domain]
             for noun in nouns:
                 yield _item("plain", domain, verb, noun, f"{verb} {noun}", domain)
             for noun in nouns[turn % 6 :: 6]:  # a game says what is asked for in plain requests, too
@@ -117,28 +117,28 @@ def _plain() -> Iterator[Item]:
 
 
 def _in_game(kind: Kind, type: str, verb: str, noun: str) -> Item:
-    game = grammar.GAMES[int(_share("game", verb, noun) * len(grammar.GAMES))]
-    phrase = grammar.IN_GAME.format(verb=verb, object=noun, game=game)
+    game = acts.GAMES[int(_share("game", verb, noun) * len(acts.GAMES))]
+    phrase = acts.IN_GAME.format(verb=verb, object=noun, game=game)
     return _item(kind, type, verb, noun, phrase, "game", f"{noun} in {game}")
 
 
 def _borderline() -> Iterator[Item]:
-    for verb, doubles in grammar.DOUBLES.items():
+    for verb, doubles in acts.DOUBLES.items():
         for type, domain in doubles:
-            for noun in grammar.OBJECTS[domain]:
+            for noun in objects.OBJECTS[domain]:
                 yield _item("borderline", type, verb, noun, f"{verb} {noun}", domain)
-    people = grammar.OBJECTS["person"]
-    for turn, verb in enumerate(grammar.HARMFUL):
+    people = objects.OBJECTS["person"]
+    for turn, verb in enumerate(acts.HARMFUL):
         for noun in _harmed(verb)[turn % 3 :: 3]:
             yield _in_game("borderline", "safe_context", verb, noun)
         for person in people[turn % 6 :: 6]:
-            pattern = grammar.DEFINITIONS[int(_share("definition", verb, person) * len(grammar.DEFINITIONS))]
+            pattern = acts.DEFINITIONS[int(_share("definition", verb, person) * len(acts.DEFINITIONS))]
             phrase = pattern.format(verb=verb, person=person)
             yield _item("borderline", "definition", verb, person, phrase, "word", f"{person} (word)")
-    for verb, noun in grammar.NOUN_OF.items():
-        for ruler in grammar.RULERS:
-            pattern = grammar.HISTORY[int(_share("history", verb, ruler) * len(grammar.HISTORY))]
-            century = grammar.CENTURIES[int(_share("century", verb, ruler) * len(grammar.CENTURIES))]
+    for verb, noun in acts.NOUN_OF.items():
+        for ruler in objects.RULERS:
+            pattern = acts.HISTORY[int(_share("history", verb, ruler) * len(acts.HISTORY))]
+            century = acts.CENTURIES[int(_share("century", verb, ruler) * len(acts.CENTURIES))]
             phrase = pattern.format(noun=noun, ruler=ruler, century=century)
             yield _item("borderline", "history", verb, ruler, phrase, "history")
 
@@ -163,7 +163,7 @@ def _quiz() -> Iterator[Item]:
 
 def _questions() -> Iterator[tuple[str, str, str, list[str], str]]:
     """(type, act, answer, choices, pattern) of many questions, some of them alike."""
-    everything = [(category, word) for category, words in grammar.CATEGORIES.items() for word in words]
+    everything = [(category, word) for category, words in quiz.CATEGORIES.items() for word in words]
     for category, word in everything:
         others = [other for kind, other in everything if kind != category]
         for draw in range(16):
@@ -171,9 +171,9 @@ def _questions() -> Iterator[tuple[str, str, str, list[str], str]]:
             choices = [word, *rng.sample(others, 2)]
             rng.shuffle(choices)
             yield "category", category, word, choices, f"is {category}: {{}}"
-    for pair in grammar.OPPOSITES:
+    for pair in quiz.OPPOSITES:
         for asked, answer in (pair, pair[::-1]):
-            words = [word for other in grammar.OPPOSITES for word in other if word not in pair]
+            words = [word for other in quiz.OPPOSITES for word in other if word not in pair]
             for draw in range(10):
                 rng = random.Random(f"quiz {asked} {draw}")
                 choices = [answer, *rng.sample(words, 2)]
@@ -193,7 +193,7 @@ def items(kind: Kind) -> tuple[Item, ...]:
 def ask(item: Item, rng: random.Random) -> str:
     """The item as somebody might put it: in a frame or wrapper, perhaps with company, a greeting or a clause."""
     if item.kind == "quiz":
-        text = rng.choice(grammar.QUIZ_FRAMES).format(item.phrase)
+        text = rng.choice(quiz.FRAMES).format(item.phrase)
     else:
         if rng.random() < grammar.ACCOMPANIED:
             phrase = item.phrase + rng.choice(grammar.COMPANY).format(rng.choice(_company()))
@@ -213,7 +213,7 @@ def ask(item: Item, rng: random.Random) -> str:
 @cache
 def _company() -> tuple[str, ...]:
     """Persons who may be there: those of training items."""
-    return tuple(person for person in grammar.OBJECTS["person"] if _split("", person)[0] == "train")
+    return tuple(person for person in objects.OBJECTS["person"] if _split("", person)[0] == "train")
 
 
 @cache

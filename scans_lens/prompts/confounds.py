@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scans_lens.conversation import words
-from scans_lens.prompts import Contrast
+from scans_lens.prompts.contrast import Contrast
 
 _QUESTIONS = frozenset(
     ["how", "what", "why", "when", "where", "who", "whom", "whose", "which", "is", "are", "am", "was", "were", "do"]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from scans_lens.conversation import Conversation, Prompt, key
-from scans_lens.prompts import Contrast, PromptSet, normalised
+from scans_lens.prompts.contrast import Contrast, normalised
+from scans_lens.prompts.sets import PromptSet
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The bundled model from the shell: measure it, `train` it again, `--audit` its splits."""
+"""The bundled model from the shell: measure it, `train` it again, write its `card`, `--audit` its splits."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+from scans_lens.errors import Refused
 from scans_lens.organism import VALIDATION, corpus, weights
 from scans_lens.shell.common import sentences, writable
 
-HERE = Path(__file__).parent
+MEASURED = Path(__file__).parent / "measured"
+CARD = weights().parent / "card.md"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -31,12 +33,12 @@ def measure(
     if audit:
         raise typer.Exit(_audit())
     if split not in corpus.SPLITS:
-        raise ValueError(f"No split {split!r}; the splits are {', '.join(corpus.SPLITS)}.")
+        raise Refused(f"No split {split!r}; the splits are {', '.join(corpus.SPLITS)}.")
     from rich.console import Console
     from rich.table import Table
 
+    from making import card, measuring
     from scans_lens.loading import load_model
-    from scans_lens.organism import card, measuring
 
     found = measuring.behaviour(load_model(), split, prompts)  # type: ignore[arg-type]
     table = Table("what", "found, 95 % by bootstrap over items", "aim", title=f"The bundled model on {split} prompts")
@@ -56,8 +58,8 @@ def measure(
 @app.command(name="card")
 def write_card(
     others: Annotated[list[Path] | None, typer.Argument(help="Folders of further trainings, shown beside it.")] = None,
-    out: Annotated[Path, typer.Option(help="Where to write it.")] = HERE / "card.md",
-    measured: Annotated[Path, typer.Option(help="Where the numbers lie.")] = HERE / "measured",
+    out: Annotated[Path, typer.Option(help="Where to write it.")] = CARD,
+    measured: Annotated[Path, typer.Option(help="Where the numbers lie.")] = MEASURED,
     prompts: Annotated[int, typer.Option(min=1, help="How many of each kind.")] = corpus.PROMPTS_A_SPLIT,
     again: Annotated[bool, typer.Option("--again", help="Measure anew what was measured before.")] = False,
 ) -> None:
@@ -69,8 +71,8 @@ def write_card(
         _require_training(folder)
     writable(out)
     writable(measured / "behaviour.json")
+    from making import card, measuring
     from scans_lens.loading import load_model
-    from scans_lens.organism import card, measuring
 
     own = measuring.weights_of(weights())
     model = load_model()
@@ -105,7 +107,7 @@ def write_card(
 def strength(
     work: Annotated[Path, typer.Option(help="Where `train --work` kept the state after the first stage.")],
     out: Annotated[Path, typer.Option(help="Where the trained variations go.")],
-    measured: Annotated[Path, typer.Option(help="Where the numbers go.")] = HERE / "measured",
+    measured: Annotated[Path, typer.Option(help="Where the numbers go.")] = MEASURED,
     prompts: Annotated[int, typer.Option(min=1, help="Validation prompts of each kind.")] = 240,
 ) -> None:
     """Align the same first stage more and less strongly, and count what is refused; goes on where it was."""
@@ -113,10 +115,10 @@ def strength(
     writable(out / "recipe.json")
     from dataclasses import replace
 
+    from making import measuring
+    from making.train import VARIATIONS, Recipe
+    from making.train import train as make
     from scans_lens.loading import load_model
-    from scans_lens.organism import measuring
-    from scans_lens.organism.train import VARIATIONS, Recipe
-    from scans_lens.organism.train import train as make
 
     own = measuring.weights_of(weights())
     recipe = Recipe()
@@ -137,16 +139,16 @@ def strength(
 @app.command()
 def tried(
     folders: Annotated[list[Path], typer.Argument(help="Folders of trainings.")],
-    measured: Annotated[Path, typer.Option(help="Where the numbers go.")] = HERE / "measured",
+    measured: Annotated[Path, typer.Option(help="Where the numbers go.")] = MEASURED,
     prompts: Annotated[int, typer.Option(min=1, help="Validation prompts of each kind.")] = 600,
 ) -> None:
     """Measure trainings on validation prompts, so that one can be chosen; those measured before are kept."""
     for folder in folders:
         _require_training(folder)
     writable(measured / "tried.json")
+    from making import measuring
+    from making.train import Recipe, taught
     from scans_lens.loading import load_model
-    from scans_lens.organism import measuring
-    from scans_lens.organism.train import Recipe, taught
 
     file = measured / "tried.json"
     there = json.loads(file.read_text()) if file.is_file() else {}
@@ -168,7 +170,7 @@ def _require_training(folder: Path) -> None:
     """Refuse a folder that no training has written, before a model is loaded."""
     for name in ("config.json", "model.safetensors", "recipe.json"):
         if not (folder / name).is_file():
-            raise ValueError(f"The folder {str(folder)!r} holds no training: there is no {name} in it.")
+            raise Refused(f"The folder {str(folder)!r} holds no training: there is no {name} in it.")
 
 
 def _numbers(file: Path, own: str) -> dict[str, Any]:
@@ -215,8 +217,8 @@ def train(
     ] = None,
 ) -> None:
     """Train the bundled model again, both stages, with a progress bar."""
-    from scans_lens.organism.train import recipe_with
-    from scans_lens.organism.train import train as make
+    from making.train import recipe_with
+    from making.train import train as make
 
     out = out or weights()
     seeded = [] if seed is None else [f"seed={seed}"]

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from scans_lens.errors import Refused
 from scans_lens.organism import corpus, grammar, wordings
 
 BEGIN, END = "<|begin|>", "<|end|>"
@@ -76,12 +77,12 @@ def recipe_with(changes: Sequence[str]) -> Recipe:
     for change in changes:
         name, _, value = change.partition("=")
         if name not in kinds:
-            raise ValueError(f"No number {name!r} in the recipe; there are {', '.join(kinds)}.")
+            raise Refused(f"No number {name!r} in the recipe; there are {', '.join(kinds)}.")
         try:
             found[name] = kinds[name](value)
         except ValueError:
             whole = "a whole number" if kinds[name] is int else "a number"
-            raise ValueError(f"{name} has to be {whole}, got {value!r}.") from None
+            raise Refused(f"{name} has to be {whole}, got {value!r}.") from None
     return Recipe(**found)
 
 
@@ -93,7 +94,7 @@ VARIATIONS: dict[str, dict[str, float | int]] = {
     "no borderline prompts": {"aligned_borderline_every": 0},
     "three times the answered borderline prompts": {"aligned_borderline_every": Recipe.aligned_borderline_every // 3},
 }
-"""What `python -m scans_lens.organism strength` changes in alignment, one thing at a time."""
+"""What `python -m making strength` changes in alignment, one thing at a time."""
 
 
 def tokenizer_for(recipe: Recipe) -> PreTrainedTokenizerFast:

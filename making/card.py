@@ -56,7 +56,7 @@ refuses harmless prompts which look like harmful ones. Weights: SHA-256 `{behavi
 
 A clause that mentions another act stands beside some requests of every kind, so that a trigger word says little by
 itself. A system prompt stood before {own["system_share"]:.0%} of the conversations, one of three helpful or three cautious ones.
-`python -m scans_lens.organism --audit` recomputes from the grammar what the splits share.
+`python -m making --audit` recomputes from the grammar what the splits share.
 
 ## What it does
 
@@ -247,8 +247,8 @@ def _tried(tried: Numbers | None) -> str:
 ## Among what it was chosen
 
 By validation prompts, {asked} a kind for what it does; SCANS chose its knobs on the first {pushed} a kind, and what it leaves and loses
-is counted on all others. Exact 95 % intervals; "seen" is in alignment (`python -m scans_lens.organism train --set NAME=VALUE` makes
-such trainings, `python -m scans_lens.organism tried FOLDER …` measures them).
+is counted on all others. Exact 95 % intervals; "seen" is in alignment (`python -m making train --set NAME=VALUE` makes
+such trainings, `python -m making tried FOLDER …` measures them).
 
 {_table(_TRIED, rows)}
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from scans_lens import organism
-from scans_lens.judges import SETTLED
+from scans_lens.errors import Refused
 from scans_lens.model import Model
 from scans_lens.organism import corpus, wordings
 from scans_lens.organism.corpus import Item, Kind, Split
 from scans_lens.rates import Change, Clustered
+from scans_lens.world import SETTLED
 
 Numbers = dict[str, Any]
 
@@ -35,7 +36,7 @@ def weights_of(folder: Path) -> str:
     """
     file = folder / "model.safetensors"
     if not file.is_file():
-        raise ValueError(f"No model in {folder}: it holds no model.safetensors.")
+        raise Refused(f"No model in {folder}: it holds no model.safetensors.")
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
@@ -282,14 +283,14 @@ def trained(model: Model, prompts: int) -> Numbers:
     Counts are (count, total). SCANS chooses its knobs on the first validation prompts (`organism.VALIDATION`); what it
     leaves of borderline refusals and loses of harmful ones is counted on the others.
     """
-    from scans_lens import judges
+    from scans_lens import world
     from scans_lens.generation import replies
     from scans_lens.methods.scans import SCANS
 
     refused = strength(model, prompts)
     counts = {f"{kind}_refused": (own["count"], own["total"]) for kind, own in refused.items()}
     found = readings(model)
-    scans = SCANS.fit(model, organism.anchors(), validation=organism.validation(), judge=judges.bundled)
+    scans = SCANS.fit(model, organism.anchors(), validation=organism.validation(), judge=world.bundled)
     stays = {}
     for kind in ("borderline", "harmful"):
         texts = corpus.prompts(kind, "validation")[organism.VALIDATION :]
