@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,17 +17,19 @@ from torch import Tensor
 
 from scans_lens import artefacts, judges, organism, prompts
 from scans_lens.capability import Perplexity
-from scans_lens.conversation import Prompt, key
+from scans_lens.conversation import Asking, Prompt, key
 from scans_lens.directions import Directions, refusal_directions
-from scans_lens.figures import FORMAT
-from scans_lens.figures.switching import Switching
+from scans_lens.figures.effort import STANDARD, Effort
+from scans_lens.figures.measured import FORMAT
+from scans_lens.figures.switch_study import Switching
 from scans_lens.generation import Replies, replies
 from scans_lens.judges import Judge
-from scans_lens.lens import AnchorLayers, NoAnchorLayers, anchor_layers
+from scans_lens.lens import AnchorLayers, NoAnchorLayers, anchor_layers, layers_by_thirds
 from scans_lens.methods.choosing import reply_tokens
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Model, identity, is_bundled, shown_name, unembedding_of
 from scans_lens.prompts import Contrast
+from scans_lens.rates import Clustered
 from scans_lens.reading import residuals, transitions
 from scans_lens.steering import Method
 
@@ -72,6 +75,10 @@ class Study:
     seed: int = 0
     batch_size: int | None = None
     progress: bool = True
+    effort: Effort = STANDARD
+    """How many resamples, draws, prompts and tokens the figures take."""
+    compared: Path | None = None
+    """The folder that `python -m scans_lens compare --out` has filled, for the figure of the comparison."""
 
     @classmethod
     def of(
@@ -131,7 +138,18 @@ class Study:
             "seed": self.seed,
             "scans_lens": artefacts.versions()["scans_lens"],
             "format": FORMAT,
+            **({} if self.effort == STANDARD else {"effort": json.loads(json.dumps(asdict(self.effort)))}),
         }
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many test prompts there are of each kind."""
+        return {kind: len(texts) for kind, texts in self.test.items()}
+
+    @property
+    def judged(self) -> dict[str, Any]:
+        """Who judges replies, and by how many of their tokens."""
+        return {"judge": "exact" if self.bundled else "panel", "tokens": self.verdict_tokens}
 
     # ── What is read ──
 
@@ -152,6 +170,10 @@ class Study:
             return how(self.model, some, batch_size=self.batch_size, progress=self.progress)
 
         return {kind: States(read(residuals, some), read(transitions, some)) for kind, some in texts.items()}
+
+    def moves(self, texts: Sequence[Prompt]) -> Float[Tensor, "prompt layer d_model"]:
+        """Transitions as SCANS' classifier reads them."""
+        return self.scans.transitions(self.model, list(texts), batch_size=self.batch_size)
 
     # ── What is learned ──
 
@@ -209,7 +231,12 @@ class Study:
             )
         asked = max(map(len, self.test.values()))
         return Switching.of(
-            self.model, prompts_a_kind=asked, seed=self.seed, batch_size=self.batch_size, progress=self.progress
+            self.model,
+            prompts_a_kind=asked,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            effort=self.effort,
+            progress=self.progress,
         )
 
     @cached_property
@@ -223,12 +250,19 @@ class Study:
         """New tokens after which a reply can be judged, if nothing else is wanted of it."""
         return reply_tokens(self.judge)
 
-    def replies(self, texts: Sequence[Prompt], method: Method | None = None, tokens: int | None = None) -> Replies:
+    def replies(
+        self,
+        texts: Sequence[Prompt],
+        method: Method | None = None,
+        tokens: int | None = None,
+        system: str | None = None,
+    ) -> Replies:
         """What the model says; just enough to be judged, unless more is asked for."""
         return replies(
             self.model,
             texts,
             method=method,
+            asking=Asking(system),
             max_new_tokens=tokens or self.verdict_tokens,
             batch_size=self.batch_size,
             progress=self.progress,
@@ -254,6 +288,10 @@ class Study:
         """Perplexities that were measured already, by the layers that were steered and the sign."""
         return {}
 
+    def clustered(self, outcomes: Sequence[bool], items: Sequence[str]) -> dict[str, Any]:
+        """How often something is so, with an interval over items; outcomes of one item are drawn together."""
+        return Clustered.of(outcomes, items, resamples=self.effort.resamples, seed=self.seed).as_json()
+
     def generator(self, *purpose: str) -> torch.Generator:
         """For one purpose; the same draws whatever was drawn before."""
         digest = hashlib.sha256("|".join((str(self.seed), *purpose)).encode()).digest()
@@ -269,6 +307,16 @@ def by_kind(contrast: Contrast) -> dict[str, tuple[Prompt, ...]]:
     """Its prompts under the kinds' names."""
     sides = {"plain": contrast.harmless, "borderline": contrast.borderline, "harmful": contrast.harmful}
     return {kind: texts for kind, texts in sides.items() if texts}
+
+
+def harmless_kind(kinds: Mapping[str, Any]) -> str:
+    """Borderline where there are such prompts, else plain."""
+    return "borderline" if "borderline" in kinds else "plain"
+
+
+def thirds_of(n: int) -> dict[str, tuple[int, ...]]:
+    """The layers by thirds (SCANS, table 5)."""
+    return {f"{name} third": tuple(layers) for name, layers in layers_by_thirds(n).items()}
 
 
 def _shorter(contrast: Contrast, most: int) -> Contrast:
