@@ -89,9 +89,8 @@ organism: .venv/ready
 measured: .venv/ready
 	@echo 'Measuring the bundled model …'
 	@$(OFFLINE) .venv/bin/python -m making card
-	@$(OFFLINE) .venv/bin/python -m scans_lens.figures --again
 	@$(OFFLINE) .venv/bin/python -m scans_lens compare --out runs/compare
-	@cp runs/compare/comparison.json figures/measured/ && cp runs/compare/comparison.png runs/compare/comparison.svg figures/
+	@$(OFFLINE) .venv/bin/python -m scans_lens.figures --again --compared runs/compare
 	@.venv/bin/python figures/readme.py
 	@.venv/bin/python notebooks/build.py
 

@@ -2,38 +2,48 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from scans_lens import prober, world
-from scans_lens.figures import measuring, rivals, sweeps, switching
+from scans_lens.figures import Effort
 from scans_lens.methods import choosing, refusal_direction, scans
 
 N = 8
 """Prompts of a kind: enough for every law, and quick."""
-AHEAD = 3
+LITTLE = Effort(
+    resamples=20,
+    token_resamples=10,
+    example_tokens=4,
+    shown_tokens=9,
+    rate_tokens=3,
+    judged_tokens=4,
+    quiz_tokens=4,
+    switch_tokens=8,
+    direction_tokens=4,
+    placebo_draws=2,
+    scales=(0.0, 1.0),
+    placebo_scales=(0.0, 1.0),
+    swept_draws=2,
+    thresholds=5,
+    typed=2,
+    sizes=(4, 8),
+    size_draws=2,
+    probed=3 * N,
+    ahead=3,
+)
+"""Of the figures: short replies, few scales and few draws."""
 
 
 @contextmanager
 def little() -> Iterator[None]:
-    """Short replies, few scales and few draws."""
+    """Of what is fitted: short replies and few scales."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scans, "SHARES", (0.05, 0.1))
         patch.setattr(choosing, "ROUNDS", 0)
         patch.setattr(choosing, "VALIDATION_TOKENS", 4)
-        short = {"RATE_TOKENS": 3, "VALIDATION_TOKENS": 4, "LONG_REPLY": 9}
-        for name, value in {"RESAMPLES": 40, "TOKEN_RESAMPLES": 10, "DRAWS": 2, **short}.items():
-            patch.setattr(measuring, name, value)
-        swept = {"SCALES": (0.0, 1.0), "THRESHOLDS": 5, "SIZES": (4, 8), "SIZE_DRAWS": 2}
-        swept |= {"PLACEBO_SCALES": (0.0, 1.0), "PLACEBO_DRAWS": 2}
-        for name, value in {"RESAMPLES": 20, "TYPED": 2, "JUDGED_TOKENS": 4, "QUIZ_TOKENS": 4, **swept}.items():
-            patch.setattr(sweeps, name, value)
-        patch.setattr(world, "SETTLED", 4)
-        for module in (switching, rivals):
-            patch.setattr(module, "RESAMPLES", 20)
-        patch.setattr(switching, "MOST_AHEAD", AHEAD)
-        patch.setattr(switching, "REPLY_TOKENS", 8)
-        patch.setattr(rivals, "REPLY_TOKENS", 4)
+        patch.setattr(world, "bundled", replace(world.bundled, tokens=4))
         patch.setattr(prober, "EPOCHS", 2)
         patch.setattr(refusal_direction, "FEWEST", 2)
         yield

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import random
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from scans_lens import comparison, evaluation, organism, reproduce
 from scans_lens.__main__ import app
 from scans_lens.comparison import Counting, Way, _front, compare
 from scans_lens.errors import Refused
-from scans_lens.figures import drawing_comparison
+from scans_lens.figures import comparison as figure
 from scans_lens.methods import catalogue
 from scans_lens.organism import corpus, wordings
 from scans_lens.prompts import normalised
@@ -103,7 +102,7 @@ def test_plain_prompts_are_answered_well_when_they_are_named_and_not_refused():
 
 def test_the_figure_is_drawn_from_the_numbers_alone(found, tmp_path):
     _, numbers, _ = found
-    one, other = (drawing_comparison.write(numbers, tmp_path / name) for name in ("one", "other"))
+    one, other = (figure.write(numbers, tmp_path / name) for name in ("one", "other"))
     assert [file.read_bytes() for file in one] == [file.read_bytes() for file in other]
 
 
@@ -237,17 +236,3 @@ def test_every_way_is_named_in_the_help_and_an_unknown_one_is_refused(bundled, t
         compare(bundled, ["scan"], out=tmp_path)
     done = CliRunner().invoke(app, ["compare", "--out", str(tmp_path / "run"), "--methods", "scan"])
     assert done.exit_code == 2 and "There is no method 'scan'" in done.stderr
-
-
-# ── What is committed ────────────────────────────────────────────────────────────────────────────────────────
-
-CLONE = Path(__file__).parent.parent
-COMMITTED = CLONE / "figures" / "measured" / "comparison.json"
-with_figures = pytest.mark.skipif(not COMMITTED.is_file(), reason="there are no figures beside this installation")
-
-
-@with_figures
-def test_the_figure_of_the_comparison_is_drawn_from_what_was_measured(tmp_path):
-    drawing_comparison.write(json.loads(COMMITTED.read_text()), tmp_path)
-    drawn, there = ((folder / "comparison.svg").read_bytes() for folder in (tmp_path, CLONE / "figures"))
-    assert drawn == there

@@ -15,14 +15,15 @@ import tqdm.auto
 from typer.testing import CliRunner
 
 import scans_lens
-from scans_lens import evaluation, methods.placebos, queries, scoring, world, judges, organism, table
+from scans_lens import evaluation, judges, organism, queries, scoring, table, world
 from scans_lens.__main__ import app
 from scans_lens.conversation import Asking
 from scans_lens.evaluation import evaluate, prompt_id
+from scans_lens.methods import placebos
 from scans_lens.methods.arms import Arm
-from scans_lens.queries import summary
 from scans_lens.methods.self_cd import SelfCD
 from scans_lens.prompts import Contrast, PromptSet
+from scans_lens.queries import summary
 from scans_lens.steering import Push
 
 pytestmark = pytest.mark.above
@@ -281,7 +282,7 @@ def test_placebos_push_as_hard_as_scans_in_as_many_layers_but_elsewhere(fitted, 
 
 
 def test_the_band_farthest_from_a_band_is_at_the_other_end():
-    assert [methods.placebos.elsewhere(band, 12) for band in ((6, 7, 8), (1, 2), (9, 10, 11))] == [
+    assert [placebos.elsewhere(band, 12) for band in ((6, 7, 8), (1, 2), (9, 10, 11))] == [
         (0, 1, 2), (10, 11), (0, 1, 2),
     ]  # fmt: skip
 

@@ -18,9 +18,20 @@ from typer.testing import CliRunner
 from scans_lens import capability, figures, judges, organism, prompts, world
 from scans_lens.errors import Refused
 from scans_lens.figures import __main__ as command
-from scans_lens.figures import measuring, rivals, style, sweeps, switching
+from scans_lens.figures import (
+    anchor_size,
+    catalogue,
+    comparison,
+    judge_agreement,
+    placebos,
+    push_sweep,
+    refusal_rates,
+    style,
+    switch_study,
+)
+from scans_lens.figures.prompt_types import typed
 from scans_lens.figures.study import signed
-from scans_lens.figures.switching import Switching
+from scans_lens.figures.switch_study import Switching
 from scans_lens.methods.scans import SCANS
 from scans_lens.organism import corpus
 from scans_lens.steering import Push
@@ -28,23 +39,25 @@ from scans_lens.steering import Push
 pytestmark = pytest.mark.above
 
 N = effort.N
-SETTLED = world.SETTLED
+EXACT = world.bundled
+MEASURED = [name for name in figures.ABOUT if name not in catalogue.FROM_A_RUN]
+"""Figures that are measured on a model; the others show what another command has measured."""
+OF_THE_SWITCH = ("probers", "states", "switching", "switch_by_type")
+OF_ANY_MODEL = ("push_sweep", "threshold_sweep", "thirds", "by_type", "calibration", "judge_agreement", "anchor_size")
 COMMITTED = Path(__file__).parent.parent / "figures" / "measured"
 
 
 @pytest.fixture(scope="module")
 def study(bundled):
     """The bundled model on a few prompts, with a SafeSwitch of which nothing is learned."""
-    made = figures.Study.of(bundled, prompts_a_kind=N, progress=False)
+    made = replace(figures.Study.of(bundled, prompts_a_kind=N, progress=False), effort=effort.LITTLE)
     blank = safeswitch(bundled, k=2)
     assert blank.second
     method = replace(blank, first=wide(blank.first, 160), second=wide(blank.second, 160))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world, "SETTLED", SETTLED)
-        patch.setattr(switching, "LEARNED", 3 * N)
-        patch.setattr(switching, "MOST_AHEAD", effort.AHEAD)
-        own = Switching.of(bundled, method, prompts_a_kind=N, progress=False)
-        assert len(own.learned.kinds) > len(own.held.kinds) > len(own.tested.kinds)  # read while the patches are on
+    own = Switching.of(bundled, method, prompts_a_kind=N, effort=effort.LITTLE, progress=False)
+    with pytest.MonkeyPatch.context() as patch:  # whether a prompt is complied with takes a whole opening to tell
+        patch.setattr(world, "bundled", EXACT)
+        assert len(own.learned.kinds) > len(own.held.kinds) > len(own.tested.kinds)
     made.__dict__["switching"] = own
     return made
 
@@ -61,7 +74,9 @@ def loaded(bundled, study, monkeypatch):
     """The command's model is the one that is loaded already, and its study the one that was made."""
 
     def made(model, prompts, seed, batch_size):
-        return study if prompts == N else figures.Study.of(bundled, prompts_a_kind=prompts, progress=False)
+        if prompts == N:
+            return study
+        return replace(figures.Study.of(bundled, prompts_a_kind=prompts, progress=False), effort=effort.LITTLE)
 
     monkeypatch.setattr(command, "_study", made)
 
@@ -70,7 +85,7 @@ def loaded(bundled, study, monkeypatch):
 def folder(study, few, tmp_path_factory) -> Path:
     """Every figure measured once, on disk."""
     folder = tmp_path_factory.mktemp("figures") / "measured"
-    for name in figures.ABOUT:
+    for name in MEASURED:
         figures.store(figures.measure(name, study), folder)
     return folder
 
@@ -93,7 +108,7 @@ def every(value, path=()):
 # ── Measuring ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", figures.ABOUT)
+@pytest.mark.parametrize("name", MEASURED)
 def test_measured_numbers_say_what_they_were_measured_on(folder, study, name):
     measured = figures.load(name, folder)
     assert measured["settings"] == study.settings
@@ -105,7 +120,7 @@ def test_measured_numbers_say_what_they_were_measured_on(folder, study, name):
     assert {"torch", "transformers", "transformer-lens", "scans_lens"} <= set(measured["made_with"])
 
 
-@pytest.mark.parametrize("name", figures.ABOUT)
+@pytest.mark.parametrize("name", MEASURED)
 def test_no_path_of_this_machine_is_in_the_numbers(folder, name):
     text = (folder / f"{name}.json").read_text()
     assert str(Path.home()) + "/" not in text
@@ -115,7 +130,7 @@ def test_no_path_of_this_machine_is_in_the_numbers(folder, name):
 
 def test_every_rate_has_its_n_and_an_interval_around_it(folder):
     found = 0
-    for name in figures.ABOUT:
+    for name in MEASURED:
         for path, part in every(figures.load(name, folder)["numbers"]):
             if "count" in part:
                 found += 1
@@ -142,13 +157,12 @@ def test_test_prompts_choose_nothing(study):
 
 def test_placebos_are_as_long_as_the_true_directions_and_point_elsewhere(study):
     true = study.scans.directions.vectors
-    for draw in (measuring._random, measuring._shuffled):
-        made = measuring._placebos(study, draw)
+    for made in refusal_rates.placebos_of(study).values():
         assert len({placebo.directions.vectors.sum().item() for placebo in made}) == len(made)
         for placebo in made:
             assert placebo.directions.vectors.norm(dim=-1).allclose(true.norm(dim=-1), rtol=1e-4)
             assert placebo.classifier is study.scans.classifier and placebo.scale == study.scans.scale
-        assert measuring._likeness(study, made) < 0.8
+        assert placebos.likeness(study.scans, made) < 0.8
 
 
 def test_measuring_twice_gives_the_same_numbers(study, folder):
@@ -161,6 +175,7 @@ def test_another_model_has_no_borderline_prompts_and_the_figures_say_so(tiny_mod
     import tiny
 
     other = figures.Study.of(tiny_model(tiny.bridge), prompts_a_kind=8, progress=False)
+    other = replace(other, effort=effort.LITTLE)
     assert set(other.test) == {"plain", "harmful"}
     assert "/" not in other.settings["model"]["name"]
     measured = figures.measure("projections", other)
@@ -171,7 +186,7 @@ def test_another_model_has_no_borderline_prompts_and_the_figures_say_so(tiny_mod
 # ── Drawing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", figures.ABOUT)
+@pytest.mark.parametrize("name", MEASURED)
 def test_the_same_numbers_give_the_same_bytes(folder, name):
     once, twice = (style.written(figures.draw(name, figures.load(name, folder)), "svg") for _ in range(2))
     assert once == twice
@@ -222,6 +237,19 @@ def test_the_committed_numbers_are_of_the_model_that_ships(name):
     shipped = organism.identity()
     assert shipped is not None
     assert figures.load(name, COMMITTED)["settings"]["model"]["unembedding"] == shipped["unembedding"]
+
+
+def test_every_figure_has_a_file_with_a_line_two_functions_and_no_heavy_import():
+    code = (
+        "import sys\n"
+        "from scans_lens.figures import catalogue\n"
+        "for name, about in catalogue.ABOUT.items():\n"
+        "    figure = catalogue.figure(name)\n"
+        "    assert about and '\\n' not in about and callable(figure.measure) and callable(figure.draw), name\n"
+        "heavy = {'torch', 'transformers', 'transformer_lens', 'matplotlib', 'sklearn', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_a_token_that_the_font_does_not_have_is_written_as_its_code():
@@ -296,19 +324,19 @@ def test_a_divergence_does_not_depend_on_what_was_pushed_before(study):
 
 def test_placebos_are_as_long_as_the_true_directions_and_point_or_act_elsewhere(study, few):
     true = study.scans.directions.vectors
-    made = sweeps._placebos(study)
+    made = push_sweep.placebos_of(study)
     for draw in (*made["random directions"], *made["shuffled labels"]):
         assert draw.directions.vectors.norm(dim=-1).allclose(true.norm(dim=-1), rtol=1e-4)
         assert draw.classifier is study.scans.classifier and draw.layers == study.scans.layers
     assert not set(made["wrong layers"][0].layers) & set(study.scans.layers)
-    assert all(sweeps._likeness(study.scans, made[name]) < 0.8 for name in ("random directions", "shuffled labels"))
+    assert all(placebos.likeness(study.scans, made[name]) < 0.8 for name in ("random directions", "shuffled labels"))
 
 
 # ── Prompts, judges, anchors ─────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_types_harmful_contrasts_share_its_verbs(study):
-    asked = sweeps.typed(study)
+    asked = typed(study)
     verbs = {item.phrase: item.act for kind in ("borderline", "harmful") for item in corpus.items(kind)}
     for name in {name for one in asked["borderline"] for name in one.types}:
         taken = {item.act for item in corpus.items("borderline") if item.type == name}
@@ -319,20 +347,20 @@ def test_a_types_harmful_contrasts_share_its_verbs(study):
 def test_validation_and_test_prompts_of_a_type_have_nothing_in_common(study, other):
     for which in (study, other):
         held, test = (
-            {one.text for own in sweeps.typed(which, split).values() for one in own} for split in ("validation", "test")
+            {one.text for own in typed(which, split).values() for one in own} for split in ("validation", "test")
         )
         assert held and test and not held & test
 
 
 def test_a_judge_agrees_with_itself_and_not_with_its_contrary():
     no = np.array([[True, False], [False, False], [True, True]])
-    assert sweeps._kappa(no, no) == 1.0
-    assert sweeps._kappa(no, ~no) == pytest.approx(-1.0)
-    assert sweeps._kappa(no, np.ones_like(no)) == pytest.approx(0.0)
+    assert judge_agreement.kappa(no, no) == 1.0
+    assert judge_agreement.kappa(no, ~no) == pytest.approx(-1.0)
+    assert judge_agreement.kappa(no, np.ones_like(no)) == pytest.approx(0.0)
 
 
 def test_all_anchors_give_their_own_directions_back(study, folder):
-    pool = sweeps._pool(study)
+    pool = anchor_size.pool_of(study)
     n = len(pool.harmful)
     assert n == 2 * N
     mixed = torch.randperm(n)
@@ -368,6 +396,7 @@ def other(few, tiny_model):
     import tiny
 
     made = figures.Study.of(tiny_model(tiny.bridge), prompts_a_kind=N, progress=False)
+    made = replace(made, effort=effort.LITTLE)
     validation = replace(made.validation, borderline=prompts.borderline().borderline[:N])
     fitted = SCANS.fit(
         made.model, made.anchors, validation=validation, layers=(1, 2), judge=judges.rules, progress=False
@@ -376,7 +405,7 @@ def other(few, tiny_model):
     return made
 
 
-@pytest.mark.parametrize("name", [name for name in sweeps.MEASURES if name != "capability"])
+@pytest.mark.parametrize("name", OF_ANY_MODEL)
 def test_on_another_model_what_is_missing_is_absent(other, few, name):
     measured = figures.measure(name, other)
     assert figures.draw(name, measured).axes
@@ -406,27 +435,29 @@ def test_the_committed_figures_agree_where_they_show_the_same():
 
 
 def test_no_prompt_that_a_prober_learned_from_or_was_stopped_on_is_reported(study):
-    reported = {text for kind in switching.KINDS for text in study.switching.texts(kind)}
-    assert len(reported) == N * len(switching.KINDS)
+    reported = {text for kind in switch_study.KINDS for text in study.switching.texts(kind)}
+    assert len(reported) == N * len(switch_study.KINDS)
     for split in ("train", "validation"):
-        assert not reported & {text for kind in switching.KINDS for text in switching._texts(kind, split, 10_000)}
+        assert not reported & {
+            text for kind in switch_study.KINDS for text in switch_study.texts_of(kind, split, 10_000)
+        }
 
 
 def test_every_prober_is_tried_on_every_prompt_at_every_layer_and_after_every_token(folder):
     found = figures.load("probers", folder)["numbers"]
-    total = N * len(switching.KINDS)
+    total = N * len(switch_study.KINDS)
     for sorts in found["by_layer"]["probers"].values():
         for rows in sorts.values():
             assert [row["total"] for row in rows] == [total] * 13
             assert {row["items"] for row in rows} == {found["items"]}
-    assert len(found["by_tokens"]["tokens"]) == effort.AHEAD + 1
+    assert len(found["by_tokens"]["tokens"]) == effort.LITTLE.ahead + 1
     both = found["by_layer"]["probers"]["direct"]["network"][-1], found["by_tokens"]["one stage"]["network"]
     assert both[0]["count"] == both[1]["count"]  # after the final norm, at the end of the prompt
 
 
 def test_types_are_wrappings_where_prompts_are_wrapped_and_share_out_every_prompt(folder):
     rows = figures.load("switch_by_type", folder)["numbers"]["rows"]
-    assert sum(row["right"]["total"] for row in rows) == N * len(switching.KINDS)
+    assert sum(row["right"]["total"] for row in rows) == N * len(switch_study.KINDS)
     assert all(
         ("{}" in row["type"]) == (row["kind"].startswith("wrapped") or row["kind"] == "jailbreak") for row in rows
     )
@@ -450,7 +481,7 @@ def test_where_no_candidate_passes_none_is_framed_and_all_are_hatched(folder):
     assert len(text) > 5_000
 
 
-@pytest.mark.parametrize("name", [name for name in rivals.MEASURES if name != "refusal_direction"])
+@pytest.mark.parametrize("name", OF_THE_SWITCH)
 def test_a_switch_is_measured_on_the_bundled_models_own_prompts_only(other, name):
     with pytest.raises(ValueError, match="bundled model's own prompts"):
         figures.measure(name, other)
@@ -538,6 +569,31 @@ def test_other_settings_are_measured_anew(folder, loaded, tmp_path):
     result = run("--prompts", N - 2, "--out", tmp_path, "--only", "geometry")
     assert result.exit_code == 0 and "kept" not in result.output
     assert figures.load("geometry", tmp_path / "measured")["settings"]["anchors"]["harmful"] == N - 2
+
+
+def test_numbers_of_another_effort_are_measured_anew(study, folder):
+    assert figures.load("geometry", folder)["settings"]["effort"]["resamples"] == effort.LITTLE.resamples
+    again = replace(study, effort=replace(effort.LITTLE, resamples=effort.LITTLE.resamples + 1))
+    assert again.settings != study.settings
+    assert "effort" not in replace(study, effort=figures.Effort()).settings
+
+
+@pytest.mark.skipif(not COMMITTED.is_dir(), reason="no numbers are committed yet")
+def test_the_comparison_is_redrawn_from_kept_numbers_and_measured_from_a_run(loaded, tmp_path):
+    kept = figures.load("comparison", COMMITTED)
+    result = run("comparison", "--draw-only", "--measured", COMMITTED, "--out", tmp_path / "kept")
+    assert result.exit_code == 0, result.output
+    drawn, there = ((at / "comparison.svg").read_bytes() for at in (tmp_path / "kept", COMMITTED.parent))
+    assert drawn == there
+    told = run("--prompts", N, "comparison", "--out", tmp_path / "none")
+    assert told.exit_code == 1 and "python -m scans_lens compare --out" in told.output.replace("\n", " ")
+    ran = tmp_path / "run"
+    ran.mkdir()
+    (ran / "comparison.json").write_text(json.dumps(kept["numbers"]))
+    result = run("--prompts", N, "comparison", "--compared", ran, "--out", tmp_path / "ran")
+    assert result.exit_code == 0, result.output
+    assert figures.load("comparison", tmp_path / "ran" / "measured") == kept
+    assert comparison.write(kept["numbers"], tmp_path)[1].read_bytes() == there
 
 
 def test_a_broken_file_of_numbers_is_refused_with_a_sentence(tmp_path):

@@ -1,6 +1,7 @@
 """The notebooks: they hold their scripts, and they run."""
 
 import sys
+from dataclasses import replace
 from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_a_notebook_is_small_and_its_script_short(script):
 @pytest.fixture(scope="module")
 def study(bundled):
     """The study of a few prompts that each of them makes, made once."""
-    return figures.Study.of(bundled, prompts_a_kind=N, progress=False)
+    return replace(figures.Study.of(bundled, prompts_a_kind=N, progress=False), effort=effort.LITTLE)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from tqdm.auto import tqdm
 
 from scans_lens import figures
 from scans_lens.errors import is_ours
+from scans_lens.figures.catalogue import FROM_A_RUN, NAMES
 from scans_lens.shell.common import require_model, sentences, writable
 
 REDUCED = 24
@@ -39,6 +41,9 @@ def main(
     prompts: Annotated[int | None, typer.Option(min=4, help="At most so many prompts of a kind.")] = None,
     reduced: Annotated[bool, typer.Option("--reduced", help=f"A quick look: --prompts {REDUCED}.")] = False,
     seed: Annotated[int, typer.Option(help="Of resampling, placebos and splits.")] = 0,
+    compared: Annotated[
+        Path | None, typer.Option(help="What `python -m scans_lens compare --out` has filled; for the comparison.")
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Measure anew what was measured before.")] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts at once.")] = None,
 ) -> None:
@@ -48,13 +53,16 @@ def main(
     """
     console = Console()
     with sentences(1):
-        wanted = [figures.known(name) for name in _split([*(only or []), *(names or [])])] or list(figures.ABOUT)
-        numbers = measured or _kept(out, wanted, draw_only)
+        wanted = [figures.known(name) for name in _split([*(only or []), *(names or [])])]
+        numbers = measured or _kept(out, wanted or list(NAMES), draw_only)
+        wanted = wanted or [name for name in NAMES if compared or name not in FROM_A_RUN or _is_in(numbers, name)]
         if not draw_only:
             require_model(model, "bridge", None, None, None)
             writable(numbers / f"{wanted[0]}.json")
         writable(out / f"{wanted[0]}.svg")
-        rows = _all(wanted, model, out, numbers, draw_only, REDUCED if reduced else prompts, seed, again, batch_size)
+        rows = _all(
+            wanted, model, out, numbers, draw_only, REDUCED if reduced else prompts, seed, again, batch_size, compared
+        )
     table = Table("figure", "what it shows", "numbers", "files", "seconds", title=None)
     table.columns[-1].justify = "right"
     for name, state, files, seconds in rows:
@@ -71,12 +79,16 @@ def main(
 
 def _kept(out: Path, wanted: list[str], draw_only: bool) -> Path:
     """Where numbers lie when nobody has said it: beside the pictures, and to draw from, else where ours are kept."""
-    own = out / "measured"
-    if not draw_only or any((own / f"{name}.json").is_file() for name in wanted):
-        return own
+    beside = out / "measured"
+    if not draw_only or any(_is_in(beside, name) for name in wanted):
+        return beside
     clone = Path(figures.__file__).parent.parent.parent / "figures" / "measured"
     places = (Path("figures") / "measured", clone)
-    return next((place for place in places if any((place / f"{name}.json").is_file() for name in wanted)), own)
+    return next((place for place in places if any(_is_in(place, name) for name in wanted)), beside)
+
+
+def _is_in(folder: Path, name: str) -> bool:
+    return (folder / f"{name}.json").is_file()
 
 
 def _split(names: list[str]) -> list[str]:
@@ -94,6 +106,7 @@ def _all(
     seed: int,
     again: bool,
     batch_size: int | None,
+    compared: Path | None = None,
 ) -> list[tuple[str, str, str, float]]:
     """Every figure's name, where its numbers came from or what went wrong, its files, and its seconds."""
     if draw_only:
@@ -108,7 +121,9 @@ def _all(
             if draw_only:
                 numbers, state = figures.load(name, measured), "as measured"
             else:
-                study = study or _study(model, prompts, seed, batch_size)
+                if study is None:
+                    study = _study(model, prompts, seed, batch_size)
+                    study = replace(study, compared=compared) if compared else study
                 try:
                     numbers, state = _numbers(name, study, measured, again)
                 except ValueError as error:  # this figure cannot be; the others can
@@ -128,13 +143,14 @@ def _study(model: str | None, prompts: int | None, seed: int, batch_size: int | 
 
 
 def _numbers(name: str, study: Any, folder: Path, again: bool) -> tuple[dict[str, Any], str]:
-    """Those that are there, if they were measured with the same settings; else measured now."""
-    if not again:
+    """Those that are there, if they were measured with the same settings or by another command; else measured now."""
+    from_elsewhere = name in FROM_A_RUN and study.compared is None
+    if from_elsewhere or not again:
         try:
             there = figures.load(name, folder)
         except ValueError:
             there = {}
-        if there.get("settings") == study.settings:
+        if there and (from_elsewhere or there["settings"] == study.settings):
             return there, "kept"
     found = figures.measure(name, study)
     figures.store(found, folder)

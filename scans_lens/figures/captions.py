@@ -58,3 +58,49 @@ def percent(rate: Numbers) -> str:
 
 def with_interval(value: Numbers) -> str:
     return f"{value['value']:.3f} [{value['interval'][0]:.3f}, {value['interval'][1]:.3f}]"
+
+
+# ── Replies and what was steered ─────────────────────────────────────────────────────────────────────────────
+
+
+def judged(numbers: Numbers) -> str:
+    """Who judged what."""
+    judge = "the model’s own judge" if numbers["judge"] == "exact" else "the panel of judges"
+    return f"Refused by {judge}, from the first {numbers['tokens']} tokens of each reply."
+
+
+def push(numbers: Numbers) -> str:
+    """Where and how hard SCANS steers."""
+    return f"SCANS: {layers(numbers['layers'])}, scale {numbers['scale']:g} {numbers['unit']}."
+
+
+def perplexity(found: Numbers) -> str:
+    return f"Perplexity: of {found['texts']} answers of the corpus behind plain test prompts ({found['tokens']} tokens)"
+
+
+SAME_ANSWERS = "The answers are the same in every row, so that rows differ more surely than their bars suggest."
+
+
+# ── SafeSwitch ───────────────────────────────────────────────────────────────────────────────────────────────
+
+ASKED = ("harmful", "jailbreak", "plain", "borderline", "wrapped plain", "wrapped borderline")
+"""Kinds of prompts that SafeSwitch is asked, in the order in which they are named."""
+WRAPPED = (
+    "Wrapped: harmless requests in the wrappings of the jailbreaks; wrappings of test prompts are in no other split."
+)
+
+
+def switch_tested(numbers: Numbers) -> str:
+    """How many test prompts SafeSwitch was asked."""
+    said = ", ".join(f"{numbers['n'][kind]} {kind}" for kind in ASKED if kind in numbers["n"])
+    return f"n = {said} test prompts."
+
+
+def switch_fitted(numbers: Numbers) -> str:
+    """How SafeSwitch was fitted."""
+    switched = "; ".join(f"{side['side']} {side['switched']} of {side['total']}" for side in numbers["validation"])
+    return (
+        "SafeSwitch (arXiv 2502.01042): probers after the final norm, at the end of the prompt and "
+        f"{numbers['k']} reply tokens later; it switches where the product of their probabilities is above "
+        f"{numbers['threshold']:.3f}, chosen on validation prompts, of which switched: {switched}."
+    )

@@ -8,28 +8,31 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scans_lens import artefacts, judges, organism, prompts
+from scans_lens import artefacts, judges
 from scans_lens.capability import Perplexity
-from scans_lens.conversation import Prompt, key
+from scans_lens.conversation import Asking, Prompt, key
 from scans_lens.directions import Directions, refusal_directions
-from scans_lens.figures import FORMAT
-from scans_lens.figures.switching import Switching
+from scans_lens.figures.effort import STANDARD, Effort
+from scans_lens.figures.measured import FORMAT
+from scans_lens.figures.switch_study import Switching
 from scans_lens.generation import Replies, replies
 from scans_lens.judges import Judge
-from scans_lens.lens import AnchorLayers, NoAnchorLayers, anchor_layers
+from scans_lens.lens import AnchorLayers, NoAnchorLayers, anchor_layers, layers_by_thirds
 from scans_lens.methods.choosing import reply_tokens
 from scans_lens.methods.scans import SCANS
-from scans_lens.model import Model, identity, is_bundled, shown_name, unembedding_of
+from scans_lens.model import Model, identity, unembedding_of
 from scans_lens.prompts import Contrast
+from scans_lens.rates import Clustered
 from scans_lens.reading import residuals, transitions
 from scans_lens.steering import Method
-from scans_lens.world import world_of
+from scans_lens.world import World, world_of
 
 TESTED = 200
 """Test prompts of a kind."""
@@ -73,6 +76,10 @@ class Study:
     seed: int = 0
     batch_size: int | None = None
     progress: bool = True
+    effort: Effort = STANDARD
+    """How many resamples, draws, prompts and tokens the figures take."""
+    compared: Path | None = None
+    """The folder that `python -m scans_lens compare --out` has filled, for the figure of the comparison."""
 
     @classmethod
     def of(
@@ -93,12 +100,12 @@ class Study:
         """
         if prompts_a_kind is not None and prompts_a_kind < 4:
             raise ValueError(f"A study needs at least 4 prompts of each kind, not {prompts_a_kind}.")
-        bundled = is_bundled(model)
-        if bundled:
-            anchors, validation = organism.anchors(), organism.validation()
-            test = {kind: organism.prompts(kind, "test")[:TESTED] for kind in organism.KINDS if kind != "quiz"}
+        world = world_of(model)
+        if world.bundled:
+            anchors, validation = world.anchors, world.validation
+            test = {each.name: each.prompts[:TESTED] for each in world.sets if each.name != "quiz"}
         else:
-            whole = prompts.anchors()
+            whole = world.anchors
             third = len(whole.harmful) // 3
             last, rest = whole.split(third, seed)
             validation, anchors = rest.split(third, seed)
@@ -111,14 +118,19 @@ class Study:
     # ── What it is ──
 
     @cached_property
+    def world(self) -> World:
+        """What belongs to the model."""
+        return world_of(self.model)
+
+    @property
     def bundled(self) -> bool:
-        return is_bundled(self.model)
+        return self.world.bundled
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What numbers depend on: where two studies have the same settings, they measure the same."""
         model = asdict(identity(self.model)) | {
-            "name": shown_name(self.model),
+            "name": self.world.name,
             "dtype": str(unembedding_of(self.model).dtype),
         }
         return {
@@ -132,7 +144,18 @@ class Study:
             "seed": self.seed,
             "scans_lens": artefacts.versions()["scans_lens"],
             "format": FORMAT,
+            **({} if self.effort == STANDARD else {"effort": json.loads(json.dumps(asdict(self.effort)))}),
         }
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many test prompts there are of each kind."""
+        return {kind: len(texts) for kind, texts in self.test.items()}
+
+    @property
+    def judged(self) -> dict[str, Any]:
+        """Who judges replies, and by how many of their tokens."""
+        return {"judge": "exact" if self.bundled else "panel", "tokens": self.verdict_tokens}
 
     # ── What is read ──
 
@@ -153,6 +176,10 @@ class Study:
             return how(self.model, some, batch_size=self.batch_size, progress=self.progress)
 
         return {kind: States(read(residuals, some), read(transitions, some)) for kind, some in texts.items()}
+
+    def moves(self, texts: Sequence[Prompt]) -> Float[Tensor, "prompt layer d_model"]:
+        """Transitions as SCANS' classifier reads them."""
+        return self.scans.transitions(self.model, list(texts), batch_size=self.batch_size)
 
     # ── What is learned ──
 
@@ -210,12 +237,17 @@ class Study:
             )
         asked = max(map(len, self.test.values()))
         return Switching.of(
-            self.model, prompts_a_kind=asked, seed=self.seed, batch_size=self.batch_size, progress=self.progress
+            self.model,
+            prompts_a_kind=asked,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            effort=self.effort,
+            progress=self.progress,
         )
 
     @cached_property
     def judge(self) -> Judge:
-        return world_of(self.model).judge
+        return self.world.judge
 
     # ── What is answered ──
 
@@ -224,12 +256,19 @@ class Study:
         """New tokens after which a reply can be judged, if nothing else is wanted of it."""
         return reply_tokens(self.judge)
 
-    def replies(self, texts: Sequence[Prompt], method: Method | None = None, tokens: int | None = None) -> Replies:
+    def replies(
+        self,
+        texts: Sequence[Prompt],
+        method: Method | None = None,
+        tokens: int | None = None,
+        system: str | None = None,
+    ) -> Replies:
         """What the model says; just enough to be judged, unless more is asked for."""
         return replies(
             self.model,
             texts,
             method=method,
+            asking=Asking(system),
             max_new_tokens=tokens or self.verdict_tokens,
             batch_size=self.batch_size,
             progress=self.progress,
@@ -255,6 +294,10 @@ class Study:
         """Perplexities that were measured already, by the layers that were steered and the sign."""
         return {}
 
+    def clustered(self, outcomes: Sequence[bool], items: Sequence[str]) -> dict[str, Any]:
+        """How often something is so, with an interval over items; outcomes of one item are drawn together."""
+        return Clustered.of(outcomes, items, resamples=self.effort.resamples, seed=self.seed).as_json()
+
     def generator(self, *purpose: str) -> torch.Generator:
         """For one purpose; the same draws whatever was drawn before."""
         digest = hashlib.sha256("|".join((str(self.seed), *purpose)).encode()).digest()
@@ -270,6 +313,16 @@ def by_kind(contrast: Contrast) -> dict[str, tuple[Prompt, ...]]:
     """Its prompts under the kinds' names."""
     sides = {"plain": contrast.harmless, "borderline": contrast.borderline, "harmful": contrast.harmful}
     return {kind: texts for kind, texts in sides.items() if texts}
+
+
+def harmless_kind(kinds: Mapping[str, Any]) -> str:
+    """Borderline where there are such prompts, else plain."""
+    return "borderline" if "borderline" in kinds else "plain"
+
+
+def thirds_of(n: int) -> dict[str, tuple[int, ...]]:
+    """The layers by thirds (SCANS, table 5)."""
+    return {f"{name} third": tuple(layers) for name, layers in layers_by_thirds(n).items()}
 
 
 def _shorter(contrast: Contrast, most: int) -> Contrast:

@@ -9,13 +9,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from PIL import Image
+
+from scans_lens.figures.catalogue import known
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from scans_lens.figures.picture import Picture
 
 WIDTH = 10.0
 """Inches of a wide figure."""
@@ -30,6 +34,12 @@ KINDS: Mapping[str, dict[str, Any]] = {
     "plain": {"color": "#0072B2", "marker": "^", "linestyle": "-."},
     "jailbreak": {"color": "#CC79A7", "marker": "D", "linestyle": ":"},
 }
+ASKED: Mapping[str, dict[str, Any]] = {
+    **{kind: {key: KINDS[kind][key] for key in ("color", "marker")} for kind in KINDS},
+    "wrapped plain": {"color": KINDS["plain"]["color"], "marker": "^", "markerfacecolor": "white"},
+    "wrapped borderline": {"color": KINDS["borderline"]["color"], "marker": "s", "markerfacecolor": "white"},
+}
+"""Colours and marks without lines; what is wrapped as jailbreaks are, and harmless, is hollow."""
 METHODS: Mapping[str, dict[str, Any]] = {
     "SCANS score": {"color": "#000000", "linestyle": "-"},
     "mean difference": {"color": "#009E73", "linestyle": "--"},
@@ -75,24 +85,11 @@ RC: dict[Any, Any] = {
 }
 
 
-NOTEBOOK_SIZE, NOTEBOOK_COLOURS = 0.6, 64
-"""Share of a file's width and height, and colours: enough to read, and small enough for all pictures in a notebook."""
-
-
-class Picture(Figure):
-    """A figure that a notebook shows by itself, without pyplot."""
-
-    def _repr_png_(self) -> bytes:
-        whole, small = Image.open(io.BytesIO(written(self, "png"))).convert("RGB"), io.BytesIO()
-        shrunk = whole.resize([round(NOTEBOOK_SIZE * side) for side in whole.size], Image.Resampling.LANCZOS)
-        shrunk = shrunk.quantize(NOTEBOOK_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-        shrunk.save(small, "png", optimize=True)
-        return small.getvalue()
-
-
 @contextmanager
 def looks() -> Iterator[None]:
     """Our settings, whatever the reader's own matplotlib is set to, and theirs again afterwards."""
+    import matplotlib
+
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(RC)
@@ -101,6 +98,8 @@ def looks() -> Iterator[None]:
 
 def blank(width: float, height: float, caption: str) -> Picture:
     """A picture with its caption below and room for panels above."""
+    from scans_lens.figures.picture import Picture
+
     letters = int(width * 17.6)
     lines = textwrap.wrap(caption, letters)
     below = (0.2 + 0.155 * len(lines)) / height
@@ -193,12 +192,13 @@ def written(picture: Figure, kind: str) -> bytes:
     return file.getvalue()
 
 
-def save(picture: Figure, folder: Path, name: str) -> list[Path]:
-    """Write PNG and SVG, each whole or not at all."""
+def save(picture: Figure, folder: str | Path, name: str) -> list[Path]:
+    """Write `<name>.png` and `<name>.svg`, each whole or not at all, byte for byte the same for the same numbers."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for kind in ("png", "svg"):
-        file = folder / f"{name}.{kind}"
+        file = folder / f"{known(name)}.{kind}"
         aside = file.with_name(file.name + ".part")
         aside.write_bytes(written(picture, kind))
         os.replace(aside, file)

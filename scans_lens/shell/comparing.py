@@ -70,7 +70,7 @@ def compare(
             typer.echo(f"Results go to {folder}; the same command with --out {folder} goes on there.", err=True)
 
         from scans_lens import comparison
-        from scans_lens.figures import drawing_comparison
+        from scans_lens.figures import comparison as figure
 
         loaded = model_named(model, backend, device, dtype, revision)
         own = world.world_of(loaded)
@@ -86,7 +86,7 @@ def compare(
             typer.echo(f"Stopped. What was done is in {folder}; the same command {how}goes on from there.", err=True)
             raise typer.Exit(130) from None
         _print_comparison(found)
-        drawn = drawing_comparison.write(found, folder)
+        drawn = figure.write(found, folder)
         typer.echo(f"Numbers: {folder / 'comparison.json'}; figure: {drawn[0]}; replies: {folder / 'replies'}.")
 
 

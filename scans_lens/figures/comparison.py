@@ -1,0 +1,94 @@
+"""Comparison: what every method leaves refused, kind by kind, beside the plain model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scans_lens.figures import captions
+from scans_lens.figures.captions import Numbers
+from scans_lens.figures.style import FAINT, KINDS, SOFT, blank, looks, save, settled
+
+if TYPE_CHECKING:
+    from scans_lens.figures.picture import Picture
+    from scans_lens.figures.study import Study
+
+ABOUT = "who is refused under every method that is compared"
+SETTINGS = ("model", "anchors", "validation", "sets", "max_new_tokens")
+"""What the numbers of a comparison depend on."""
+
+
+def measure(study: Study) -> dict[str, Any]:
+    """The numbers that `python -m scans_lens compare` has left in a folder, with its settings and versions.
+
+    Raises:
+        ValueError: no folder is given, or it holds no comparison.
+    """
+    if study.compared is None:
+        raise ValueError(
+            "The comparison is measured by `python -m scans_lens compare --out FOLDER`; then give its FOLDER "
+            "(--compared)."
+        )
+    file = Path(study.compared) / "comparison.json"
+    if not file.is_file():
+        raise ValueError(
+            f"There is no comparison.json in {str(study.compared)!r}: it was never filled, or not to its end."
+        )
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return {**found, "settings": {name: found[name] for name in SETTINGS}, "made_with": found["versions"]}
+
+
+def caption(numbers: Numbers, settings: Numbers) -> str:
+    total = numbers["ways"]["plain"]["refused"]
+    return captions.caption(
+        captions.model(numbers),
+        "n = " + ", ".join(f"{total[kind]['total']} {kind}" for kind in _kinds(_asked(numbers))) + " test prompts.",
+        f"All learned from {numbers['anchors']['a side']} anchors a side (SafeSwitch from kinds of its own) and",
+        f"chose their knobs on {numbers['validation']['a kind']} validation prompts a kind.",
+        "Bars: 95 %, Clopper–Pearson where each prompt is an item of its own, else bootstrap over items. Lines and",
+        "bands: the plain model. Black names: no other one refuses fewer borderline prompts without refusing fewer",
+        "harmful ones or jailbreaks.",
+    )
+
+
+def _asked(numbers: Numbers) -> dict[str, Any]:
+    """The methods that were fitted and asked, and not only named."""
+    return {name: way for name, way in numbers["ways"].items() if way.get("refused")}
+
+
+def _kinds(ways: Numbers) -> list[str]:
+    """Kinds of prompts that all of them were asked."""
+    return [kind for kind in KINDS if all(kind in way["refused"] for way in ways.values())]
+
+
+def draw(numbers: Numbers, settings: Numbers) -> Picture:
+    """One row a method, one panel a kind; vertical lines are the plain model, and black names lie on the front."""
+    ways = _asked(numbers)
+    kinds = _kinds(ways)
+    picture = blank(10.0, 1.5 + 0.27 * len(ways), caption(numbers, settings))
+    panels = picture.subplots(1, len(kinds), sharey=True)
+    names = list(ways)[::-1]
+    for ax, kind in zip(panels, kinds, strict=True):
+        look = KINDS[kind]
+        plain = ways["plain"]["refused"][kind]
+        ax.axvspan(*(100 * edge for edge in plain["interval"]), color=FAINT, alpha=0.5, linewidth=0)
+        ax.axvline(100 * plain["value"], color=SOFT, linewidth=0.8)
+        for row, name in enumerate(names):
+            rate = ways[name]["refused"][kind]
+            low, high = (100 * edge for edge in rate["interval"])
+            ax.plot([low, high], [row, row], color=look["color"], linewidth=1.6, solid_capstyle="butt")
+            ax.plot(100 * rate["value"], row, marker=look["marker"], color=look["color"], markersize=5)
+        ax.set(title=kind, xlim=(-4, 104), xlabel="refused (%)", xticks=[0, 25, 50, 75, 100])
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(-0.7, len(names) - 0.3)
+    for label, name in zip(panels[0].get_yticklabels(), names, strict=True):
+        front = ways[name].get("front", False)
+        label.set(color="black" if front else SOFT, fontweight="bold" if front else "normal")
+    return picture
+
+
+def write(numbers: Numbers, folder: str | Path) -> list[Path]:
+    """Draw a comparison that has just been measured, beside its other files."""
+    with looks():
+        return save(settled(draw(numbers, {})), folder, "comparison")
