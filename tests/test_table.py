@@ -32,8 +32,8 @@ def test_what_was_written_is_read_as_one_table_in_its_order(tmp_path):
         run.write([])
         run.write(rows(2))
         assert run.table()["number"].tolist() == [0, 1, 2]
-    table, about = table.read(tmp_path)
-    assert table["text"].tolist() == ["reply 0", "reply 1", "reply 2"]
+    kept, about = table.read(tmp_path)
+    assert kept["text"].tolist() == ["reply 0", "reply 1", "reply 2"]
     assert (about["settings"], about["machine"]) == (SETTINGS, {"device": "cpu"})
 
 

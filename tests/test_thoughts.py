@@ -2,10 +2,11 @@
 
 import pytest
 
-from scans_lens import evaluation, methods.arms, judges
+from scans_lens import evaluation, judges
 from scans_lens.conversation import Asking
 from scans_lens.generation import Replies
 from scans_lens.judges.texts import is_degenerate, said
+from scans_lens.methods import arms
 from scans_lens.thoughts import apart
 
 pytestmark = pytest.mark.above
@@ -66,7 +67,7 @@ def test_a_run_says_which_replies_were_still_thoughts(model, tmp_path, monkeypat
     )
     yes = {"kind": lambda replies: ["answered"] * len(replies)}
     table = evaluation.evaluate(
-        model, [asked], [methods.arms.Arm("plain")], tmp_path, judge=yes, asking=Asking("Be brief."), progress=False
+        model, [asked], [arms.Arm("plain")], tmp_path, judge=yes, asking=Asking("Be brief."), progress=False
     )
     assert list(table["verdict_kind"]) == ["answered", "degenerate"]
     assert list(table["thought"]) == ["Hm.", "I cannot see"]
