@@ -330,7 +330,7 @@ def _written(file: Path, text: str) -> None:
 
 
 def _made(name: str, way: Way, found: Any, taken: Numbers, file: Path) -> Fitted:
-    trials = tuple(asdict(one) for one in getattr(found, "trials", ()))
+    trials = tuple(asdict(one) for one in found.trials)
     arm = Arm(name, way.act(found))
     return Fitted(name, arm, taken["replies"], taken["seconds"], file.stat().st_size, str(found), trials)
 

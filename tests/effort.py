@@ -7,7 +7,7 @@ import pytest
 
 from scans_lens import judges, prober
 from scans_lens.figures import measuring, rivals, sweeps, switching
-from scans_lens.methods import choosing, refusal_direction, scans
+from scans_lens.methods import candidates, choosing, scans
 
 N = 8
 """Prompts of a kind: enough for every law, and quick."""
@@ -35,5 +35,5 @@ def little() -> Iterator[None]:
         patch.setattr(switching, "REPLY_TOKENS", 8)
         patch.setattr(rivals, "REPLY_TOKENS", 4)
         patch.setattr(prober, "EPOCHS", 2)
-        patch.setattr(refusal_direction, "FEWEST", 2)
+        patch.setattr(candidates, "FEWEST", 2)
         yield

@@ -11,7 +11,7 @@ from drawn import safeswitch, wide
 import scans_lens
 from scans_lens.figures import switching
 from scans_lens.figures.switching import KINDS, Switching
-from scans_lens.methods.safeswitch import complied
+from scans_lens.methods.safeswitch_probers import complied
 
 pytestmark = pytest.mark.above
 

@@ -16,8 +16,10 @@ from scans_lens.chat import template, words_of
 from scans_lens.conversation import Prompt
 from scans_lens.figures import switching
 from scans_lens.figures.study import Study
+from scans_lens.methods import candidates
 from scans_lens.methods import refusal_direction as arditi
-from scans_lens.methods.refusal_direction import NoDirection, RefusalDirection
+from scans_lens.methods.candidates import NoDirection
+from scans_lens.methods.refusal_direction import RefusalDirection
 from scans_lens.model import is_bundled
 from scans_lens.organism import corpus
 from scans_lens.rates import Mean, Paired, Rate, holm
@@ -118,7 +120,7 @@ def refusal_direction(study: Study) -> dict[str, Any]:
         "kept_count": sum(one.kept for one in trials),
         "tried": len(trials),
         **{
-            name: arditi.grid(trials, shape, lambda one, name=name: float(getattr(one, name)))
+            name: candidates.grid(trials, shape, lambda one, name=name: float(getattr(one, name)))
             for name in ("bypass", "induce", "kl", "kept")
         },
         "chosen": found and _chosen(study, found),
@@ -128,9 +130,9 @@ def refusal_direction(study: Study) -> dict[str, Any]:
 def _chosen(study: Study, found: RefusalDirection) -> dict[str, Any]:
     """The candidate in use: its scores with their intervals, and refusals of test prompts with it out or added."""
     harmful, harmless = (
-        arditi.on_its_side(
+        candidates.on_its_side(
             study.model,
-            arditi.spread(getattr(study.validation, kind), arditi.VALIDATION),
+            candidates.spread(getattr(study.validation, kind), candidates.VALIDATION),
             found.tokens,
             kind=kind,
             split="validation",
@@ -140,11 +142,11 @@ def _chosen(study: Study, found: RefusalDirection) -> dict[str, Any]:
     )
     out = found.ablation()
     n_layers = int(study.model.cfg.n_layers)
-    ablating = arditi.ablating(found.direction, n_layers)
-    adding = arditi.adding(found.direction, found.layer, 1.0)
+    ablating = candidates.ablating(found.direction, n_layers)
+    adding = candidates.adding(found.direction, found.layer, 1.0)
 
     def scores(texts: Sequence[Prompt], hooks: Sequence[Any]) -> dict[str, Any]:
-        own = arditi.refusal_scores(study.model, texts, found.tokens, hooks=hooks, batch_size=study.batch_size)
+        own = candidates.refusal_scores(study.model, texts, found.tokens, hooks=hooks, batch_size=study.batch_size)
         return Mean.of(own.tolist(), resamples=RESAMPLES, seed=study.seed).as_json()
 
     ways: dict[str, Method | None] = {"plain model": None, "taken out": out, "added": found.addition(1.0)}

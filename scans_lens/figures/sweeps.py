@@ -24,7 +24,8 @@ from scans_lens.evaluation import elsewhere
 from scans_lens.figures.study import Study, by_kind, signed
 from scans_lens.judges import Judge, Verdict
 from scans_lens.lens import layers_by_thirds
-from scans_lens.methods.scans import MISSED, SCANS
+from scans_lens.methods.scans import SCANS
+from scans_lens.methods.thresholds import MISSED
 from scans_lens.organism import corpus, wordings
 from scans_lens.rates import Clustered, Rate
 from scans_lens.reading import residuals

@@ -19,13 +19,9 @@ from scans_lens import judges, organism
 from scans_lens.generation import replies
 from scans_lens.judges import Judge
 from scans_lens.methods.choosing import reply_tokens
-from scans_lens.methods.safeswitch import (
-    TRAINED,
-    SafeSwitch,
-    complied,
-    with_jailbreaks,
-    wrapped,
-)
+from scans_lens.methods.safeswitch import SafeSwitch
+from scans_lens.methods.safeswitch_probers import complied
+from scans_lens.methods.safeswitch_prompts import TRAINED, with_jailbreaks, wrapped
 from scans_lens.model import Model, after_final_norm
 from scans_lens.organism import corpus, wordings
 from scans_lens.prober import HIDDEN, Prober

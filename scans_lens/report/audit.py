@@ -84,14 +84,13 @@ def weigh(folder: str | Path, model: Model, arms: Sequence[Arm], harmless: Seque
     Args:
         harmless: prompts on which the move of the next token is measured, in nats (see `capability.divergences`).
     """
-    pushing = [arm for arm in arms if hasattr(arm.method, "directions") and hasattr(arm.method, "scale")]
-    methods: list[Any] = [arm.method for arm in pushing]
+    pushing = [(arm, arm.method, arm.method.push) for arm in arms if arm.method is not None and arm.method.push]
     found = []
-    moves = divergences(model, harmless, methods) if methods else ()
-    for arm, method, nats in zip(pushing, methods, moves, strict=True):
-        directions, layers = method.directions, list(method.layers)
+    moves = divergences(model, harmless, [method for _, method, _ in pushing]) if pushing else ()
+    for (arm, _, push), nats in zip(pushing, moves, strict=True):
+        directions, layers = push.directions, list(push.layers)
         norms = directions.residual_norms[layers].cpu()
-        lengths = abs(method.scale) * directions.vectors[layers].norm(dim=1).cpu() / norms
+        lengths = abs(push.scale) * directions.vectors[layers].norm(dim=1).cpu() / norms
         moved = Mean.of(nats.tolist())
         found.append(
             {
