@@ -16,6 +16,7 @@ N = int(os.environ.get("SCANS_LENS_NOTEBOOK_N", "200"))  # prompts of each kind,
 # %%
 import scans_lens
 from scans_lens import figures
+from scans_lens.figures import catalogue
 
 model = scans_lens.load_model(MODEL)
 study = figures.Study.of(model, prompts_a_kind=N, progress=False)
@@ -46,7 +47,7 @@ tuple(logits.shape)
 # The same hooks in a loop of your own: plain `(name, function)` pairs that add as lists.
 
 # %%
-figures.draw("refusal_rates", figures.measure("refusal_rates", study))
+catalogue.draw("refusal_rates", catalogue.measure("refusal_rates", study))
 
 # %% [markdown]
 # SCANS beside a constant push and two placebos, with exact intervals; its knobs are chosen on fewer prompts here than for

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
         report,
         reproduce,
         running,
-        runs,
         steering,
+        table,
         transfer,
     )
     from scans_lens.chat import chat_tokens

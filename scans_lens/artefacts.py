@@ -7,23 +7,24 @@ import json
 import os
 import types
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scans_lens.model import Identity
+    from scans_lens.model import Identity, Model
 
-FORMAT = 1
+FORMAT = 2
 SITE = "blocks.{layer}.hook_resid_post"
 EVERYWHERE = "every token of the prompt and of the reply"
 FROM_THE_END = "from the last token of the prompt on: that token, and every token of the reply"
 AS_STORED = "1 is the vector as stored, in units of the residual stream"
 
 Kind = TypeVar("Kind")
+Kept = TypeVar("Kept", bound="Artefact")
 
 
 def versions() -> dict[str, str]:
@@ -111,7 +112,9 @@ def header_of(path: str | Path, kind: str) -> dict[str, Any]:
     if about.get("kind") != kind:
         raise ValueError(f"{str(path)!r} holds no {kind}, but {about.get('kind', 'something of another program')}.")
     if about.get("format") != str(FORMAT):
-        raise ValueError(f"{str(path)!r} is in format {about.get('format')}; this version reads format {FORMAT}.")
+        raise ValueError(
+            f"{str(path)!r} is in format {about.get('format')}, and this version reads format {FORMAT}: fit it again."
+        )
     try:
         header = json.loads(about.get("header", ""))
     except json.JSONDecodeError as error:
@@ -121,109 +124,224 @@ def header_of(path: str | Path, kind: str) -> dict[str, Any]:
     return header
 
 
-# ── Taking a file apart ──────────────────────────────────────────────────────────────────────────────────────
+# ── What is kept ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A file's tensors and header, taken apart with a sentence for whatever is missing or of another sort."""
+class Artefact:
+    """A frozen dataclass that is kept in a file by what its annotations say; see `save` and `load`."""
+
+    KIND: ClassVar[str]
+    """What its file says it holds."""
+    WHAT: ClassVar[str]
+    """What it is, as the beginning of a sentence: "These SCANS vectors"."""
+    trials: tuple[Any, ...]
+    """What was tried in choosing it."""
+
+    @property
+    def measured_on(self) -> Identity | None:
+        """The model that it fits, or None where that is not known."""
+        raise NotImplementedError
+
+    def uses(self) -> list[Use]:
+        """What its tensors are for, for its file's header."""
+        raise NotImplementedError
+
+    def require_whole(self, owner: Identity | None) -> None:
+        """Refuse parts that do not go together, with `require_layers` and its like.
+
+        Args:
+            owner: the model that it was measured on, or where that is not known, the one at hand.
+        """
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with everything else in its header."""
+        save(self, path)
+
+    @classmethod
+    def load(cls: type[Kept], path: str | Path, model: Model | None = None) -> Kept:
+        """Read it back; with `model`, only if it was measured on that.
+
+        Raises:
+            ValueError: no such file, not safetensors, cut short, something else, or of another model.
+        """
+        return load(cls, path, model)
+
+
+def save(learned: Artefact, path: str | Path) -> None:
+    """Write a frozen dataclass to a safetensors file.
+
+    A tensor is named by the way to its field, such as `directions.vectors`. Everything else stands in the header as
+    JSON, under the same names, with the shapes of tensors in their places.
+    """
+    tensors: dict[str, Tensor] = {}
+    write(path, learned.KIND, tensors, _flat("", type(learned), learned, tensors), learned.uses())
+
+
+def load(kind: type[Kept], path: str | Path, model: Model | None = None) -> Kept:
+    """Read back what `save` wrote; raises as `Artefact.load` does."""
+    tensors, header = read(path, kind.KIND)
+    file = _File(str(path), kind.KIND, tensors)
+    found = file.made("", kind, {name: value for name, value in header.items() if name != "use"})
+    if more := sorted(set(tensors) - file.named):
+        raise ValueError(f"{file.path!r} should hold {', '.join(sorted(file.named))}, and holds {', '.join(more)} too.")
+    owner = found.measured_on
+    if model is not None:
+        from scans_lens.model import identity
+
+        require_same_model(owner, identity(model), kind.WHAT)
+        owner = owner or identity(model)
+    try:
+        found.require_whole(owner)
+    except ValueError as error:
+        raise ValueError(f"{file.path!r} holds parts that do not go together: {error}") from error
+    return found
+
+
+def require_layers(name: str, layers: Collection[int], n: int) -> None:
+    """Refuse layers that there are not."""
+    if not all(0 <= layer < n for layer in layers):
+        raise ValueError(f"the {name} are {list(layers)}, and there are layers 0 to {n - 1}.")
+
+
+def require_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse a tensor of another shape."""
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} is of shape {tuple(tensor.shape)}, which should be {shape}.")
+
+
+def require_layers_of(owner: Identity | None, name: str, tensor: Tensor) -> None:
+    """Refuse a tensor of [… layer d_model] where the model has other layers."""
+    if owner is not None and tuple(tensor.shape[-2:]) != (owner.n_layers, owner.d_model):
+        raise ValueError(
+            f"{name} is of shape {tuple(tensor.shape)}, and the model has {owner.n_layers} layers of width "
+            f"{owner.d_model}."
+        )
+
+
+# ── A dataclass as JSON and tensors, and back ────────────────────────────────────────────────────────────────
+
+
+def _flat(name: str, hint: Any, value: Any, tensors: dict[str, Tensor]) -> Any:
+    """A value as JSON has it; tensors go to `tensors`, and where they stood is their shape."""
+    from torch import Tensor
+
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return list(value.shape)
+    if is_dataclass(value) and not isinstance(value, type):
+        hints = get_type_hints(type(value))
+        own = {
+            field.name: _flat(_within(name, field.name), hints[field.name], getattr(value, field.name), tensors)
+            for field in dataclasses.fields(value)
+        }
+        return {"kind": type(value).__name__, **own} if len(_kinds(hint)) > 1 else own
+    if isinstance(value, tuple):
+        parts = zip(_entries(hint, len(value)), value, strict=True)
+        return [_flat(f"{name}.{place}", *part, tensors) for place, part in enumerate(parts)]
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+@dataclass
+class _File:
+    """A file's tensors, and which of them were asked for; has a sentence for whatever is missing or of another sort."""
 
     path: str
     kind: str
     tensors: Mapping[str, Tensor]
-    header: Mapping[str, Any]
+    named: set[str] = field(default_factory=set)
 
-    @classmethod
-    def read(cls, path: str | Path, kind: str) -> Kept:
-        """Raises ValueError as `read` does."""
-        return cls(str(path), kind, *read(path, kind))
-
-    def tensor(self, name: str) -> Tensor:
-        if name not in self.tensors:
-            raise ValueError(self._lacks(name))
-        return self.tensors[name]
-
-    def value(self, name: str, hint: Any) -> Any:
-        """A field of the header, if it is what this annotation says: lists are tuples again, objects dataclasses."""
-        if name not in self.header:
-            raise ValueError(self._lacks(name))
-        return self.built(name, hint, self.header[name])
-
-    def fields(self, kind: type, *names: str) -> dict[str, Any]:
-        """Fields of the header as the dataclass of that kind annotates them."""
+    def made(self, name: str, kind: type[Kind], value: Mapping[str, Any]) -> Kind:
+        """A dataclass of its fields."""
         hints = get_type_hints(kind)
-        return {name: self.value(name, hints[name]) for name in names}
+        known = [one.name for one in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        for own in known:
+            if own not in value:
+                raise ValueError(f"{self.path!r} lacks {_within(name, own)!r}, a part of its {self.kind}.")
+        for own in value:
+            if own not in known:
+                raise ValueError(
+                    f"{self.path!r} has {_within(name, own)} of another version: fit it again with this one."
+                )
+        parts = {own: self._built(_within(name, own), hints[own], value[own]) for own in known}
+        try:
+            return kind(**parts)
+        except ValueError as error:
+            raise ValueError(f"{self.path!r} is no {self.kind} that can be read: {error}") from error
 
-    def require_layers(self, name: str, layers: Collection[int], n: int) -> None:
-        """Refuse layers that there are not."""
-        if not all(0 <= layer < n for layer in layers):
-            raise ValueError(f"{self.path!r} has {name} {list(layers)}, and its vectors have layers 0 to {n - 1}.")
-
-    def require_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        if tuple(self.tensor(name).shape) != shape:
-            raise ValueError(
-                f"{self.path!r} holds {name} of shape {tuple(self.tensor(name).shape)}, which should be {shape}."
-            )
-
-    def _lacks(self, name: str) -> str:
-        return f"{self.path!r} lacks a part of a {self.kind}: {name!r}."
-
-    def built(self, name: str, hint: Any, value: Any) -> Any:
-        """A value of JSON as the annotation has it.
-
-        Raises:
-            ValueError: it is of another sort, or an object with other fields.
-        """
+    def _built(self, name: str, hint: Any, value: Any) -> Any:
+        """A value of JSON as the annotation has it: lists are tuples again, objects dataclasses, shapes tensors."""
         origin, args = get_origin(hint), get_args(hint)
         if hint is Any:
             return value
+        if value is None and type(None) in args:
+            return None
         if origin in (Union, types.UnionType):
-            if value is None and type(None) in args:
-                return None
+            if len(kinds := _kinds(hint)) > 1:
+                return self._one_of(name, kinds, value)
             (hint,) = (arg for arg in args if arg is not type(None))
-            return self.built(name, hint, value)
+            return self._built(name, hint, value)
         if origin is Literal and value in args:
             return value
         if origin is tuple and isinstance(value, list):
-            own = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
-            if len(own) == len(value):
-                return tuple(
-                    self.built(f"{name}[{place}]", one, entry)
-                    for place, (one, entry) in enumerate(zip(own, value, strict=True))
-                )
+            hints = _entries(hint, len(value))
+            if len(hints) == len(value):
+                parts = zip(hints, value, strict=True)
+                return tuple(self._built(f"{name}.{place}", *part) for place, part in enumerate(parts))
         if origin in (dict, Mapping) and isinstance(value, dict):
-            return {key: self.built(f"{name}.{key}", args[1], entry) for key, entry in value.items()}
+            return {key: self._built(f"{name}.{key}", args[1], entry) for key, entry in value.items()}
         if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, dict):
-            return self._object(name, hint, value)
+            return self.made(name, hint, value)
+        if _is_tensor(hint) and isinstance(value, list):
+            return self._tensor(name, value)
         if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
             return value
         if hint in (str, bool, int) and type(value) is hint:
             return value
-        raise ValueError(f"{self.path!r} is no {self.kind} that can be read: its {name!r} is {_brief(value)}.")
+        raise self._odd(name, value)
 
-    def _object(self, name: str, kind: type[Kind], value: Mapping[str, Any]) -> Kind:
-        hints = get_type_hints(kind)
-        known = [one.name for one in dataclasses.fields(kind)]  # type: ignore[arg-type]
-        for field in known:
-            if field not in value:
-                raise ValueError(self._lacks(f"{name}.{field}"))
-        for field in value:
-            if field not in known:
-                raise ValueError(f"{self.path!r} has {name}.{field} of another version: fit it again with this one.")
-        return kind(**{field: self.built(f"{name}.{field}", hints[field], value[field]) for field in known})
+    def _one_of(self, name: str, kinds: Mapping[str, type], value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("kind") not in kinds:
+            raise self._odd(name, value)
+        return self.made(name, kinds[value["kind"]], {own: part for own, part in value.items() if own != "kind"})
+
+    def _tensor(self, name: str, shape: list[Any]) -> Tensor:
+        if name not in self.tensors:
+            raise ValueError(f"{self.path!r} lacks {name!r}, a part of its {self.kind}.")
+        self.named.add(name)
+        found = self.tensors[name]
+        if list(found.shape) != shape:
+            raise ValueError(f"{self.path!r} holds {name} of shape {tuple(found.shape)}, which should be {shape}.")
+        return found
+
+    def _odd(self, name: str, value: Any) -> ValueError:
+        text = json.dumps(value, ensure_ascii=False)
+        text = text if len(text) <= 60 else text[:57] + "…"
+        return ValueError(f"{self.path!r} is no {self.kind} that can be read: its {name!r} is {text}.")
 
 
-def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "…"
+def _within(name: str, field: str) -> str:
+    return f"{name}.{field}" if name else field
 
 
-def require_parts(path: str | Path, tensors: Mapping[str, Tensor], names: Collection[str]) -> None:
-    """Refuse a file that lacks tensors or has others."""
-    if set(tensors) != set(names):
-        raise ValueError(
-            f"{str(path)!r} should hold {', '.join(sorted(names))}, and holds {', '.join(sorted(tensors))}."
-        )
+def _kinds(hint: Any) -> dict[str, type]:
+    """The dataclasses that an annotation allows, by name."""
+    return {kind.__name__: kind for kind in get_args(hint) if isinstance(kind, type) and is_dataclass(kind)}
+
+
+def _entries(hint: Any, n: int) -> list[Any]:
+    """The annotations of a tuple's entries."""
+    args = get_args(hint)
+    return [args[0]] * n if args[-1] is Ellipsis else list(args)
+
+
+def _is_tensor(hint: Any) -> bool:
+    from jaxtyping import AbstractArray
+    from torch import Tensor
+
+    return isinstance(hint, type) and issubclass(hint, (Tensor, AbstractArray))
+
+
+# ── Of which model ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 def require_same_model(found: Identity | None, model_identity: Identity, what: str) -> None:

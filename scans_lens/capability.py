@@ -32,7 +32,7 @@ from scans_lens.prompts import FOLDER_VARIABLE
 from scans_lens.rates import Rate
 from scans_lens.reading import Flight, flights
 from scans_lens.running import Runner, crosses, rows_at_once, runner, sides
-from scans_lens.steering import Method, Rows, take
+from scans_lens.steering import Method, Rows, require_method, take
 
 RESAMPLES = 2000
 """Draws behind an interval over texts."""
@@ -512,7 +512,7 @@ def continuations(
     if most < 1:
         raise ValueError(f"A continuation needs room for at least one token, not {most}.")
     ends = end_tokens(model)
-    penalty = float(getattr(method, "repetition_penalty", 1.0))
+    penalty = method.repetition_penalty if method is not None else 1.0
     before = [tuple(_ids(model, context)) or (_prefix(model),) for context in contexts]
     # As long as they will be at most, so that batches have room; what stands there is never read.
     pieces = [
@@ -646,10 +646,8 @@ def _fitting(model: Model, pieces: Sequence[Piece], method: Method | None, trunc
 
 
 def _require(method: Any, sign: float | None) -> None:
-    if method is not None and (isinstance(method, type) or not isinstance(method, Method)):
-        found = method if isinstance(method, type) else type(method)
-        raise ValueError(f"A method decides and gives hooks, as SCANS.fit(model) does; this is {found}.")
-    if hasattr(method, "second_context"):
+    require_method(method)
+    if method is not None and method.asks_twice:
         raise ValueError(
             f"{type(method).__name__} asks prompts in a second context, and texts without a chat have none."
         )
@@ -712,7 +710,7 @@ class _Going:
 
     @property
     def swaps_the_head(self) -> bool:
-        return bool(getattr(self._method, "swaps_the_head", False))
+        return self._method is not None and self._method.swaps_the_head
 
     def keep(self, rows: Tensor) -> None:
         self._run.keep(rows)

@@ -26,8 +26,6 @@ class TransitionClassifier:
     """A score at or above this is harmful (the paper's T)."""
     calibrated_on: str
     """What the threshold was chosen on."""
-    centre: Float[Tensor, "layer d_model"] | None = None
-    """What is taken off both transitions before the cosine; nothing in the paper."""
 
     @classmethod
     def fit(
@@ -36,15 +34,12 @@ class TransitionClassifier:
         t_harmless: Float[Tensor, "harmless layer d_model"],
         *,
         layers: Iterable[int] | None = None,
-        centred: bool = False,
     ) -> TransitionClassifier:
         """Learn d_harm from the harmful transitions (eq. 3).
 
         Args:
             t_harmful, t_harmless: transitions of the anchors, all layers.
             layers: which layers vote; by default the middle and last thirds, as in the paper.
-            centred: take the point halfway between the two sides' means off everything first, so that the cosine is
-                with the difference of means; ours, the paper's harmless anchors have no part in d_harm.
 
         The threshold lies halfway between the two sides' mean scores until it is calibrated.
 
@@ -65,19 +60,14 @@ class TransitionClassifier:
             raise ValueError(
                 f"The layers that vote must lie in 0 to {n_layers - 1}, and there must be one; got {chosen}."
             )
-        means = [side.double().mean(dim=0) for side in (t_harmful, t_harmless)]
-        centre = ((means[0] + means[1]) / 2).float() if centred else None
-        blank = cls(means[0].float(), chosen, 0.0, "nothing", centre)
+        blank = cls(t_harmful.double().mean(dim=0).float(), chosen, 0.0, "nothing")
         middle = (blank.score(t_harmful).mean() + blank.score(t_harmless).mean()) / 2
         return replace(blank, threshold=float(middle), calibrated_on="the midpoint of the two sides it was fitted on")
 
     def by_layer(self, t: Float[Tensor, "prompt layer d_model"]) -> Float[Tensor, "prompt layer"]:
         """Cosine with d_harm at every layer, voting or not."""
-        t = t.float()
         harm = self.harmful_transition.to(t.device)
-        if self.centre is not None:
-            t, harm = t - self.centre.to(t.device), harm - self.centre.to(t.device)
-        return torch.nn.functional.cosine_similarity(t, harm[None], dim=-1)
+        return torch.nn.functional.cosine_similarity(t.float(), harm[None], dim=-1)
 
     def score(self, t: Float[Tensor, "prompt layer d_model"]) -> Float[Tensor, "prompt"]:
         """s_q of eq. 4, between -1 and 1."""

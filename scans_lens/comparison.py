@@ -25,7 +25,6 @@ from scans_lens.methods.arms import Arm, Fitted, Fitting, fitted, written
 from scans_lens.methods.catalogue import PLAIN
 from scans_lens.model import Model, identity
 from scans_lens.prompts import PromptSet
-from scans_lens.steering import Contrastive
 from scans_lens.world import World, world_of
 
 TESTED = 150
@@ -211,7 +210,7 @@ def _cost(fitting: Fitting, arms: Sequence[Arm], numbers: Numbers) -> None:
     if world.capability is None or world.capability.needs_sign:
         return
     for arm in arms:
-        if arm.system is not None or isinstance(arm.method, Contrastive):
+        if arm.system is not None or (arm.method is not None and arm.method.asks_twice):
             continue
         try:
             numbers["ways"][arm.name]["perplexity"] = world.capability.perplexity(arm.method, None).as_json()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import einsum
@@ -15,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts
-from scans_lens.artefacts import AS_STORED, FROM_THE_END, SITE, Kept, Use
+from scans_lens.artefacts import AS_STORED, FROM_THE_END, SITE, Artefact, Use
 from scans_lens.chat import template_record
 from scans_lens.conversation import BARE, Asking
 from scans_lens.errors import Refused
@@ -47,12 +45,6 @@ class Origin:
     """How its prompts were put; None where they were put in several ways."""
     template: Mapping[str, str | None] = field(default_factory=dict)
     """What the chat template was (see `chat.template_record`)."""
-
-    @classmethod
-    def from_header(cls, header: Mapping[str, Any]) -> Origin:
-        model, asking = header["model"], header.get("asking", BARE.to_dict())
-        read = {"model": Identity(**model) if model else None, "asking": Asking(**asking) if asking else None}
-        return cls(**{**header, **read})
 
     @property
     def on(self) -> str:
@@ -93,8 +85,12 @@ def _put(asking: Asking, other: Asking) -> str:
 
 
 @dataclass(frozen=True)
-class Directions:
+class Directions(Artefact):
     """One vector per layer, pointing from harmless prompts towards harmful ones."""
+
+    KIND = "directions"
+    WHAT = "These directions"
+    trials = ()
 
     vectors: Float[Tensor, "layer d_model"]
     """In residual-stream units at `blocks.l.hook_resid_post`."""
@@ -148,33 +144,15 @@ class Directions:
             raise Refused("A direction of length 0 has no unit vector: the two sides do not differ at some layer.")
         return self.vectors / lengths
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file with the origin in its header."""
-        tensors = {"vectors": self.vectors, "residual_norms": self.residual_norms}
-        artefacts.write(path, "directions", tensors, asdict(self.origin), [added(range(len(self)))])
+    @property
+    def measured_on(self) -> Identity | None:
+        return self.origin.model
 
-    @classmethod
-    def load(cls, path: str | Path, model: Model | None = None) -> Directions:
-        """Read directions back; with `model`, only if they were measured on it.
+    def uses(self) -> list[Use]:
+        return [added(range(len(self)), formula="x + scale * vectors[layer]")]
 
-        Raises:
-            ValueError: no such file, not safetensors, cut short, something else, or of another model.
-        """
-        kept = artefacts.Kept.read(path, "directions")
-        tensors = kept.tensors
-        if set(tensors) != {"vectors", "residual_norms"}:
-            raise ValueError(f"{str(path)!r} should hold vectors and residual_norms, and holds {sorted(tensors)}.")
-        names = [one.name for one in dataclasses.fields(Origin)]
-        origin = Origin(**kept.fields(Origin, *names))
-        if model is not None:
-            found = identity(model)
-            artefacts.require_same_model(origin.model, found, "These directions")
-            if tensors["vectors"].shape != (found.n_layers, found.d_model):
-                raise ValueError(
-                    f"{str(path)!r} holds vectors of shape {tuple(tensors['vectors'].shape)}, and this model has "
-                    f"{found.n_layers} layers of width {found.d_model}."
-                )
-        return cls(tensors["vectors"], tensors["residual_norms"], origin)
+    def require_whole(self, owner: Identity | None) -> None:
+        artefacts.require_layers_of(owner, "vectors", self.vectors)
 
     @classmethod
     def from_caches(
@@ -220,41 +198,10 @@ def added(
     site: str = SITE,
     positions: str = FROM_THE_END,
     unit: str = AS_STORED,
-    formula: str = "x + scale * vectors[layer]",
+    formula: str = "x + scale * directions.vectors[layer]",
 ) -> Use:
     """What a file's header says of vectors that are added, each at its own layer."""
     return Use("add", site, positions, tuple(int(layer) for layer in layers), unit, formula)
-
-
-def origin_in(kept: Kept, names: Sequence[str], model: Model | None, what: str) -> Origin:
-    """Where a file's tensors come from, once those of the layers are what they should be.
-
-    Args:
-        names: tensors of [… layer d_model].
-        what: they are, for messages.
-
-    Raises:
-        ValueError: the file does not say, or was measured on another model, or a tensor has another shape than that
-            model's.
-    """
-    origin = kept.value("origin", Origin)
-    own = origin.model
-    if model is not None:
-        artefacts.require_same_model(own, identity(model), what)
-    for name in names:
-        shape = tuple(kept.tensor(name).shape)
-        if own is not None and (len(shape) < 2 or shape[-2:] != (own.n_layers, own.d_model)):
-            raise ValueError(
-                f"{kept.path!r} holds {name} of shape {shape}, and its model has {own.n_layers} layers of width "
-                f"{own.d_model}."
-            )
-    return origin
-
-
-def directions_in(kept: Kept, model: Model | None, what: str) -> Directions:
-    """The directions among a file's tensors; raises as `origin_in` does."""
-    origin = origin_in(kept, ("vectors",), model, what)
-    return Directions(kept.tensor("vectors"), kept.tensor("residual_norms"), origin)
 
 
 def difference_of_means(

@@ -23,7 +23,6 @@ from scans_lens.prompts.overlaps import without
 from scans_lens.ranks import Rank
 from scans_lens.running import rows_at_once
 from scans_lens.scoring import columns_of, opinions
-from scans_lens.steering import Contrastive
 from scans_lens.world import World, world_of
 
 if TYPE_CHECKING:
@@ -241,7 +240,7 @@ def _moved(model: Model, asked: PromptSet, arms: Sequence[Arm], asking: Asking) 
     steered = {
         place: arm.method
         for place, arm in enumerate(arms)
-        if arm.method is not None and arm.system is None and not isinstance(arm.method, Contrastive)
+        if arm.method is not None and arm.system is None and not arm.method.asks_twice
     }
     if not rows or not steered:
         return {}

@@ -48,7 +48,9 @@ def looks(
     Raises:
         ValueError: a prompt that cannot be asked, or SCANS of another model.
     """
-    moves = collect(model, prompts, scans.read, batch_size=batch_size, progress="reading prompts" if progress else None)
+    moves = collect(
+        model, prompts, scans.reader.read, batch_size=batch_size, progress="reading prompts" if progress else None
+    )
     layers = scans.classifier.by_layer(moves).cpu()
     found: dict[int, Look] = {}
     word = "looking at each token" if progress else None

@@ -19,7 +19,7 @@ from scans_lens.conversation import BARE, Askable, Asking, Prompt, checked, key
 from scans_lens.model import Hook, Model, hooked
 from scans_lens.reading import Flight, in_batches
 from scans_lens.running import leaving, rows_at_once
-from scans_lens.steering import Contrastive, Method, Rows, take
+from scans_lens.steering import Method, Rows, require_method, take
 
 NEW_TOKENS = 256
 """As in the SCANS release."""
@@ -173,11 +173,7 @@ def replies_under(
     if not methods:
         raise ValueError("There are no methods to reply under: the list is empty; [None] is the plain model.")
     for method in methods:
-        if method is not None and (isinstance(method, type) or not isinstance(method, Method)):
-            raise ValueError(
-                f"A method decides and gives hooks, as SCANS.fit(model) or Push(directions, layers, scale) do; "
-                f"this is {method if isinstance(method, type) else type(method)}."
-            )
+        require_method(method)
     if max_new_tokens < 1:
         raise ValueError(f"A reply needs room for at least one token, not {max_new_tokens}.")
     if repetition_penalty is not None and repetition_penalty <= 0:
@@ -290,7 +286,8 @@ class _Decoder:
         for number, method in enumerate(methods):
             rows = method.decide(plain) if method is not None else {}
             said[number].decided(rows, places)
-            own = penalty if penalty is not None else float(getattr(method, "repetition_penalty", 1.0))
+            asked = method.repetition_penalty if method is not None else 1.0
+            own = penalty if penalty is not None else asked
             riders.append(_Rider(method, rows, torch.arange(len(places)), number, own))
         most = batch_size or rows_at_once(self.model, tokens.ids.shape[1] + self.max_new_tokens)
         groups = list(_groups(riders, max(1, most // len(places))))
@@ -384,7 +381,7 @@ def _groups(riders: Sequence[_Rider], most: int) -> Iterator[list[_Rider]]:
     """Riders that can be decoded side by side, so many at a time."""
     together: dict[float, list[_Rider]] = {}
     for one in riders:
-        if one.method is not None and (one.method.whole_prompt or isinstance(one.method, Contrastive)):
+        if one.method is not None and (one.method.whole_prompt or one.method.asks_twice):
             yield [one]
         else:
             together.setdefault(one.penalty, []).append(one)
@@ -426,7 +423,7 @@ class _Stream:
         self._mix, self._other = None, None
         self._hooks: list[Hook] = []
         self._on = ExitStack()
-        if isinstance(method, Contrastive):
+        if method is not None and method.asks_twice:
             self._mix = method.mix
             self._other = Flight(flight.model, method.second_context(flight.model, prompts))
         self.logits = self._mixed(flight.logits, self._other.logits if self._other else None)

@@ -25,10 +25,11 @@ from scans_lens.conversation import BARE, Asking, Prompt
 from scans_lens.directions import Directions, Origin, components, difference_of_means
 from scans_lens.effort import STANDARD, Effort, spread
 from scans_lens.errors import Refused
-from scans_lens.model import Model, identity, is_bundled, require_raw, unembedding_of
+from scans_lens.model import Model, identity, require_raw, unembedding_of
 from scans_lens.prompts import Contrast
 from scans_lens.reading import flights, residuals
 from scans_lens.readings import Readings, directions_of, readings
+from scans_lens.world import is_bundled
 
 REFUSAL_WORDS = (
     "sorry", "Sorry", "cannot", "Cannot", "can't", "won't", "unable", "Unable", "unfortunately", "Unfortunately",

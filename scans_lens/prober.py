@@ -8,15 +8,12 @@ below log(1 + 1/e), and learning is slow. Here the cross-entropy is of the logit
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from scans_lens.artefacts import Kept
 from scans_lens.errors import Refused
 
 HIDDEN = 64
@@ -148,41 +145,6 @@ class Prober:
             auc=float(roc_auc_score(yes.numpy(), found.numpy())),
             positive=int(yes.sum()),
             total=len(yes),
-        )
-
-    # ── Keeping ──
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """Its tensors under names that begin with `name`, to be saved with a method's other ones."""
-        layers = {f"{name}.weight.{i}": weight for i, weight in enumerate(self.weights)}
-        layers |= {f"{name}.bias.{i}": bias for i, bias in enumerate(self.biases)}
-        return {f"{name}.mean": self.mean, f"{name}.spread": self.spread, **layers}
-
-    def header(self) -> dict[str, Any]:
-        return {"question": self.question, "slope": self.slope, "offset": self.offset, "layers": len(self.weights)}
-
-    @classmethod
-    def kept(
-        cls,
-        name: str,
-        tensors: Mapping[str, Tensor],
-        header: Mapping[str, Any],
-        path: str = "the file",
-        kind: str = "prober",
-    ) -> Prober:
-        """Back from `tensors` and `header`; raises ValueError where something is missing.
-
-        Args:
-            path, kind: of the file that they are from, for messages.
-        """
-        own = Kept(path, kind, tensors, header)
-        layers = range(own.value("layers", int))
-        return cls(
-            mean=own.tensor(f"{name}.mean"),
-            spread=own.tensor(f"{name}.spread"),
-            weights=tuple(own.tensor(f"{name}.weight.{i}") for i in layers),
-            biases=tuple(own.tensor(f"{name}.bias.{i}") for i in layers),
-            **own.fields(cls, "question", "slope", "offset"),
         )
 
 

@@ -14,7 +14,7 @@ import torch
 
 from scans_lens import capability, steering
 from scans_lens.capability import Accuracy, Piece
-from scans_lens.chat import Asked, prompt_ids, text_of
+from scans_lens.chat import prompt_ids, text_of
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Hook, Model
 from scans_lens.reading import Flight
@@ -25,7 +25,7 @@ WINDOW = 2048
 
 
 @dataclass(frozen=True)
-class Everywhere:
+class Everywhere(Method):
     """SCANS whose push reaches every position of the context, as in the authors' MMLU.
 
     Their search for where the context ends does not find it there, so that nothing is left out. Sign and scale are
@@ -40,9 +40,6 @@ class Everywhere:
 
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
         return steering.add(self.scans.directions, self.scans.layers, rows["scale"], since=flight.since(0))
-
-    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
-        return steering.hooks_of(self, model, prompts)
 
 
 def mmlu(model: Model, scans: SCANS | None = None, **how: Any) -> Accuracy:

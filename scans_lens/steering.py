@@ -25,25 +25,81 @@ Rows = Mapping[str, Tensor]
 
 @runtime_checkable
 class Method(Protocol):
-    """A steering method: it decides once for each row, and turns the rows that are still there into hooks."""
+    """A steering method: it decides once for each row, and turns the rows that are still there into hooks.
+
+    A class of your own inherits from it and writes what differs from the defaults. This one pushes each prompt as hard
+    as its state is long:
+
+        @dataclass(frozen=True)
+        class ByLength(Method):
+            directions: Directions
+            layer: int
+
+            def decide(self, flight: Flight) -> Rows:
+                return {"scale": 0.1 * flight.residuals()[:, self.layer].norm(dim=-1)}
+
+            def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
+                since = flight.since(flight.end_of_prompt)
+                return add(self.directions, [self.layer], rows["scale"], since=since)
+    """
 
     @property
     def whole_prompt(self) -> bool:
         """Whether it steers before the end of the prompt, so that the prompt has to be run again under its hooks."""
-        ...
+        return False
 
-    def decide(self, flight: Flight) -> Rows: ...
-    def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]: ...
+    @property
+    def repetition_penalty(self) -> float:
+        """What it asks of decoding, where the caller asks nothing; 1 is none."""
+        return 1.0
 
+    @property
+    def swaps_the_head(self) -> bool:
+        """Whether it writes through an unembedding of its own."""
+        return False
 
-@runtime_checkable
-class Contrastive(Method, Protocol):
-    """A method that also runs the same prompts in a second context, and mixes the logits of the two at every token."""
+    @property
+    def asks_twice(self) -> bool:
+        """Whether the same prompts run in a `second_context` too, whose logits it mixes in at every token."""
+        return False
 
-    def second_context(self, model: Model, prompts: Sequence[Prompt]) -> Tokens: ...
+    @property
+    def push(self) -> Push | None:
+        """What it adds to a prompt that is pushed whole, where that is one direction a layer and one scale."""
+        return None
+
+    def decide(self, flight: Flight) -> Rows:
+        """What it does to each row, from what the unsteered prompts left behind."""
+        return {}
+
+    def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
+        """Hooks that do it, for the rows that are left."""
+        return []
+
+    def second_context(self, model: Model, prompts: Sequence[Prompt]) -> Tokens:
+        """The prompts as they are asked the second time, where it `asks_twice`."""
+        return chat_tokens(model, prompts)
+
     def mix(
         self, logits: Float[Tensor, "row d_vocab"], second: Float[Tensor, "row d_vocab"]
-    ) -> Float[Tensor, "row d_vocab"]: ...
+    ) -> Float[Tensor, "row d_vocab"]:
+        """Logits of the next token, from those of both contexts."""
+        return logits
+
+    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
+        """For the caller's own loop over `chat_tokens(model, prompts)`; see `hooks_of`."""
+        return hooks_of(self, model, prompts)
+
+
+def require_method(method: Any) -> None:
+    """Refuse what is no method, saying how it becomes one; None is no method at all, and allowed."""
+    if method is None or (isinstance(method, Method) and not isinstance(method, type)):
+        return
+    kind = method if isinstance(method, type) else type(method)
+    raise ValueError(
+        f"A method decides and gives hooks, as SCANS.fit(model) does; this is {kind}. A class of your own inherits "
+        "from scans_lens.steering.Method."
+    )
 
 
 def add(
@@ -157,13 +213,17 @@ def take(rows: Rows, kept: Tensor) -> Rows:
 
 
 @dataclass(frozen=True)
-class Push:
+class Push(Method):
     """The same push for every prompt, from the end of the prompt on."""
 
     directions: Directions
     layers: Sequence[int]
     scale: float
     whole_prompt: bool = False
+
+    @property
+    def push(self) -> Push:
+        return self
 
     def decide(self, flight: Flight) -> Rows:
         self.directions.origin.require(flight, "These directions")
@@ -173,12 +233,9 @@ class Push:
         start = 0 if self.whole_prompt else flight.end_of_prompt
         return add(self.directions, self.layers, rows["scale"], since=flight.since(start))
 
-    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
-        return hooks_of(self, model, prompts)
-
 
 @dataclass(frozen=True)
-class Ablation:
+class Ablation(Method):
     """Every state of the prompt and the reply without its component along the direction."""
 
     directions: Directions
@@ -194,12 +251,9 @@ class Ablation:
             self.directions, self.layers, since=flight.since(0 if self.whole_prompt else flight.end_of_prompt)
         )
 
-    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
-        return hooks_of(self, model, prompts)
-
 
 @dataclass(frozen=True)
-class Together:
+class Together(Method):
     """Several methods at once, each at its own positions; on one hook point they act in this order."""
 
     methods: tuple[Method, ...]
@@ -209,28 +263,29 @@ class Together:
             raise ValueError("There are no methods to put together: the list is empty.")
         flat = (each.methods if isinstance(each, Together) else (each,) for each in self.methods)
         object.__setattr__(self, "methods", tuple(itertools.chain.from_iterable(flat)))
-        heads = [type(each).__name__ for each in self.methods if getattr(each, "swaps_the_head", False)]
+        heads = [type(each).__name__ for each in self.methods if each.swaps_the_head]
         if len(heads) > 1:
             raise ValueError(
                 f"{' and '.join(heads)} each put a head of their own in place of the unembedding: take one."
             )
-        mixing = next((each for each in self.methods if isinstance(each, Contrastive)), None)
+        mixing = next((each for each in self.methods if each.asks_twice), None)
         if mixing is not None:
             raise ValueError(f"{type(mixing).__name__} mixes logits of two contexts, and does that alone only.")
 
     @property
     def whole_prompt(self) -> bool:
+        """Whether one of them steers before the end of the prompt."""
         return any(method.whole_prompt for method in self.methods)
 
     @property
     def swaps_the_head(self) -> bool:
         """Whether one of them writes through an unembedding of its own."""
-        return any(getattr(method, "swaps_the_head", False) for method in self.methods)
+        return any(method.swaps_the_head for method in self.methods)
 
     @property
     def repetition_penalty(self) -> float:
         """The strongest that any of them asks for."""
-        return max(float(getattr(method, "repetition_penalty", 1.0)) for method in self.methods)
+        return max(method.repetition_penalty for method in self.methods)
 
     def decide(self, flight: Flight) -> Rows:
         return {
@@ -247,9 +302,6 @@ class Together:
             hooks += method.hooks_for(own, flight)
         return hooks
 
-    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
-        return hooks_of(self, model, prompts)
-
 
 @torch.no_grad()
 def hooks_of(method: Method, model: Model, prompts: Asked) -> list[Hook]:
@@ -258,8 +310,14 @@ def hooks_of(method: Method, model: Model, prompts: Asked) -> list[Hook]:
     They fit `chat_tokens(model, prompts)`, padded on the left: `model.hooks(fwd_hooks=…)`, `run_with_hooks`, or
     TransformerLens' `generate`, with a cache or without one. Prompts that are tokens already, since a system prompt
     stands before them, say, are taken as they are; the same tokens have to be run.
+
+    Raises:
+        ValueError: a method that hooks alone cannot do, since it mixes logits of two contexts.
     """
     from scans_lens.reading import Flight
+
+    if method.asks_twice:
+        raise ValueError(f"{type(method).__name__} mixes logits of two contexts, which no hooks do: use `replies`.")
 
     flight = Flight(model, prompts if isinstance(prompts, Tokens) else chat_tokens(model, prompts))
     return method.hooks_for(method.decide(flight), flight.for_the_callers_loop())

@@ -18,7 +18,8 @@ from scans_lens.methods.cast import CAST, Condition
 from scans_lens.methods.false_refusal import FalseRefusal
 from scans_lens.methods.jailbreak_antidote import JailbreakAntidote, mask_of
 from scans_lens.methods.refusal_direction import ActivationAddition, DirectionalAblation
-from scans_lens.methods.safeswitch import RefusalHead, SafeSwitch
+from scans_lens.methods.refusal_head import RefusalHead
+from scans_lens.methods.safeswitch import SafeSwitch
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import identity
 from scans_lens.prober import Prober

@@ -8,7 +8,7 @@ import pytest
 
 from scans_lens import prober, world
 from scans_lens.figures import Effort
-from scans_lens.methods import choosing, refusal_direction, scans
+from scans_lens.methods import candidates, choosing, scans
 
 N = 8
 """Prompts of a kind: enough for every law, and quick."""
@@ -45,5 +45,5 @@ def little() -> Iterator[None]:
         patch.setattr(choosing, "VALIDATION_TOKENS", 4)
         patch.setattr(world, "bundled", replace(world.bundled, tokens=4))
         patch.setattr(prober, "EPOCHS", 2)
-        patch.setattr(refusal_direction, "FEWEST", 2)
+        patch.setattr(candidates, "FEWEST", 2)
         yield

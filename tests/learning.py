@@ -10,7 +10,16 @@ import pytest
 from drawn import REFUSING
 
 from scans_lens import prober
-from scans_lens.methods import cast, choosing, false_refusal, jailbreak_antidote, safeswitch, scans, variants
+from scans_lens.methods import (
+    cast,
+    choosing,
+    false_refusal,
+    jailbreak_antidote,
+    safeswitch_prompts,
+    scans,
+    thresholds,
+    variants,
+)
 from scans_lens.methods.caa import CAA
 from scans_lens.methods.cast import CAST
 from scans_lens.methods.false_refusal import FalseRefusal
@@ -59,14 +68,14 @@ def briskly() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choosing, "VALIDATION_TOKENS", 5)
         patch.setattr(choosing, "ROUNDS", 0)
-        for module in (choosing, scans):
+        for module in (choosing, thresholds):
             patch.setattr(module, "BROKEN", 1.0)
         for module in (scans, variants, cast, jailbreak_antidote):
             patch.setattr(module, "SHARES", (0.1, 0.4))
         patch.setattr(scans, "ALPHAS", (0.5, 2.0))
-        patch.setattr(scans, "MISSED", (0.01, 0.2))
+        patch.setattr(thresholds, "MISSED", (0.01, 0.2))
         patch.setattr(false_refusal, "places", _two_positions)
-        patch.setattr(safeswitch, "REFUSAL_TOKENS", 5)
+        patch.setattr(safeswitch_prompts, "REFUSAL_TOKENS", 5)
         patch.setattr(prober, "EPOCHS", 5)
         yield patch
 

@@ -605,8 +605,8 @@ BUGS = (
         "a file's tensors go without their unit",
         "test_artefacts.py::test_a_header_alone_is_enough_to_score_and_to_push_as_scans_does",
         "methods/scans.py",
-        'formula=f"x + sign * scale * vectors[layer]; {sign}")',
-        'formula=f"x + sign * vectors[layer]; {sign}")',
+        'formula = f"x + sign * scale * directions.vectors[layer]; {self.rule.formula()}"',
+        'formula = f"x + sign * directions.vectors[layer]; {self.rule.formula()}"',
     ),
     Bug(
         "a header says no unit",
@@ -616,11 +616,11 @@ BUGS = (
         'return Use("add", site, positions, tuple(int(layer) for layer in layers), "", formula)',
     ),
     Bug(
-        "a classifier without its centre is taken for one that has none",
-        "test_artefacts.py::test_a_file_that_lacks_any_part_or_has_one_of_another_sort_is_one_sentence",
-        "methods/scans.py",
-        'centred = ["centre"] if kept.value("centred", bool) else []',
-        "pass",
+        "a part comes back as another kind than it was",
+        "test_artefacts.py::test_a_part_is_of_the_kind_that_it_was",
+        "artefacts.py",
+        'self.made(name, kinds[value["kind"]], ',
+        "self.made(name, kinds[min(kinds)], ",
     ),
     Bug(
         "files are read behind the model",
@@ -675,16 +675,16 @@ BUGS = (
     Bug(
         "both signs of a scale are looked up the wrong way round",
         "test_scans.py::test_every_trial_is_what_the_method_would_do_with_that_threshold_and_scale",
-        "methods/scans.py",
+        "methods/thresholds.py",
         "[no_towards if at >= one.threshold else no_away for at in score.tolist()]\n"
-        "                    no = {place: side[place] for place, side in enumerate(pushed)}",
+        "                no = {place: side[place] for place, side in enumerate(pushed)}",
         "[no_towards if at < one.threshold else no_away for at in score.tolist()]\n"
-        "                    no = {place: side.get(place, False) for place, side in enumerate(pushed)}",
+        "                no = {place: side.get(place, False) for place, side in enumerate(pushed)}",
     ),
     Bug(
         "finer scales are looked for beside the largest, not the best",
         "test_scans.py::test_near_the_best_scale_finer_ones_are_tried",
-        "methods/scans.py",
+        "methods/thresholds.py",
         "beside(choice(trials)[0].scale, [trial.scale for trial in trials])",
         "beside(trials[-1].scale, [trial.scale for trial in trials])",
     ),
@@ -719,9 +719,9 @@ BUGS = (
     Bug(
         "the abstain band pushes all the same",
         "test_scans.py::test_a_prompt_in_the_abstain_band_is_not_pushed_and_one_outside_as_ever",
-        "methods/scans.py",
-        'return {"score": score, "scale": sign * self.scale * sure}',
-        'return {"score": score, "scale": sign * self.scale}',
+        "methods/rules.py",
+        "self.beyond.share(over) * (over.abs() >= self.abstain)",
+        "self.beyond.share(over)",
     ),
     Bug(
         "a threshold that is looked up takes the other push",
@@ -775,14 +775,14 @@ BUGS = (
     Bug(
         "a push in proportion has no end",
         "test_variants.py::test_within_the_width_a_prompt_is_pushed_in_proportion_and_beyond_it_whole",
-        "methods/scans.py",
+        "methods/rules.py",
         "(over / self.width).clamp(-1, 1)",
         "(over / self.width)",
     ),
     Bug(
         "a direction stays in what attention writes",
         "test_refusal_direction.py::test_ablation_is_the_model_with_weights_orthogonal_to_the_direction",
-        "methods/refusal_direction.py",
+        "methods/candidates.py",
         'SITES = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")',
         'SITES = ("hook_resid_pre", "hook_resid_pre", "hook_mlp_out")',
     ),
@@ -810,14 +810,14 @@ BUGS = (
     Bug(
         "every row speaks through the head of row 0",
         "test_safeswitch.py::test_each_row_speaks_through_its_own_mixture_of_the_two_unembeddings",
-        "methods/safeswitch.py",
+        "methods/refusal_head.py",
         "weight.reshape(-1, 1, 1)",
         "weight.reshape(-1, 1, 1)[:1]",
     ),
     Bug(
         "the head counts the columns that the unembedding sees, not those of the text",
         "test_methods.py::test_hooks_fit_run_with_hooks_of_transformer_lens_which_unembeds_every_column",
-        "methods/safeswitch.py",
+        "methods/refusal_head.py",
         "min(max(0, start - first_of(columns)), columns)",
         "min(start, columns - 1)",
     ),
@@ -852,7 +852,7 @@ BUGS = (
     Bug(
         "SafeSwitch's probers never see a quiz question",
         "test_safeswitch.py::test_on_the_bundled_model_jailbreaks_are_refused_and_harmless_questions_still_answered",
-        "methods/safeswitch.py",
+        "methods/safeswitch_prompts.py",
         "(*plain, *around_plain, *quiz[: size // 2])",
         "(*plain, *around_plain)",
     ),
@@ -985,9 +985,9 @@ BUGS = (
     Bug(
         "a fit forgets its effort",
         "test_effort.py::test_a_fit_keeps_its_effort_in_its_file_and_says_it",
-        "methods/scans.py",
-        '**kept.fields(cls, *named, "effort"),',
-        "**kept.fields(cls, *named),",
+        "artefacts.py",
+        "hints[own], value[own]) for own in known}",
+        'hints[own], value[own]) for own in known if own != "effort"}',
     ),
     Bug(
         "readings come back in the order of the batches",
@@ -1013,7 +1013,7 @@ BUGS = (
     Bug(
         "a scale behind a broken one is a trial, too",
         "test_scans.py::test_scales_that_are_tried_side_by_side_do_what_they_do_one_by_one",
-        "methods/scans.py",
+        "methods/thresholds.py",
         "by_scale[: len(good) + 1]",
         "by_scale",
     ),

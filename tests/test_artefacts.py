@@ -20,10 +20,14 @@ from scans_lens.methods.false_refusal import FalseRefusal
 from scans_lens.methods.false_refusal import Trial as FalseTrial
 from scans_lens.methods.jailbreak_antidote import JailbreakAntidote
 from scans_lens.methods.jailbreak_antidote import Trial as AntidoteTrial
+from scans_lens.methods.readers import Centred, InstructionEnd, Transitions
 from scans_lens.methods.refusal_direction import RefusalDirection
 from scans_lens.methods.refusal_direction import Trial as DirectionTrial
-from scans_lens.methods.safeswitch import RefusalHead, SafeSwitch, Switched
-from scans_lens.methods.scans import SCANS, Trial
+from scans_lens.methods.refusal_head import RefusalHead
+from scans_lens.methods.rules import Band, Continuous, Sign
+from scans_lens.methods.safeswitch import SafeSwitch, Switched
+from scans_lens.methods.scans import SCANS
+from scans_lens.methods.thresholds import Trial
 from scans_lens.model import Identity, identity
 from scans_lens.prober import Prober, Quality
 
@@ -44,12 +48,10 @@ def some_directions(model=None):
 
 
 def some_scans(model=None, **how):
-    classifier = TransitionClassifier(drawn(LAYERS, WIDTH, seed=1), (1, 2, 3), 0.1, "nothing", drawn(LAYERS, WIDTH))
     own = {
-        "classifier": classifier,
-        "abstain": 0.01,
-        "at_instruction": True,
-        "width": 0.2,
+        "classifier": TransitionClassifier(drawn(LAYERS, WIDTH, seed=1), (1, 2, 3), 0.1, "nothing"),
+        "reader": Centred(InstructionEnd(), drawn(LAYERS, WIDTH)),
+        "rule": Band(0.01, Continuous(0.2)),
         "trials": (Trial(0.0, 0.1, 0.2, (1, 2), (3, 4)),),
     }
     return SCANS(some_directions(model), (1, 2), 0.5, **{"unit": "residual norms", **own, **how})
@@ -163,12 +165,33 @@ def test_a_file_that_lacks_any_part_or_has_one_of_another_sort_is_one_sentence(s
             kind.load(file)
 
 
-@pytest.mark.parametrize(("field", "value"), [("layers", [9]), ("voting", [9]), ("voting", [])])
-def test_layers_that_there_are_not_are_refused(tmp_path, field, value):
+@pytest.mark.parametrize(("steered", "voting"), [((9,), (1,)), ((1,), (9,)), ((1,), ())])
+def test_layers_that_there_are_not_are_refused(tmp_path, steered, voting):
+    classifier = TransitionClassifier(drawn(LAYERS, WIDTH), voting, 0.1, "nothing")
+    dataclasses.replace(some_scans(classifier=classifier), layers=steered).save(tmp_path / "odd")
+    with pytest.raises(ValueError, match=r"parts that do not go together: .*layers"):
+        SCANS.load(tmp_path / "odd")
+
+
+def test_a_file_of_an_older_format_says_to_fit_again(tmp_path):
     KINDS["scans"].save(tmp_path / "saved")
+    tensors, about = taken_apart(tmp_path / "saved")
+    save_file(tensors, tmp_path / "saved", metadata={**about, "format": "1"})
+    with pytest.raises(ValueError, match="is in format 1, and this version reads format 2: fit it again"):
+        SCANS.load(tmp_path / "saved")
+
+
+def test_a_part_is_of_the_kind_that_it_was(tmp_path):
+    """Where an annotation allows several dataclasses, the file says which."""
+    for rule in (Sign(), Continuous(0.3), Band(0.1), Band(0.1, Continuous(0.3))):
+        for reader in (Transitions(), Transitions(normed=True), InstructionEnd()):
+            some_scans(rule=rule, reader=reader).save(tmp_path / "saved")
+            found = SCANS.load(tmp_path / "saved")
+            assert (found.rule, found.reader) == (rule, reader)
+    some_scans().save(tmp_path / "saved")
     tensors, header = artefacts.read(tmp_path / "saved", "SCANS")
-    artefacts.write(tmp_path / "odd", "SCANS", tensors, header | {field: value})
-    with pytest.raises(ValueError, match="layers"):
+    artefacts.write(tmp_path / "odd", "SCANS", tensors, header | {"rule": {**header["rule"], "kind": "Prober"}})
+    with pytest.raises(ValueError, match="its 'rule' is"):
         SCANS.load(tmp_path / "odd")
 
 
@@ -207,24 +230,20 @@ def plain_score(use, tensors, header, transitions):
     assert use["operation"] == "read" and use["unit"].startswith("cosine")
     each = []
     for layer in use["layers"]:
-        x, harm = transitions[:, layer].double(), tensors["harmful_transition"][layer].double()
-        if "- centre[layer]" in use["formula"]:
-            x, harm = x - tensors["centre"][layer].double(), harm - tensors["centre"][layer].double()
+        x, harm = transitions[:, layer].double(), tensors["classifier.harmful_transition"][layer].double()
+        if "- reader.centre[layer]" in use["formula"]:
+            x = x - tensors["reader.centre"][layer].double()
         each.append((x @ harm) / (x.norm(dim=1) * harm.norm()))
     return torch.stack(each).mean(dim=0)
 
 
 @pytest.mark.parametrize(
-    "how",
-    [
-        {"abstain": 0.0, "width": 0.0},
-        {"abstain": 0.05, "width": 0.0},
-        {"abstain": 0.0, "width": 2.0},
-    ],
+    ("rule", "centred"), [(Sign(), True), (Band(0.05), True), (Continuous(2.0), True), (Sign(), False)]
 )
-def test_a_header_alone_is_enough_to_score_and_to_push_as_scans_does(model, prompts, tmp_path, how):
+def test_a_header_alone_is_enough_to_score_and_to_push_as_scans_does(model, prompts, tmp_path, rule, centred):
     file = tmp_path / "scans.safetensors"
-    some_scans(model, **{"at_instruction": False, **how}).save(file)
+    reader = Centred(Transitions(), drawn(LAYERS, WIDTH)) if centred else Transitions()
+    some_scans(model, rule=rule, reader=reader).save(file)
     tensors, about = taken_apart(file)
     header = json.loads(about["header"])
     reading, push = header["use"]
@@ -255,17 +274,17 @@ def test_a_header_alone_is_enough_to_score_and_to_push_as_scans_does(model, prom
             0
         ]
         score = plain_score(reading, tensors, header, (longer[end] - longer[-1])[None])
-        over = float(score) - header["threshold"]
+        over = float(score) - header["classifier"]["threshold"]
         sign = 1.0 if over >= 0 else -1.0
-        if "clip((score - threshold) / width, -1, 1)" in push["formula"]:
-            sign = max(-1.0, min(1.0, over / header["width"]))
-        if "sign = 0 where |score - threshold| < abstain" in push["formula"] and abs(over) < header["abstain"]:
-            sign = 0.0
-        assert push["operation"] == "add" and push["formula"].startswith("x + sign * scale * vectors[layer]")
+        if "clip((score - classifier.threshold) / rule.width, -1, 1)" in push["formula"]:
+            sign = max(-1.0, min(1.0, over / header["rule"]["width"]))
+        if "sign = 0 where |score - classifier.threshold| < rule.abstain" in push["formula"]:
+            sign = 0.0 if abs(over) < header["rule"]["abstain"] else sign
+        assert push["operation"] == "add" and push["formula"].startswith("x + sign * scale * directions.vectors[layer]")
 
         def add(x, hook, layer, size=sign * header["scale"], end=end):
             x = x.clone()
-            x[:, end:] += size * tensors["vectors"][layer].to(x)
+            x[:, end:] += size * tensors["directions.vectors"][layer].to(x)
             return x
 
         hooks = [(push["site"].format(layer=layer), partial(add, layer=layer)) for layer in push["layers"]]
@@ -286,13 +305,13 @@ def test_what_a_header_says_follows_what_is_in_the_file(tmp_path):
         scans.save(tmp_path / "saved")
         return artefacts.header_of(tmp_path / "saved", "SCANS")["use"]
 
-    plain = TransitionClassifier(drawn(LAYERS, WIDTH), (3,), 0.1, "nothing")
-    reading, push = uses(some_scans(classifier=plain, width=0.0, abstain=0.0, at_instruction=False))
+    reading, push = uses(some_scans(reader=Transitions(), rule=Sign()))
     assert "centre" not in reading["formula"] and "norm" not in reading["formula"]
     assert "width" not in push["formula"] and "abstain" not in push["formula"] and "residual norm" in push["unit"]
-    reading, push = uses(some_scans(last_after_norm=True, unit="length"))
+    reading, push = uses(some_scans(reader=Centred(InstructionEnd(True), drawn(LAYERS, WIDTH)), unit="length"))
     assert "centre" in reading["formula"] and "after the final norm" in reading["formula"]
     assert "user's own words" in reading["positions"] and "of length 1" in push["unit"]
+    assert "rule.beyond.width" in push["formula"] and "rule.abstain" in push["formula"]
     whole = dataclasses.replace(KINDS["cast"], whole_prompt=False)
     whole.save(tmp_path / "saved")
     assert artefacts.header_of(tmp_path / "saved", "CAST")["use"][1]["positions"].startswith("from the last token")

@@ -14,6 +14,7 @@ from steered import close, decoded, run_whole
 import scans_lens
 from scans_lens import artefacts, judges, organism, world
 from scans_lens.chat import chat_tokens, prompt_ids, words_of
+from scans_lens.directions import Directions
 from scans_lens.generation import replies
 from scans_lens.methods import caa as module
 from scans_lens.methods import choosing
@@ -216,12 +217,15 @@ def test_a_file_that_is_none_of_ours_or_of_another_shape_is_refused(fitted, tmp_
     fitted.directions.save(tmp_path / "others")
     with pytest.raises(ValueError, match="holds no CAA, but directions"):
         CAA.load(tmp_path / "others")
-    header = {"origin": dataclasses.asdict(fitted.directions.origin)}
-    artefacts.write(tmp_path / "narrow", "CAA", {"vectors": fitted.directions.vectors[:3]}, header)
+    narrow = Directions(fitted.directions.vectors[:3], torch.ones(3), fitted.directions.origin)
+    dataclasses.replace(fitted, directions=narrow).save(tmp_path / "narrow")
     with pytest.raises(ValueError, match="4 layers of width 64"):
         CAA.load(tmp_path / "narrow")
-    artefacts.write(tmp_path / "odd", "CAA", {"vectors": fitted.directions.vectors}, header)
-    with pytest.raises(ValueError, match="residual_norms"):
+    fitted.save(tmp_path / "kept")
+    tensors, header = artefacts.read(tmp_path / "kept", "CAA")
+    del tensors["directions.residual_norms"]
+    artefacts.write(tmp_path / "odd", "CAA", tensors, header)
+    with pytest.raises(ValueError, match=r"lacks 'directions\.residual_norms', a part of its CAA"):
         CAA.load(tmp_path / "odd")
 
 

@@ -227,12 +227,13 @@ def test_what_cannot_be_learned_from_is_refused(model, validation):
 def test_a_file_whose_parts_do_not_fit_is_refused(fitted, tmp_path):
     fitted.save(tmp_path / "cast.safetensors")
     tensors, header = artefacts.read(tmp_path / "cast.safetensors", "CAST")
-    artefacts.write(tmp_path / "odd.safetensors", "CAST", {**tensors, "condition": torch.ones(8)}, header)
+    header["condition"]["vector"] = [8]
+    artefacts.write(tmp_path / "odd.safetensors", "CAST", {**tensors, "condition.vector": torch.ones(8)}, header)
     with pytest.raises(ValueError, match=r"vector of shape \(8,\), and the directions have 4 layers of width 64"):
         CAST.load(tmp_path / "odd.safetensors")
-    del tensors["condition"]
+    del tensors["condition.vector"]
     artefacts.write(tmp_path / "odd.safetensors", "CAST", tensors, header)
-    with pytest.raises(ValueError, match="should hold condition"):
+    with pytest.raises(ValueError, match=r"lacks 'condition\.vector', a part of its CAST"):
         CAST.load(tmp_path / "odd.safetensors")
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 from learning import FITS, contrast_of, others, some
 
-from scans_lens.methods import choosing
+from scans_lens.methods import choosing, thresholds
 from scans_lens.methods.caa import CAA
 from scans_lens.methods.choosing import Spent
 from scans_lens.prompts import Contrast
@@ -140,9 +140,7 @@ NAMES = [name for name in FITS if name not in ("refusal direction", "false refus
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_budget_is_used_and_never_overdrawn(one_model, name, monkeypatch):
-    from scans_lens.methods import scans
-
-    for module in (choosing, scans):
+    for module in (choosing, thresholds):
         monkeypatch.setattr(module, "BROKEN", 1.0)
     first, judge, budget = Listening(), Listening(), 24 * N
     by_default = fitted(one_model, name, first)
@@ -182,12 +180,12 @@ def test_every_reply_that_scans_paid_for_is_in_a_trial(one_model, monkeypatch, b
         asked.update([0.0] if replies.scale is None else (round(one, 4) for one in replies.scale.abs().tolist()))
         return ["refused" if replies.scale is None else "answered"] * len(replies)
 
-    monkeypatch.setattr(scans, "BROKEN", 0.1)
+    monkeypatch.setattr(thresholds, "BROKEN", 0.1)
     monkeypatch.setattr(scans, "SHARES", (0.1, 0.2, 0.4, 0.8))
     found = fitted(one_model, "SCANS", once_steered, budget=budget)
     tried = {one.scale for one in found.trials}
     assert max(tried) == scans.SHARES[0]
-    assert tried == asked if budget else asked - tried == set(scans.SHARES[1 : scans.TOGETHER])
+    assert tried == asked if budget else asked - tried == set(scans.SHARES[1 : thresholds.TOGETHER])
 
 
 def test_a_budget_that_pays_for_some_layers_spreads_them_and_says_so(one_model, monkeypatch):

@@ -19,8 +19,9 @@ from scans_lens.conversation import BARE
 from scans_lens.generation import replies
 from scans_lens.methods import false_refusal as module
 from scans_lens.methods import refusal_direction
+from scans_lens.methods.candidates import SITES, NoDirection
 from scans_lens.methods.false_refusal import FalseRefusal, Trial, orthogonalised
-from scans_lens.methods.refusal_direction import SITES, ActivationAddition, NoDirection, RefusalDirection
+from scans_lens.methods.refusal_direction import ActivationAddition, RefusalDirection
 from scans_lens.organism import wordings
 from scans_lens.prompts import Contrast
 from scans_lens.prompts import borderline as ours
@@ -194,13 +195,14 @@ def test_a_file_that_is_none_of_ours_or_of_another_shape_is_refused(found, tmp_p
     (tmp_path / "cut").write_bytes(b"\x00" * 40)
     with pytest.raises(ValueError, match="no safetensors file"):
         FalseRefusal.load(tmp_path / "cut")
-    header = {"origin": dataclasses.asdict(found.origin)}
-    artefacts.write(tmp_path / "others", "refusal direction", {"candidates": found.refusal}, header)
+    artefacts.write(tmp_path / "others", "refusal direction", {"candidates": found.refusal}, {})
     with pytest.raises(ValueError, match="holds no ablation of false refusal, but refusal direction"):
         FalseRefusal.load(tmp_path / "others")
-    tensors = {"borderline": found.borderline, "refusal": found.refusal[:, :3]}
-    artefacts.write(tmp_path / "narrow", "ablation of false refusal", tensors, header)
-    with pytest.raises(ValueError, match=r"refusal of shape .* 4 layers of width 64"):
+    dataclasses.replace(found, borderline=found.borderline[:, :3]).save(tmp_path / "narrow")
+    with pytest.raises(ValueError, match=r"borderline is of shape .* 4 layers of width 64"):
+        FalseRefusal.load(tmp_path / "narrow")
+    dataclasses.replace(found, refusal=found.refusal[:, :3]).save(tmp_path / "narrow")
+    with pytest.raises(ValueError, match=r"refusal is of shape .* which should be"):
         FalseRefusal.load(tmp_path / "narrow")
 
 

@@ -8,22 +8,23 @@ from collections.abc import Mapping
 import pytest
 import torch
 from conftest import hooks_on
-from drawn import METHODS
+from drawn import METHODS, directions
 from learning import FITS, others, some
 from steered import SAID, close, decoded, run_by_the_caller, run_whole
 from tiny import LOADERS
 
-from scans_lens import artefacts, methods
+from scans_lens import artefacts, capability, methods
 from scans_lens.chat import chat_tokens
 from scans_lens.directions import Directions
 from scans_lens.generation import replies
-from scans_lens.methods import choosing, scans
+from scans_lens.methods import choosing, thresholds
 from scans_lens.methods.refusal_direction import RefusalDirection
 from scans_lens.methods.safeswitch import SafeSwitch
+from scans_lens.methods.scans import SCANS
 from scans_lens.methods.self_cd import SelfCD
 from scans_lens.model import resid_post
 from scans_lens.reading import Flight
-from scans_lens.steering import Method, Together
+from scans_lens.steering import Method, Together, add
 
 KINDS = {
     "SCANS": "SCANS",
@@ -185,7 +186,7 @@ def test_fitting_leaves_no_hooks_behind_even_after_an_error(one_model, name):
 
 @pytest.mark.parametrize("fitted", CHOSEN, indirect=True)
 def test_the_chosen_trial_is_what_the_method_does(fitted, model):
-    chosen = (scans.choice if isinstance(fitted, scans.SCANS) else choosing.best)(fitted.trials)[0]
+    chosen = (thresholds.choice if isinstance(fitted, SCANS) else choosing.best)(fitted.trials)[0]
     assert fitted.chosen == chosen and "'others'" in fitted.note
     validation = others(6) if type(fitted).__name__ == "CAA" else others()
     n = len(validation.harmful)
@@ -252,8 +253,6 @@ def test_a_file_that_lacks_a_part_or_has_one_of_another_shape_is_refused(fitted,
         others = {each: own for each, own in tensors.items() if each != name}
         for parts in (others, {**others, name: tensor[..., 1:].contiguous()}):
             artefacts.write(tmp_path / "other", kind, parts, header)
-            if name == "centre" and name not in parts:  # without it, it is SCANS of the paper
-                continue
             with pytest.raises(ValueError, match=r"lacks|should|shape|width"):
                 type(fitted).load(tmp_path / "other")
 
@@ -279,3 +278,54 @@ def test_methods_that_cannot_be_put_together_say_so(model):
         with pytest.raises(ValueError, match=sentence):
             Together(both)
     assert isinstance(own, SafeSwitch) and Together((own,)).swaps_the_head
+
+
+# ── A method of one's own ────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclasses.dataclass(frozen=True)
+class ByLength(Method):
+    """What the docstring of `Method` has for an example."""
+
+    directions: Directions
+    layer: int
+
+    def decide(self, flight):
+        return {"scale": 0.1 * flight.residuals()[:, self.layer].norm(dim=-1)}
+
+    def hooks_for(self, rows, flight):
+        since = flight.since(flight.end_of_prompt)
+        return add(self.directions, [self.layer], rows["scale"], since=since)
+
+
+def test_a_method_of_ones_own_has_everything_that_a_method_may_offer(any_model, prompts, tokens):
+    method = ByLength(directions(), 2)
+    assert not (method.whole_prompt or method.swaps_the_head or method.asks_twice or method.push)
+    assert method.repetition_penalty == 1.0 and Together((method,)).repetition_penalty == 1.0
+    close(decoded(any_model, tokens, method), run_whole(any_model, tokens, method.hooks(any_model, prompts)))
+    said = replies(any_model, prompts, method=method, max_new_tokens=3, progress=False)
+    assert said.tokens != replies(any_model, prompts, max_new_tokens=3, progress=False).tokens
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_class_that_is_no_method_is_told_how_it_becomes_one(model):
+    class Plain:
+        whole_prompt = False
+
+        def decide(self, flight):
+            return {}
+
+        def hooks_for(self, rows, flight):
+            return []
+
+    for use in (
+        lambda: replies(model, ["Why?"], method=Plain(), progress=False),
+        lambda: capability.log_likelihoods(model, [("Why", " not")], Plain()),
+    ):
+        with pytest.raises(ValueError, match=r"Plain.*inherits from scans_lens\.steering\.Method"):
+            use()
+
+
+def test_hooks_of_a_method_that_asks_twice_are_none_and_it_says_so(model):
+    with pytest.raises(ValueError, match="SelfCD mixes logits of two contexts, which no hooks do"):
+        SelfCD().hooks(model, ["Why?"])

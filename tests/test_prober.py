@@ -132,9 +132,3 @@ def test_layers_that_do_not_go_together_are_refused(fitted, without_shape_checks
     for wrong in (fitted.weights[:-1] + (torch.zeros(3, 5),), ()):
         with pytest.raises(ValueError, match="from a state of width 12 to 2 answers"):
             dataclasses.replace(fitted, weights=wrong, biases=fitted.biases[: len(wrong)])
-
-
-def test_what_was_kept_answers_as_before(fitted):
-    again = Prober.kept("own", fitted.tensors("own"), fitted.header())
-    states, _ = apart(9, 8)
-    assert torch.equal(again.logit(states), fitted.logit(states)) and again.question == fitted.question

@@ -7,7 +7,7 @@ from conftest import one_by_one
 import scans_lens
 from scans_lens.chat import chat_tokens
 from scans_lens.directions import refusal_directions
-from scans_lens.methods.scans import either_way
+from scans_lens.methods.readers import either_way
 from scans_lens.model import resid_post
 from scans_lens.prompts import Contrast
 from scans_lens.reading import collect, residuals

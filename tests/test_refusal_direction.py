@@ -18,18 +18,10 @@ import scans_lens
 from scans_lens import artefacts, judges, organism, world
 from scans_lens.chat import chat_tokens, template, words_of
 from scans_lens.generation import replies
-from scans_lens.methods import choosing
+from scans_lens.methods import candidates, choosing
 from scans_lens.methods import refusal_direction as module
-from scans_lens.methods.refusal_direction import (
-    SITES,
-    ActivationAddition,
-    DirectionalAblation,
-    Filters,
-    NoDirection,
-    RefusalDirection,
-    refusal_openings,
-    refusal_scores,
-)
+from scans_lens.methods.candidates import SITES, NoDirection, refusal_openings, refusal_scores
+from scans_lens.methods.refusal_direction import ActivationAddition, DirectionalAblation, Filters, RefusalDirection
 from scans_lens.organism.wordings import REFUSALS
 from scans_lens.steering import Together
 
@@ -269,7 +261,7 @@ def test_where_nothing_or_everything_is_refused_it_says_so(model, verdict, side)
 
 def test_a_published_model_has_published_tokens(one_model, monkeypatch):
     monkeypatch.setattr(one_model.cfg, "model_name", "meta-llama/Llama-2-7b-chat-hf")
-    assert module.openings(one_model, [["Why?"]] * 2, None, None, 8, False) == (306,)
+    assert candidates.openings(one_model, [["Why?"]] * 2, None, None, 8, False) == (306,)
 
 
 @pytest.mark.parametrize("tokens", [[], [600], [-1], range(600)])
@@ -283,21 +275,21 @@ def test_prompts_on_the_wrong_side_are_left_out(model, monkeypatch):
         return torch.tensor([1.0 if "process" in prompt else -1.0 for prompt in prompts])
 
     contrast = contrast_of()
-    monkeypatch.setattr(module, "refusal_scores", scores)
-    monkeypatch.setattr(module, "FEWEST", 1)
+    monkeypatch.setattr(candidates, "refusal_scores", scores)
+    monkeypatch.setattr(candidates, "FEWEST", 1)
     ask = dict(split="training", batch_size=8)
-    assert module.on_its_side(model, contrast.harmful, REFUSING, kind="harmful", **ask) == contrast.harmful[:1]
-    assert module.on_its_side(model, contrast.harmless, REFUSING, kind="harmless", **ask) == contrast.harmless[1:]
-    monkeypatch.setattr(module, "FEWEST", 2)
+    assert candidates.on_its_side(model, contrast.harmful, REFUSING, kind="harmful", **ask) == contrast.harmful[:1]
+    assert candidates.on_its_side(model, contrast.harmless, REFUSING, kind="harmless", **ask) == contrast.harmless[1:]
+    monkeypatch.setattr(candidates, "FEWEST", 2)
     with pytest.raises(ValueError, match=r"Of 8 harmful training prompts the model refuses 1 .*and 2 are needed"):
         quickly(model, filtered=True)
 
 
 def test_prompts_are_spread_over_a_list_that_may_have_an_order():
-    assert module.spread("abcdefgh", 4) == ("a", "c", "e", "g")
-    assert module.spread("abc", 7) == ("a", "b", "c")
+    assert candidates.spread("abcdefgh", 4) == ("a", "c", "e", "g")
+    assert candidates.spread("abc", 7) == ("a", "b", "c")
     with pytest.raises(ValueError, match="at least one prompt"):
-        module.spread("abc", 0)
+        candidates.spread("abc", 0)
 
 
 # ── Keeping ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -310,12 +302,13 @@ def test_a_file_that_is_none_of_ours_or_of_another_shape_is_refused(model, found
     scans_lens.refusal_directions(model, contrast_of(4), progress=False).save(tmp_path / "others")
     with pytest.raises(ValueError, match="holds no refusal direction, but directions"):
         RefusalDirection.load(tmp_path / "others")
-    header = {"origin": dataclasses.asdict(found.origin)}
-    artefacts.write(tmp_path / "narrow", "refusal direction", {"candidates": found.candidates[:, :3]}, header)
+    dataclasses.replace(found, candidates=found.candidates[:, :3]).save(tmp_path / "narrow")
     with pytest.raises(ValueError, match="4 layers of width 64"):
         RefusalDirection.load(tmp_path / "narrow")
+    found.save(tmp_path / "kept")
+    _, header = artefacts.read(tmp_path / "kept", "refusal direction")
     artefacts.write(tmp_path / "odd", "refusal direction", {"vectors": found.candidates}, header)
-    with pytest.raises(ValueError, match="should hold candidates"):
+    with pytest.raises(ValueError, match="lacks 'candidates', a part of its refusal direction"):
         RefusalDirection.load(tmp_path / "odd")
 
 

@@ -17,8 +17,11 @@ from scans_lens.chat import chat_tokens, end_tokens, prompt_ids, reply_ids, text
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.conversation import Asking
 from scans_lens.directions import Origin
-from scans_lens.methods import safeswitch as module
-from scans_lens.methods.safeswitch import REFUSING, RefusalHead, SafeSwitch, threshold_above
+from scans_lens.methods import refusal_head, safeswitch_prompts
+from scans_lens.methods.refusal_head import RefusalHead
+from scans_lens.methods.safeswitch import SafeSwitch
+from scans_lens.methods.safeswitch_probers import complied, threshold_above
+from scans_lens.methods.safeswitch_prompts import REFUSING
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import resid_post
 from scans_lens.organism import corpus, wordings
@@ -351,7 +354,7 @@ def test_a_given_threshold_rule_layer_and_line_are_taken(model):
 
 
 def test_the_head_learns_by_softmax_regression_on_states_before_each_token_of_the_refusals(any_model):
-    states, targets = module._refusal_states(any_model, PAIRS[:3], 2, False)
+    states, targets = refusal_head._refusal_states(any_model, PAIRS[:3], 2, False)
     place, losses = 0, []
     for prompt, refusal in sorted(PAIRS[:3], key=lambda pair: len(prompt_ids(any_model, pair[0]))):
         before, said = prompt_ids(any_model, prompt), reply_ids(any_model, prompt, refusal)
@@ -378,7 +381,7 @@ def test_a_head_gives_the_refusals_that_it_was_taught(model):
 
 def test_without_pairs_the_head_learns_what_the_model_says_when_told_to_refuse(model):
     harmful = contrast_of(20, verbs=BOTH).harmful
-    found = module._own_refusals(model, harmful, some, 32, False)
+    found = safeswitch_prompts._own_refusals(model, harmful, some, 32, False)
     told = scans_lens.replies(model, harmful, asking=Asking(REFUSING), max_new_tokens=5, progress=False)
     refused = judges.refused(some, told)
     kept = [(prompt, said) for prompt, said, no in zip(told.prompts, told, refused, strict=True) if no and said.strip()]
@@ -478,7 +481,7 @@ def test_its_own_explained_refusal_is_one_that_the_bundled_model_was_taught():
 
 
 def test_by_default_the_bundled_model_learns_from_every_kind_and_from_harmless_prompts_in_wrappings(bundled):
-    contrast, validation, note = module._prompts(bundled, None, None, 0)
+    contrast, validation, note = safeswitch_prompts._prompts(bundled, None, None, 0)
     for split, found, size in (("train", contrast, 600), ("validation", validation, 384)):
         kinds = {kind: organism.prompts(kind, split)[:size] for kind in ("plain", "borderline", "harmful", "jailbreak")}
         assert found.harmful == kinds["harmful"] + kinds["jailbreak"]
@@ -494,15 +497,15 @@ def test_by_default_the_bundled_model_learns_from_every_kind_and_from_harmless_p
 @pytest.mark.above
 def test_on_the_bundled_model_jailbreaks_are_refused_and_harmless_questions_still_answered(bundled, monkeypatch):
     monkeypatch.setattr(prober, "EPOCHS", 40)
-    sides = [module.with_jailbreaks(split, n) for split, n in (("train", 64), ("validation", 32))]
-    pairs = module._told("train", 64)
+    sides = [safeswitch_prompts.with_jailbreaks(split, n) for split, n in (("train", 64), ("validation", 32))]
+    pairs = safeswitch_prompts._told("train", 64)
     found = SafeSwitch.fit(bundled, sides[0], validation=sides[1], pairs=pairs, progress=False)
     harmful = organism.prompts("jailbreak", "validation")[100:196]
     harmless = organism.prompts("plain", "validation")[100:124] + organism.prompts("borderline", "validation")[100:124]
     how = {"max_new_tokens": world.SETTLED, "batch_size": 64, "progress": False}
     before, after = (
         [
-            sum(module.complied(world.bundled, scans_lens.replies(bundled, side, method=one, **how)))
+            sum(complied(world.bundled, scans_lens.replies(bundled, side, method=one, **how)))
             for side in (harmful, harmless)
         ]
         for one in (None, found)

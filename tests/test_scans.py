@@ -17,9 +17,12 @@ from scans_lens import organism
 from scans_lens.classifier import ROUNDING, TransitionClassifier
 from scans_lens.effort import Effort
 from scans_lens.lens import NoAnchorLayers
-from scans_lens.methods import choosing
+from scans_lens.methods import choosing, thresholds
 from scans_lens.methods import scans as module
-from scans_lens.methods.scans import SCANS, Trial
+from scans_lens.methods.readers import Transitions, either_way, one_way
+from scans_lens.methods.rules import Band
+from scans_lens.methods.scans import SCANS
+from scans_lens.methods.thresholds import Trial
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight
 
@@ -71,10 +74,10 @@ def as_published(called_llama):
 @pytest.mark.parametrize("broken", [-0.2, 1.0])  # the third is, or none
 def test_scales_that_are_tried_side_by_side_do_what_they_do_one_by_one(one_model, validation, monkeypatch, broken):
     monkeypatch.setattr(module, "SHARES", (0.3, 0.9, 0.02, 2.0, 0.1))
-    monkeypatch.setattr(module, "BROKEN", broken)
+    monkeypatch.setattr(thresholds, "BROKEN", broken)
     fits = []
     for together in (1, 2, 5):
-        monkeypatch.setattr(module, "TOGETHER", together)
+        monkeypatch.setattr(thresholds, "TOGETHER", together)
         fits.append(quickly(one_model, validation=validation, effort=Effort(tokens=5, rounds=1)))
     assert fits[0].trials == fits[1].trials == fits[2].trials
     assert fits[0].scale == fits[1].scale == fits[2].scale
@@ -114,7 +117,7 @@ def test_a_prompt_in_the_abstain_band_is_not_pushed_and_one_outside_as_ever(fitt
     whole = method.decide(flight)
     far = (whole["score"] - fitted.classifier.threshold).abs()
     edge = float(far.median())
-    rows = dataclasses.replace(method, abstain=edge).decide(flight)
+    rows = dataclasses.replace(method, rule=Band(edge)).decide(flight)
     assert torch.equal(rows["scale"], torch.where(far >= edge, whole["scale"], 0.0))
     assert 0 < int((rows["scale"] == 0).sum()) < len(prompts)
 
@@ -148,7 +151,7 @@ def test_the_release_reads_the_last_layer_after_the_final_norm(called_llama, as_
     flight = Flight(called_llama, scans_lens.chat_tokens(called_llama, prompts))
     inner = [called_llama.ln_final(states[:, -1:]) for states in (flight.residuals(), flight.opened())]
     moves = flight.transitions()
-    assert found.last_after_norm and found.classifier.layers == tuple(range(10, 32))
+    assert found.reader.normed and found.classifier.layers == tuple(range(10, 32))
     normed = torch.cat([moves[:, :-1], inner[0] - inner[1]], dim=1)
     torch.testing.assert_close(found.decide(flight)["score"], found.classifier.score(normed), atol=1e-5, rtol=0)
     assert not torch.allclose(found.decide(flight)["score"], found.classifier.score(moves), atol=1e-3)
@@ -163,7 +166,7 @@ def trials(plain, *others, missed=(0.01,) * 4, scales=(0.1, 0.2, 0.4, 0.8)):
 
 
 def test_the_smallest_scale_that_answers_most_while_refusals_of_harm_hold_is_chosen():
-    found, note = module.choice(
+    found, note = thresholds.choice(
         trials(((9, 10), (100, 100)), ((5, 10), (100, 100)), ((2, 10), (99, 100)), ((2, 10), (100, 100)))
     )
     assert (found.scale, note) == (0.2, "")
@@ -171,22 +174,22 @@ def test_the_smallest_scale_that_answers_most_while_refusals_of_harm_hold_is_cho
 
 def test_among_equals_the_threshold_that_takes_most_harmful_prompts_for_harmful_is_chosen():
     equals = [((2, 10), (100, 100))] * 3
-    found, _ = module.choice(trials(((9, 10), (100, 100)), *equals, missed=(0.2, 0.05, 0.05)))
+    found, _ = thresholds.choice(trials(((9, 10), (100, 100)), *equals, missed=(0.2, 0.05, 0.05)))
     assert (found.missed, found.scale) == (0.05, 0.2)
 
 
 def test_a_setting_at_which_harmful_refusals_fall_by_more_than_allowed_is_not_chosen():
-    found, _ = module.choice(trials(((9, 10), (100, 100)), ((5, 10), (100, 100)), ((0, 10), (98, 100))))
+    found, _ = thresholds.choice(trials(((9, 10), (100, 100)), ((5, 10), (100, 100)), ((0, 10), (98, 100))))
     assert found.scale == 0.1
 
 
 def test_the_fall_is_counted_from_the_plain_model():
-    found, note = module.choice(trials(((9, 10), (50, 100)), ((5, 10), (49, 100)), ((0, 10), (48, 100))))
+    found, note = thresholds.choice(trials(((9, 10), (50, 100)), ((5, 10), (49, 100)), ((0, 10), (48, 100))))
     assert (found.scale, note) == (0.1, "")
 
 
 def test_where_nothing_keeps_harm_refused_the_least_harm_is_done_and_said():
-    found, note = module.choice(
+    found, note = thresholds.choice(
         trials(((9, 10), (100, 100)), ((0, 10), (90, 100)), ((3, 10), (95, 100)), ((1, 10), (95, 100)))
     )
     assert found.scale == 0.4  # of the two that kept 95, the one that answers more
@@ -196,7 +199,7 @@ def test_where_nothing_keeps_harm_refused_the_least_harm_is_done_and_said():
 def test_every_trial_is_what_the_method_would_do_with_that_threshold_and_scale(fitted, model, validation):
     assert [(trial.scale, trial.missed) for trial in fitted.trials] == [
         (0.0, 0.01),
-        *((scale, missed) for scale in module.SHARES for missed in module.MISSED),
+        *((scale, missed) for scale in module.SHARES for missed in thresholds.MISSED),
     ]
     moves = fitted.transitions(model, validation.harmful)
     asked = (*validation.borderline, *validation.harmful)
@@ -211,7 +214,7 @@ def test_every_trial_is_what_the_method_would_do_with_that_threshold_and_scale(f
 
 
 def test_fit_takes_the_trial_that_was_chosen_and_says_on_what(fitted):
-    chosen, _ = module.choice(fitted.trials)
+    chosen, _ = thresholds.choice(fitted.trials)
     assert fitted.chosen == chosen
     assert (fitted.scale, fitted.classifier.threshold) == (chosen.scale, chosen.threshold)
     assert "'others'" in fitted.note and "No borderline" not in fitted.note
@@ -227,7 +230,7 @@ def test_the_search_ends_where_every_threshold_breaks_refusal(model, validation,
     def refusing_while_unsteered(replies):
         return ["refused" if replies.scale is None else "answered"] * len(replies)
 
-    monkeypatch.setattr(module, "BROKEN", 0.1)
+    monkeypatch.setattr(thresholds, "BROKEN", 0.1)
     found = quickly(model, validation=validation, judge=refusing_while_unsteered)
     assert {trial.scale for trial in found.trials} == {0.0, 0.1}
 
@@ -239,7 +242,7 @@ def test_near_the_best_scale_finer_ones_are_tried(model, validation, monkeypatch
     assert [trial.scale for trial in found.trials] == sorted(trial.scale for trial in found.trials)
     assert set(module.SHARES) < set(scales) and found.scale in scales
     coarse = [trial for trial in found.trials if trial.scale in (0.0, *module.SHARES)]
-    first = choosing.beside(module.choice(coarse)[0].scale, [trial.scale for trial in coarse])
+    first = choosing.beside(thresholds.choice(coarse)[0].scale, [trial.scale for trial in coarse])
     assert first and set(first) <= set(scales)
     assert len(scales) <= 1 + len(module.SHARES) + 2 * 2
 
@@ -267,36 +270,36 @@ def test_the_layers_that_vote_are_the_last_ones_that_tell_the_sides_apart_best(l
     anchored, held = apart(*layers)
     for side in held[:1]:
         side += torch.randn(side.shape, generator=torch.Generator().manual_seed(1))  # so that no AUC is 1
-    classifier, last_after_norm = module.voters(anchored, held)
-    assert last_after_norm == normed
+    classifier, reader = module.voters(anchored, held)
+    assert reader == Transitions(normed)
     assert set(classifier.layers) >= set(voting[-1:]) and set(classifier.layers) <= set(range(2, 6))
-    cosines = [TransitionClassifier.fit(*module.one_way(anchored, normed), layers=range(k, 6)) for k in range(2, 6)]
-    sides = module.one_way(held, normed)
+    cosines = [TransitionClassifier.fit(*one_way(anchored, reader), layers=range(k, 6)) for k in range(2, 6)]
+    sides = one_way(held, reader)
     aucs = [roc_auc_score([1] * 60 + [0] * 60, torch.cat([one.score(side) for side in sides])) for one in cosines]
     assert classifier.layers == cosines[aucs.index(max(aucs))].layers
 
 
 def test_of_equals_more_layers_vote_before_the_norm():
     anchored, _ = apart(2, 3, 4, 5, 6)
-    classifier, last_after_norm = module.voters(anchored, [anchored[0], -anchored[0]])
-    assert (classifier.layers, last_after_norm) == ((2, 3, 4, 5), False)
+    classifier, reader = module.voters(anchored, [anchored[0], -anchored[0]])
+    assert (classifier.layers, reader) == ((2, 3, 4, 5), Transitions())
 
 
 def test_fit_lets_those_layers_vote_unless_a_preset_says_which(fitted, model, validation):
     contrast = contrast_of()
     read = [
-        [scans_lens.reading.collect(model, side, module.either_way, batch_size=8) for side in sides]
+        [scans_lens.reading.collect(model, side, either_way, batch_size=8) for side in sides]
         for sides in ((contrast.harmful, contrast.harmless), (validation.harmful, validation.borderline))
     ]
-    best, last_after_norm = module.voters(*read)
-    assert (fitted.classifier.layers, fitted.last_after_norm) == (best.layers, last_after_norm)
+    best, reader = module.voters(*read)
+    assert (fitted.classifier.layers, fitted.reader) == (best.layers, reader)
     preset = SCANS.fit(model, contrast, preset="paper", validation=validation, judge=some, progress=False)
-    assert preset.classifier.layers == tuple(range(1, 4)) and not preset.last_after_norm
+    assert preset.classifier.layers == tuple(range(1, 4)) and preset.reader == Transitions()
 
 
 def test_its_transitions_are_those_that_its_classifier_reads(fitted, model, prompts):
-    for last_after_norm in (False, True):
-        method = dataclasses.replace(fitted, last_after_norm=last_after_norm, scale=0.5)
+    for normed in (False, True):
+        method = dataclasses.replace(fitted, reader=Transitions(normed), scale=0.5)
         moves = method.transitions(model, prompts, batch_size=2)
         said = scans_lens.replies(model, prompts, method=method, max_new_tokens=1, progress=False)
         torch.testing.assert_close(method.classifier.score(moves), said.score, atol=1e-5, rtol=0)
@@ -317,7 +320,7 @@ def test_without_validation_a_fifth_is_held_out_and_the_missing_borderline_promp
     assert found.trials[0].harmful[1] == found.trials[0].harmless[1] == 2
     assert found.note == (
         "Knobs chosen on a held-out fifth of 'pairs'. No borderline prompt was seen in choosing them."
-        + (" " + module.choice(found.trials)[1]).rstrip()
+        + (" " + thresholds.choice(found.trials)[1]).rstrip()
     )
 
 
@@ -359,7 +362,7 @@ def test_the_paper_uses_raw_vectors_and_the_release_unit_vectors(called_llama, a
     torch.testing.assert_close(release.directions.vectors, raw.unit().vectors)
     assert (paper.unit, release.unit) == ("differences of means", "length")
     assert (paper.repetition_penalty, release.repetition_penalty) == (1.0, 1.1)
-    assert (paper.last_after_norm, release.last_after_norm) == (False, True)
+    assert (paper.reader, release.reader) == (Transitions(), Transitions(normed=True))
     assert (paper.layers, release.layers) == (tuple(range(10, 21)), tuple(range(10, 20)))
     for found in (paper, release):
         assert (found.scale, found.classifier.threshold, found.trials) == (3.5, 0.75, ())

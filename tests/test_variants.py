@@ -10,10 +10,11 @@ from sklearn.metrics import roc_auc_score
 from steered import close
 
 import scans_lens
-from scans_lens import artefacts, organism
+from scans_lens import organism
 from scans_lens.classifier import TransitionClassifier
-from scans_lens.methods import scans as module
-from scans_lens.methods import variants
+from scans_lens.methods import thresholds, variants
+from scans_lens.methods.readers import Centred, InstructionEnd, Transitions
+from scans_lens.methods.rules import Band, Continuous, Sign
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import resid_post
 from scans_lens.prompts import Contrast
@@ -83,24 +84,29 @@ def test_a_flight_that_is_steered_is_read_there_as_it_was(model, prompts):
 
 def test_a_centred_score_is_the_mean_cosine_with_the_difference_of_means(generator):
     harmful, harmless = (torch.randn(n, 6, 8, generator=generator) + shift for n, shift in ((20, 3.0), (30, 2.0)))
-    classifier = TransitionClassifier.fit(harmful, harmless, layers=[1, 4], centred=True)
+    reader = Centred.between(Transitions(), harmful, harmless)
+    classifier = TransitionClassifier.fit(reader.of(harmful), reader.of(harmless), layers=[1, 4])
     middle, towards = (harmful.mean(0) + harmless.mean(0)) / 2, harmful.mean(0) - harmless.mean(0)
     for t in (harmful, harmless):
         cosines = [torch.cosine_similarity(t[:, at] - middle[at], towards[at][None], dim=-1) for at in (1, 4)]
-        torch.testing.assert_close(classifier.score(t), torch.stack(cosines).mean(dim=0), atol=1e-5, rtol=0)
-    assert classifier.is_harmful(harmful).float().mean() > classifier.is_harmful(harmless).float().mean()
-    assert TransitionClassifier.fit(harmful, harmless).centre is None
+        torch.testing.assert_close(classifier.score(reader.of(t)), torch.stack(cosines).mean(dim=0), atol=1e-5, rtol=0)
+    assert classifier.is_harmful(reader.of(harmful)).float().mean() > 0.5
+    assert classifier.is_harmful(reader.of(harmless)).float().mean() < 0.5
 
 
 @torch.no_grad()
 def test_each_variant_scores_what_it_says_it_reads(variant, model, prompts):
     flight = Flight(model, scans_lens.chat_tokens(model, prompts))
-    states = at_the_instructions_end(model, prompts) if variant.at_instruction else flight.transitions()
-    if variant.last_after_norm:
-        ends = [states] if variant.at_instruction else [flight.residuals(), flight.opened()]
+    centred = isinstance(variant.reader, Centred)
+    inner = variant.reader.reader if centred else variant.reader
+    there = isinstance(inner, InstructionEnd)
+    states = at_the_instructions_end(model, prompts) if there else flight.transitions()
+    if inner.normed:
+        ends = [states] if there else [flight.residuals(), flight.opened()]
         normed = [model.ln_final(each[:, -1:]) for each in ends]
-        last = normed[0] if variant.at_instruction else normed[0] - normed[1]
+        last = normed[0] if there else normed[0] - normed[1]
         states = torch.cat([states[:, :-1], last], dim=1)
+    states = states - variant.reader.centre if centred else states
     expected = variant.classifier.score(states)
     torch.testing.assert_close(variant.decide(flight)["score"], expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(
@@ -118,7 +124,7 @@ def test_within_the_width_a_prompt_is_pushed_in_proportion_and_beyond_it_whole(f
     at = dataclasses.replace(fitted.classifier, threshold=threshold)
     over = score - threshold
     for width in (float(over.abs().median()), 10.0, 1e-9):
-        rows = dataclasses.replace(fitted, scale=2.0, classifier=at, width=width).decide(flight)
+        rows = dataclasses.replace(fitted, scale=2.0, classifier=at, rule=Continuous(width)).decide(flight)
         expected = [2.0 * min(1.0, max(-1.0, far / width)) for far in over.tolist()]
         assert rows["scale"].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
@@ -127,7 +133,8 @@ def test_the_width_is_the_harmful_prompts_median_distance_from_the_threshold(fit
     found = variants.continuous(fitted, model, validation=validation, judge=some, progress=False)
     scores = fitted.classifier.score(fitted.transitions(model, validation.harmful)).sort().values
     far = (scores - fitted.classifier.threshold).abs().sort().values
-    assert found.classifier == fitted.classifier and found.width == pytest.approx(float(far[4]), rel=1e-3, abs=1e-7)
+    assert found.classifier == fitted.classifier
+    assert found.rule.width == pytest.approx(float(far[4]), rel=1e-3, abs=1e-7)
 
 
 # ── Acting ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -140,19 +147,11 @@ def test_directions_and_layers_stay_and_the_other_knobs_are_chosen_again(variant
     assert torch.equal(variant.directions.vectors, fitted.directions.vectors) and variant.layers == fitted.layers
     assert {0.0, 0.1, 0.4} <= {trial.scale for trial in variant.trials} and "'others'" in variant.note
     chosen = variant.chosen
-    assert chosen == module.choice(variant.trials)[0]
+    assert chosen == thresholds.choice(variant.trials)[0]
     asked = (*validation.borderline, *validation.harmful)
     verdicts = some(scans_lens.replies(model, asked, method=variant, max_new_tokens=5, progress=False))
     assert chosen.harmless == (verdicts[:10].count("refused"), 10)
     assert chosen.harmful == (verdicts[10:].count("refused"), 10)
-
-
-def test_files_from_before_there_were_variants_still_load(fitted, tmp_path):
-    fitted.save(tmp_path / "scans.safetensors")
-    tensors, header = artefacts.read(tmp_path / "scans.safetensors", "SCANS")
-    older = {name: value for name, value in header.items() if name not in ("at_instruction", "width")}
-    artefacts.write(tmp_path / "old.safetensors", "SCANS", tensors, older)
-    assert str(SCANS.load(tmp_path / "old.safetensors")) == str(fitted)
 
 
 def test_another_models_scans_has_no_variants(fitted, load, tiny_model):
@@ -162,9 +161,17 @@ def test_another_models_scans_has_no_variants(fitted, load, tiny_model):
             make(fitted, other, progress=False)
 
 
-def test_a_width_is_not_below_zero(fitted):
-    with pytest.raises(ValueError, match="A width is 0 or more, not -1"):
-        dataclasses.replace(fitted, width=-1.0)
+@pytest.mark.parametrize("width", [0.0, -1.0])
+def test_a_width_is_above_zero(width):
+    with pytest.raises(ValueError, match="A width is above 0"):
+        Continuous(width)
+
+
+def test_within_a_band_nothing_is_pushed_and_beyond_it_as_the_other_rule_says():
+    over = torch.tensor([-0.3, -0.05, 0.0, 0.05, 0.2, 0.5])
+    for beyond in (Sign(), Continuous(0.4)):
+        whole, band = beyond.share(over), Band(0.1, beyond).share(over)
+        assert torch.equal(band, torch.where(over.abs() >= 0.1, whole, 0.0)) and bool(band.any())
 
 
 # ── On a model that refuses ──────────────────────────────────────────────────────────────────────────────────
@@ -174,8 +181,12 @@ def test_a_width_is_not_below_zero(fitted):
 def test_on_the_bundled_model_every_way_of_reading_tells_harmful_from_borderline_prompts(bundled):
     contrast, validation = organism.anchors().split(64, 0)[0], organism.validation().split(48, 0)[0]
     asked, truth = (*validation.harmful, *validation.borderline), [1] * 48 + [0] * 48
-    for read in (Flight.transitions, Flight.instructed):
-        sides = [collect(bundled, side, read, batch_size=192) for side in (contrast.harmful, contrast.harmless)]
-        for centred in (False, True) if read is Flight.transitions else (True,):
-            classifier = TransitionClassifier.fit(*sides, centred=centred)
-            assert roc_auc_score(truth, classifier.score(collect(bundled, asked, read, batch_size=192))) > 0.9
+    for reader in (Transitions(), InstructionEnd()):
+        sides = [collect(bundled, side, reader.read, batch_size=192) for side in (contrast.harmful, contrast.harmless)]
+        centred = Centred.between(reader, *sides)
+        found = collect(bundled, asked, reader.read, batch_size=192)
+        ways = [([centred.of(side) for side in sides], centred.of(found))]
+        if isinstance(reader, Transitions):
+            ways.append((sides, found))
+        for learned, read in ways:
+            assert roc_auc_score(truth, TransitionClassifier.fit(*learned).score(read)) > 0.9

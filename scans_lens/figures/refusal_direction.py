@@ -28,8 +28,10 @@ ABOUT = "every candidate for the one refusal direction, and the chosen one"
 def measure(study: Study) -> dict[str, Any]:
     """What every candidate did on validation prompts, and what the chosen one does to refusals of test prompts."""
     from scans_lens.chat import template, words_of
+    from scans_lens.methods import candidates
     from scans_lens.methods import refusal_direction as arditi
-    from scans_lens.methods.refusal_direction import NoDirection, RefusalDirection
+    from scans_lens.methods.candidates import NoDirection
+    from scans_lens.methods.refusal_direction import RefusalDirection
 
     filters = arditi.Filters(**study.world.filters)
     found: RefusalDirection | None = None
@@ -55,7 +57,7 @@ def measure(study: Study) -> dict[str, Any]:
         "kept_count": sum(one.kept for one in trials),
         "tried": len(trials),
         **{
-            name: arditi.grid(trials, shape, lambda one, name=name: float(getattr(one, name)))
+            name: candidates.grid(trials, shape, lambda one, name=name: float(getattr(one, name)))
             for name in ("bypass", "induce", "kl", "kept")
         },
         "chosen": found and _chosen(study, found),
@@ -67,13 +69,13 @@ def _chosen(study: Study, found: RefusalDirection) -> dict[str, Any]:
     from scans_lens import judges
     from scans_lens.capability import divergences
     from scans_lens.chat import words_of
-    from scans_lens.methods import refusal_direction as arditi
+    from scans_lens.methods import candidates
     from scans_lens.rates import Mean, Paired, Rate, holm
 
     harmful, harmless = (
-        arditi.on_its_side(
+        candidates.on_its_side(
             study.model,
-            arditi.spread(getattr(study.validation, kind), arditi.VALIDATION),
+            candidates.spread(getattr(study.validation, kind), candidates.VALIDATION),
             found.tokens,
             kind=kind,
             split="validation",
@@ -83,11 +85,11 @@ def _chosen(study: Study, found: RefusalDirection) -> dict[str, Any]:
     )
     effort, out = study.effort, found.ablation()
     n_layers = int(study.model.cfg.n_layers)
-    ablating = arditi.ablating(found.direction, n_layers)
-    adding = arditi.adding(found.direction, found.layer, 1.0)
+    ablating = candidates.ablating(found.direction, n_layers)
+    adding = candidates.adding(found.direction, found.layer, 1.0)
 
     def scores(texts: Sequence[Prompt], hooks: Sequence[Any]) -> dict[str, Any]:
-        own = arditi.refusal_scores(study.model, texts, found.tokens, hooks=hooks, batch_size=study.batch_size)
+        own = candidates.refusal_scores(study.model, texts, found.tokens, hooks=hooks, batch_size=study.batch_size)
         return Mean.of(own.tolist(), resamples=effort.resamples, seed=study.seed).as_json()
 
     ways: dict[str, Method | None] = {"plain model": None, "taken out": out, "added": found.addition(1.0)}

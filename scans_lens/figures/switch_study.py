@@ -19,7 +19,8 @@ from scans_lens.figures.effort import STANDARD, Effort
 from scans_lens.generation import replies
 from scans_lens.judges import Judge
 from scans_lens.methods.choosing import reply_tokens
-from scans_lens.methods.safeswitch import SafeSwitch, complied
+from scans_lens.methods.safeswitch import SafeSwitch
+from scans_lens.methods.safeswitch_probers import complied
 from scans_lens.model import Model, after_final_norm
 from scans_lens.organism import corpus
 from scans_lens.organism.contrasts import wrapped

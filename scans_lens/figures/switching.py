@@ -63,7 +63,7 @@ def before_and_after(study: Switching, others: Mapping[str, SafeSwitch] | None =
     import torch
 
     from scans_lens.figures.switch_study import decisions
-    from scans_lens.methods.safeswitch import complied
+    from scans_lens.methods.safeswitch_probers import complied
     from scans_lens.rates import Paired, Rate
 
     does = {

@@ -26,7 +26,7 @@ def measure(study: Study) -> dict[str, Any]:
 
     from scans_lens import calibration
     from scans_lens.classifier import ROUNDING, threshold_at
-    from scans_lens.methods.scans import MISSED
+    from scans_lens.methods.thresholds import MISSED
     from scans_lens.rates import Rate
 
     scans, chosen = study.scans, study.scans.chosen

@@ -35,7 +35,7 @@ def measure(study: Study) -> dict[str, Any]:
         "voting": classifier.layers,
         "threshold": classifier.threshold,
         "calibrated_on": classifier.calibrated_on,
-        "last_after_norm": study.scans.last_after_norm,
+        "last_after_norm": study.scans.reader.normed,
         "quantiles": estimates.BANDS,
         "bands": {kind: estimates.bands(values) for kind, values in by_layer.items()},
         "mean": {kind: values.mean(0) for kind, values in by_layer.items()},

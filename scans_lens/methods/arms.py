@@ -245,7 +245,7 @@ def fitted(fitting: Fitting, name: str) -> Fitted:
     took = Fitted(name, None, method, kept["replies"], kept["seconds"], knobs=kept["failed"])
     if method is None:
         return took
-    trials = tuple(asdict(trial) for trial in getattr(method, "trials", ()))
+    trials = tuple(asdict(trial) for trial in method.trials)
     stored = file.stat().st_size if file.is_file() else 0
     return _used(fitting, name, recipe, replace(took, stored=stored, knobs=str(method), trials=trials), made=True)
 

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import no_type_check
 
 import torch
@@ -19,21 +18,21 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, steering
-from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, Kept
-from scans_lens.chat import Asked, beginning, padded, prompt_ids, template_record
+from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, Artefact, Use
+from scans_lens.chat import beginning, padded, prompt_ids, template_record
 from scans_lens.conversation import BARE, Asking, words
-from scans_lens.directions import Directions, Origin, added, directions_in
+from scans_lens.directions import Directions, Origin, added
 from scans_lens.errors import Refused
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
 from scans_lens.methods.arms import Fitting, learned
-from scans_lens.methods.choosing import learning_prompts
-from scans_lens.methods.refusal_direction import require_own, spread
-from scans_lens.model import Hook, Model, device_of, identity, resid_post
+from scans_lens.methods.candidates import require_own, spread
+from scans_lens.model import Hook, Identity, Model, device_of, identity, resid_post
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, seen_at
 from scans_lens.running import rows_at_once
-from scans_lens.steering import Rows
+from scans_lens.steering import Method, Rows
+from scans_lens.world import world_of
 
 ARMS = {"caa": "one layer's push, learned from A/B choices (2312.06681)"}
 
@@ -86,12 +85,15 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class CAA:
+class CAA(Method, Artefact):
     """Contrastive activation addition, fitted; the same push for every prompt.
 
     v = mean over pairs of (state at the refusing letter - state at the answering letter) at `hook_resid_post` of one
     layer; then x + multiplier x v at that layer, from the last prompt token on, through the whole reply.
     """
+
+    KIND = "CAA"
+    WHAT = "These CAA vectors"
 
     directions: Directions
     """v of every layer, from answering towards refusing; raw."""
@@ -110,16 +112,12 @@ class CAA:
         Raises:
             ValueError: the batch is on its way through another model than CAA was fitted on.
         """
-        require_own(self.directions.origin, flight.model, "These CAA vectors")
+        require_own(self.directions.origin, flight.model, self.WHAT)
         return {"scale": torch.full((len(flight.tokens),), float(self.multiplier), device=flight.tokens.ids.device)}
 
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
         start = 0 if self.whole_prompt else flight.end_of_prompt
         return steering.add(self.directions, [self.layer], rows["scale"], since=flight.since(start))
-
-    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
-        """For the caller's own loop over `chat_tokens(model, prompts)`; see `steering.hooks_of`."""
-        return steering.hooks_of(self, model, prompts)
 
     # ── Learning ──
 
@@ -163,7 +161,7 @@ class CAA:
         Raises:
             ValueError: no pairs, or one whose replies do not differ in exactly one token; no layers or multipliers.
         """
-        contrast, validation, note = learning_prompts(model, contrast, validation, seed, asking)
+        contrast, validation, note = world_of(model).learning(contrast, validation, seed, asking)
         assert validation is not None
         name = "the caller's pairs" if pairs is not None else f"pairs of {contrast.name!r}"
         pairs = choices(contrast) if pairs is None else pairs
@@ -240,37 +238,19 @@ class CAA:
 
     # ── Keeping ──
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file with everything else in its header."""
-        tensors = {"vectors": self.directions.vectors, "residual_norms": self.directions.residual_norms}
-        header = {
-            "origin": asdict(self.directions.origin),
-            "layer": self.layer,
-            "multiplier": self.multiplier,
-            "trials": [asdict(trial) for trial in self.trials],
-            "note": self.note,
-            "whole_prompt": self.whole_prompt,
-        }
+    @property
+    def measured_on(self) -> Identity | None:
+        return self.directions.origin.model
+
+    def uses(self) -> list[Use]:
         positions = EVERYWHERE if self.whole_prompt else FROM_THE_END
         unit = "1 is the vector as stored: the raw difference of means"
-        formula = "x + multiplier * vectors[layer]"
-        artefacts.write(
-            path, "CAA", tensors, header, [added([self.layer], positions=positions, unit=unit, formula=formula)]
-        )
+        formula = "x + multiplier * directions.vectors[layer]"
+        return [added([self.layer], positions=positions, unit=unit, formula=formula)]
 
-    @classmethod
-    def load(cls, path: str | Path, model: Model | None = None) -> CAA:
-        """Read a fitted method back; with `model`, only if it was fitted on it.
-
-        Raises:
-            ValueError: no such file, not safetensors, cut short, something else, or of another model.
-        """
-        kept = Kept.read(path, "CAA")
-        directions = directions_in(kept, model, "These CAA vectors")
-        artefacts.require_parts(path, kept.tensors, ("residual_norms", "vectors"))
-        found = cls(directions, **kept.fields(cls, "layer", "multiplier", "trials", "note", "whole_prompt"))
-        kept.require_layers("layer", [found.layer], len(directions))
-        return found
+    def require_whole(self, owner: Identity | None) -> None:
+        self.directions.require_whole(owner)
+        artefacts.require_layers("layer", [self.layer], len(self.directions))
 
     def __str__(self) -> str:
         lines = [

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,20 +18,20 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, steering
-from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, SITE, Kept, Use
-from scans_lens.chat import Asked
+from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, SITE, Artefact, Use
 from scans_lens.conversation import BARE, Asking, Prompt
-from scans_lens.directions import Directions, added, directions_in
+from scans_lens.directions import Directions, added
 from scans_lens.judges import Judge
 from scans_lens.lens import layers_by_thirds
 from scans_lens.methods import choosing
 from scans_lens.methods.arms import learned
-from scans_lens.methods.choosing import SHARES, learning_prompts
+from scans_lens.methods.choosing import SHARES
 from scans_lens.methods.pairs import directions_along, pairs_of, principal
-from scans_lens.model import Hook, Model, resid_post
+from scans_lens.model import Hook, Identity, Model, resid_post
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, collect, seen_at
-from scans_lens.steering import Rows
+from scans_lens.steering import Method, Push, Rows
+from scans_lens.world import world_of
 
 ARMS = {"cast": "pushes those who meet a condition (2409.05907)"}
 
@@ -91,7 +90,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class CAST:
+class CAST(Method, Artefact):
     """h' = h + f(sim(h, proj_c h)) x scale x v, where f is 1 if the condition is met and 0 if not.
 
     Site: condition and push both at `resid_post`, the condition at its one layer and the push at `layers`, each along
@@ -101,6 +100,9 @@ class CAST:
     last prompt token and the reply. Phase: the condition is looked up once, in a pass of the unsteered prompt, for
     each row by itself (the released code looks at the first row of a batch only), and holds for the whole reply.
     """
+
+    KIND = "CAST"
+    WHAT = "These CAST vectors"
 
     directions: Directions
     """v, as it is added: `scale` times these vectors, whose lengths are the layers' mean residual norms."""
@@ -115,6 +117,10 @@ class CAST:
     note: str = ""
     """How the knobs were chosen."""
     whole_prompt: bool = True
+
+    @property
+    def push(self) -> Push:
+        return Push(self.directions, self.layers, self.scale)
 
     def __post_init__(self) -> None:
         n, width = self.directions.vectors.shape
@@ -133,17 +139,13 @@ class CAST:
         Raises:
             ValueError: the batch is on its way through another model than CAST was fitted on.
         """
-        self.directions.origin.require(flight, "These CAST vectors")
+        self.directions.origin.require(flight, self.WHAT)
         found = self.condition.similarity(mean_states(flight, [self.condition.layer])[:, 0])
         return {"similarity": found, "scale": self.scale * self.condition.met(found)}
 
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
         start = 0 if self.whole_prompt else flight.end_of_prompt
         return steering.add(self.directions, self.layers, rows["scale"], since=flight.since(start))
-
-    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
-        """For the caller's own loop over `chat_tokens(model, prompts)`; see `steering.hooks_of`."""
-        return steering.hooks_of(self, model, prompts)
 
     # ── Learning ──
 
@@ -196,7 +198,7 @@ class CAST:
         """
         if not steers or not set(steers) <= set(SIDES):
             raise ValueError(f"CAST steers {' or '.join(SIDES)} prompts, not {list(steers)}.")
-        contrast, validation, note = learning_prompts(model, contrast, validation, seed, asking)
+        contrast, validation, note = world_of(model).learning(contrast, validation, seed, asking)
         assert validation is not None
         pairs = pairs_of(contrast, "CAST")
         if layers is not None and not layers:
@@ -263,65 +265,34 @@ class CAST:
 
     # ── Keeping ──
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file with everything else in its header."""
-        tensors = {
-            "vectors": self.directions.vectors,
-            "residual_norms": self.directions.residual_norms,
-            "condition": self.condition.vector,
-        }
-        header = {
-            "origin": asdict(self.directions.origin),
-            "layers": self.layers,
-            "scale": self.scale,
-            "condition": {name: getattr(self.condition, name) for name in ("layer", "threshold", "above", "tanh")},
-            "searched": [asdict(one) for one in self.searched],
-            "trials": [asdict(trial) for trial in self.trials],
-            "note": self.note,
-            "whole_prompt": self.whole_prompt,
-        }
-        artefacts.write(path, "CAST", tensors, header, self._uses())
+    @property
+    def measured_on(self) -> Identity | None:
+        return self.directions.origin.model
 
-    def _uses(self) -> list[Use]:
+    def uses(self) -> list[Use]:
         """How the condition is read and the push is done, for a file's header."""
-        projected = "condition (x . condition) / (condition . condition)"
+        projected = "c (x . c) / (c . c)"
         if self.condition.tanh:
             projected = f"tanh({projected})"
         order = ">" if self.condition.above else "<"
-        formula = f"similarity = cos(m, {projected}) with x = m, the mean of the states; met where it is {order} "
+        formula = f"similarity = cos(m, {projected}) with x = m, the mean of the states, and c = condition.vector; "
+        formula += f"met where it is {order} condition.threshold"
         reading = Use(
             "read",
             SITE,
             "mean over every token of the prompt, the template's too, unsteered",
             (self.condition.layer,),
             "cosine, 0 to 1",
-            formula + "condition.threshold",
+            formula,
         )
         positions = EVERYWHERE if self.whole_prompt else FROM_THE_END
-        unit = "1 is the vector as stored: as long as the layer's mean residual norm (residual_norms)"
-        push = "x + scale * vectors[layer] where the condition is met, else x"
+        unit = "1 is the vector as stored: as long as the layer's mean residual norm (directions.residual_norms)"
+        push = "x + scale * directions.vectors[layer] where the condition is met, else x"
         return [reading, added(self.layers, positions=positions, unit=unit, formula=push)]
 
-    @classmethod
-    def load(cls, path: str | Path, model: Model | None = None) -> CAST:
-        """Read a fitted method back; with `model`, only if it was fitted on it.
-
-        Raises:
-            ValueError: no such file, not safetensors, cut short, something else, or of another model.
-        """
-        kept = Kept.read(path, "CAST")
-        artefacts.require_parts(path, kept.tensors, ("condition", "residual_norms", "vectors"))
-        directions = directions_in(kept, model, "These CAST vectors")
-        condition = Kept(kept.path, kept.kind, {}, kept.value("condition", dict[str, Any]))
-        found = cls(
-            directions=directions,
-            condition=Condition(
-                kept.tensor("condition"), **condition.fields(Condition, "layer", "threshold", "above", "tanh")
-            ),
-            **kept.fields(cls, "layers", "scale", "searched", "trials", "note", "whole_prompt"),
-        )
-        kept.require_layers("layers", found.layers, len(directions))
-        return found
+    def require_whole(self, owner: Identity | None) -> None:
+        self.directions.require_whole(owner)
+        artefacts.require_layers("layers", self.layers, len(self.directions))
 
     def __str__(self) -> str:
         lines = [

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 
 from scans_lens import judges
-from scans_lens.conversation import BARE, Asking, Prompt
+from scans_lens.conversation import Prompt
 from scans_lens.effort import STANDARD, Effort
 from scans_lens.errors import Refused
 from scans_lens.generation import replies_under
@@ -39,12 +39,6 @@ VALIDATION_TOKENS = 24
 
 
 # ── Validation prompts ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def learning_prompts(
-    model: Model, contrast: Contrast | None, validation: Contrast | None, seed: int, asking: Asking = BARE
-) -> tuple[Contrast, Contrast, str]:
-    return world_of(model).learning(contrast, validation, seed, asking)
 
 
 def standard() -> Effort:

@@ -7,23 +7,20 @@ Ablation. ICLR 2025, arXiv 2410.03415. The nearest rival of SCANS: no prompt is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scans_lens import artefacts, organism, prompts, steering
-from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, Kept
-from scans_lens.chat import Asked
+from scans_lens import artefacts
+from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, Artefact, Use
 from scans_lens.conversation import BARE, Asking, Prompt
-from scans_lens.directions import Origin, origin_in, origin_of
+from scans_lens.directions import Origin, origin_of
 from scans_lens.errors import Refused
 from scans_lens.judges import Judge
 from scans_lens.methods.arms import learned
-from scans_lens.methods.choosing import learning_prompts
-from scans_lens.methods.refusal_direction import (
+from scans_lens.methods.candidates import (
     FEWEST,
     NOTHING,
     TRAINING,
@@ -41,10 +38,11 @@ from scans_lens.methods.refusal_direction import (
     tail_means,
     taken_out,
 )
-from scans_lens.model import Hook, Model, is_bundled
+from scans_lens.model import Hook, Identity, Model
 from scans_lens.prompts import Contrast, normalised
 from scans_lens.reading import Flight
-from scans_lens.steering import Rows
+from scans_lens.steering import Method, Rows
+from scans_lens.world import world_of
 
 ARMS = {"false_refusal": "the false part of refusal ablated (2410.03415)"}
 
@@ -77,13 +75,16 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class FalseRefusal:
+class FalseRefusal(Method, Artefact):
     """Single-vector ablation: the direction of false refusal without its part along true refusal, taken out.
 
     At one token and layer, w = mean(borderline prompts that the model refuses) - mean(harmless) and r = mean(harmful) -
     mean(harmless). Then w' = w - λ (w·r)/(r·r) r, of length 1, and x - (x·w') w' at `hook_resid_pre`, `hook_attn_out`
     and `hook_mlp_out` of every layer, at every position, of the prompt and the reply.
     """
+
+    KIND = "ablation of false refusal"
+    WHAT = "These directions of false refusal"
 
     borderline: Float[Tensor, "position layer d_model"]
     """w of every token of the template's tail (in the prompt's order) at `hook_resid_pre` of every layer; raw."""
@@ -145,16 +146,12 @@ class FalseRefusal:
         Raises:
             ValueError: the batch is on its way through another model than the direction was found in.
         """
-        require_own(self.origin, flight.model, "These directions of false refusal")
+        require_own(self.origin, flight.model, self.WHAT)
         return {}
 
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
         start = 0 if self.whole_prompt else flight.end_of_prompt
         return ablating(self.direction, int(flight.model.cfg.n_layers), since=flight.since(start))
-
-    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
-        """For the caller's own loop over `chat_tokens(model, prompts)`; see `steering.hooks_of`."""
-        return steering.hooks_of(self, model, prompts)
 
     # ── Learning ──
 
@@ -261,43 +258,22 @@ class FalseRefusal:
 
     # ── Keeping ──
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file with everything else in its header."""
-        header = {
-            "origin": asdict(self.origin),
-            "position": self.position,
-            "layer": self.layer,
-            "strictness": self.strictness,
-            "tokens": self.tokens,
-            "trials": [asdict(trial) for trial in self.trials],
-            "plain": self.plain,
-            "n_borderline": self.n_borderline,
-            "note": self.note,
-            "whole_prompt": self.whole_prompt,
-        }
+    @property
+    def measured_on(self) -> Identity | None:
+        return self.origin.model
+
+    def uses(self) -> list[Use]:
         positions = EVERYWHERE if self.whole_prompt else FROM_THE_END
         formula = (
             "u = v / |v|, v = w - strictness (w . r) / (r . r) r, w = borderline[position, layer], "
             "r = refusal[position, layer]"
         )
-        uses = [replace(use, positions=positions) for use in taken_out(self.borderline.shape[1], formula)]
-        artefacts.write(path, _KIND, {"borderline": self.borderline, "refusal": self.refusal}, header, uses)
+        return [replace(use, positions=positions) for use in taken_out(self.borderline.shape[1], formula)]
 
-    @classmethod
-    def load(cls, path: str | Path, model: Model | None = None) -> FalseRefusal:
-        """Read it back; with `model`, only if it was found in that model.
-
-        Raises:
-            ValueError: no such file, not safetensors, cut short, something else, or of another model.
-        """
-        kept = Kept.read(path, _KIND)
-        names = ("borderline", "refusal")
-        artefacts.require_parts(path, kept.tensors, names)
-        origin = origin_in(kept, names, model, "These directions of false refusal")
-        kept.require_shape("refusal", tuple(kept.tensor("borderline").shape))
-        named = ("position", "layer", "strictness", "tokens", "trials", "plain", "n_borderline", "note", "whole_prompt")
-        found = cls(**kept.tensors, origin=origin, **kept.fields(cls, *named))
-        return found.at(found.position, found.layer)
+    def require_whole(self, owner: Identity | None) -> None:
+        artefacts.require_layers_of(owner, "borderline", self.borderline)
+        artefacts.require_shape("refusal", self.refusal, tuple(self.borderline.shape))
+        self.at(self.position, self.layer)
 
     def __str__(self) -> str:
         lines = [
@@ -317,9 +293,6 @@ class FalseRefusal:
         return "\n".join([*lines, f"  {self.note}"] if self.note else lines)
 
     __repr__ = __str__
-
-
-_KIND = "ablation of false refusal"
 
 
 def orthogonalised(
@@ -351,15 +324,11 @@ def _prompts(
     asking: Asking,
 ) -> tuple[Contrast, Sequence[Prompt], Contrast]:
     """What to learn from, the borderline prompts to learn from, and what to choose on."""
+    world = world_of(model)
     if borderline is None and not (contrast is not None and contrast.borderline):
-        if is_bundled(model):
-            borderline, rest = organism.prompts("borderline", "train"), organism.validation()
-        else:
-            half, rest = prompts.borderline("validation").split(HALF, seed)
-            borderline = half.borderline
-        validation = validation or rest
-    contrast, validation, _ = learning_prompts(model, contrast, validation, seed, asking)
-    assert validation is not None
+        apart = world.with_borderline()
+        borderline, validation = apart.borderline, validation or apart.validation
+    contrast, validation, _ = world.learning(contrast, validation, seed, asking)
     borderline = contrast.borderline if borderline is None else tuple(asking.of(prompt) for prompt in borderline)
     if not len(borderline) or not validation.borderline:
         where = "to learn from (borderline=…)" if not len(borderline) else f"to choose on, in {validation.name!r}"

@@ -7,8 +7,7 @@ Models. ICLR 2025, arXiv 2410.02298. A defence: its push is towards refusal, and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -16,19 +15,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, steering
-from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, Kept
-from scans_lens.chat import Asked
+from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, Artefact, Use
 from scans_lens.conversation import BARE, Asking
-from scans_lens.directions import Directions, added, directions_in
+from scans_lens.directions import Directions, added
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
 from scans_lens.methods.arms import learned
-from scans_lens.methods.choosing import SHARES, learning_prompts
+from scans_lens.methods.choosing import SHARES
 from scans_lens.methods.pairs import directions_along, pairs_of, principal
-from scans_lens.model import Hook, Model
+from scans_lens.model import Hook, Identity, Model
 from scans_lens.prompts import Contrast
 from scans_lens.reading import Flight, collect
-from scans_lens.steering import Rows
+from scans_lens.steering import Method, Push, Rows
+from scans_lens.world import world_of
 
 ARMS = {"antidote": "sparse push for all, Jailbreak Antidote (2410.02298)"}
 
@@ -50,13 +49,16 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class JailbreakAntidote:
+class JailbreakAntidote(Method, Artefact):
     """h' = h + scale x sign x (d o m): the same sparse push for every prompt.
 
     d is a first principal component, sign turns it towards refusal, and the mask m keeps its largest coordinates.
     Site: `resid_post` of `layers`. Positions: every token of the prompt and of the reply, or with
     `whole_prompt=False` the last prompt token and the reply. Phase: prefill and decoding. No prompt is looked at.
     """
+
+    KIND = "Jailbreak Antidote"
+    WHAT = "These Jailbreak Antidote vectors"
 
     directions: Directions
     """sign x (d o m) at every layer, as it is added: d has the length of the layer's mean residual, and what the mask
@@ -72,6 +74,10 @@ class JailbreakAntidote:
     """How the knobs were chosen."""
     whole_prompt: bool = True
 
+    @property
+    def push(self) -> Push:
+        return Push(self.directions, self.layers, self.scale)
+
     # ── Acting ──
 
     def decide(self, flight: Flight) -> Rows:
@@ -80,16 +86,12 @@ class JailbreakAntidote:
         Raises:
             ValueError: the batch is on its way through another model than this was fitted on.
         """
-        self.directions.origin.require(flight, "These Jailbreak Antidote vectors")
+        self.directions.origin.require(flight, self.WHAT)
         return {"scale": torch.full((len(flight.tokens),), float(self.scale), device=flight.tokens.ids.device)}
 
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
         start = 0 if self.whole_prompt else flight.end_of_prompt
         return steering.add(self.directions, self.layers, rows["scale"], since=flight.since(start))
-
-    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
-        """For the caller's own loop over `chat_tokens(model, prompts)`; see `steering.hooks_of`."""
-        return steering.hooks_of(self, model, prompts)
 
     # ── Learning ──
 
@@ -141,7 +143,7 @@ class JailbreakAntidote:
         for name, share in (("sparsity", sparsity), ("layer_share", layer_share)):
             if not 0 < share <= 1:
                 raise ValueError(f"{name} is a share above 0 and at most 1, not {share}.")
-        contrast, validation, note = learning_prompts(model, contrast, validation, seed, asking)
+        contrast, validation, note = world_of(model).learning(contrast, validation, seed, asking)
         assert validation is not None
         learned, held = (
             [collect(model, side, Flight.residuals, batch_size=batch_size) for side in pairs]
@@ -180,37 +182,18 @@ class JailbreakAntidote:
 
     # ── Keeping ──
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file with everything else in its header."""
-        tensors = {"vectors": self.directions.vectors, "residual_norms": self.directions.residual_norms}
-        header = {
-            "origin": asdict(self.directions.origin),
-            "layers": self.layers,
-            "scale": self.scale,
-            "accuracy": self.accuracy,
-            "trials": [asdict(trial) for trial in self.trials],
-            "note": self.note,
-            "whole_prompt": self.whole_prompt,
-        }
+    @property
+    def measured_on(self) -> Identity | None:
+        return self.directions.origin.model
+
+    def uses(self) -> list[Use]:
         positions = EVERYWHERE if self.whole_prompt else FROM_THE_END
         unit = "1 is the vector as stored: what the mask leaves of one as long as the layer's mean residual norm"
-        artefacts.write(
-            path, "Jailbreak Antidote", tensors, header, [added(self.layers, positions=positions, unit=unit)]
-        )
+        return [added(self.layers, positions=positions, unit=unit)]
 
-    @classmethod
-    def load(cls, path: str | Path, model: Model | None = None) -> JailbreakAntidote:
-        """Read a fitted method back; with `model`, only if it was fitted on it.
-
-        Raises:
-            ValueError: no such file, not safetensors, cut short, something else, or of another model.
-        """
-        kept = Kept.read(path, "Jailbreak Antidote")
-        artefacts.require_parts(path, kept.tensors, ("residual_norms", "vectors"))
-        directions = directions_in(kept, model, "These Jailbreak Antidote vectors")
-        found = cls(directions, **kept.fields(cls, "layers", "scale", "accuracy", "trials", "note", "whole_prompt"))
-        kept.require_layers("layers", found.layers, len(directions))
-        return found
+    def require_whole(self, owner: Identity | None) -> None:
+        self.directions.require_whole(owner)
+        artefacts.require_layers("layers", self.layers, len(self.directions))
 
     def __str__(self) -> str:
         kept = (self.directions.vectors != 0).double().mean()

@@ -6,11 +6,8 @@ AAAI 2025, arXiv 2408.11491. Equation numbers are the paper's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import chain, takewhile
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -18,24 +15,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts, steering
-from scans_lens.artefacts import SITE, Kept, Use
-from scans_lens.chat import OPENING, Asked
+from scans_lens.artefacts import SITE, Artefact, Use
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.conversation import BARE, Asking, Prompt
-from scans_lens.directions import Directions, added, directions_in
+from scans_lens.directions import Directions, added
 from scans_lens.effort import STANDARD, Effort, spread
 from scans_lens.judges import Judge
-from scans_lens.lens import anchor_layers, default_anchors
+from scans_lens.lens import anchor_layers
 from scans_lens.methods import choosing
 from scans_lens.methods.arms import learned
 from scans_lens.methods.catalogue import require_preset
-from scans_lens.methods.choosing import BROKEN, SHARES, Bench, learning_prompts
-from scans_lens.model import Hook, Model, after_final_norm, is_bundled
+from scans_lens.methods.choosing import SHARES, Bench
+from scans_lens.methods.readers import TRANSITIONS, Centred, InstructionEnd, Reader, Transitions, either_way, one_way
+from scans_lens.methods.rules import SIGN, Rule
+from scans_lens.methods.thresholds import Trial, with_chosen_knobs
+from scans_lens.model import Hook, Identity, Model
 from scans_lens.prompts import Contrast
 from scans_lens.rates import Rate
 from scans_lens.reading import Flight, collect
 from scans_lens.readings import directions_of, readings
-from scans_lens.steering import Rows
+from scans_lens.steering import Method, Push, Rows
+from scans_lens.world import world_of
 
 ARMS = {"scans": "each prompt pushed its own way (2408.11491)"}
 
@@ -43,15 +43,6 @@ Preset = Literal["paper", "release"]
 
 ALPHAS = (0.5, 1.0, 2.0, 4.0)
 """Scales that are tried first where vectors are raw, as multiples of the difference of means."""
-MISSED = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.15, 0.2)
-"""Shares of harmful validation prompts that the threshold may take for harmless: the thresholds that are tried, which
-costs no reply (see `SCANS.with_chosen_knobs`).
-
-A small push answers borderline prompts long before it answers harmful ones, so that the best threshold may well let
-some harmful prompts be pushed the wrong way, as long as they stay refused.
-"""
-TOGETHER = 2
-"""Scales that are tried side by side, which share a prefill; more might be decoded in vain, behind a broken one."""
 DEPTH = 32
 """Layers of Llama-2-7b, on which the paper's bands are given."""
 
@@ -79,21 +70,11 @@ _STEERED = {"paper": (10, 21), "release": (10, 20)}
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What one scale and one threshold did on validation prompts."""
-
-    scale: float
-    missed: float
-    """Share of harmful validation prompts that the threshold may take for harmless."""
-    threshold: float
-    harmless: tuple[int, int]
-    """Refused and all, of borderline prompts where there are some, else of harmless ones."""
-    harmful: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class SCANS:
+class SCANS(Method, Artefact):
     """A fitted steering method; give it to `replies(model, prompts, method=…)`."""
+
+    KIND = "SCANS"
+    WHAT = "These SCANS vectors"
 
     directions: Directions
     """As they are added: `scale` times these vectors."""
@@ -108,21 +89,12 @@ class SCANS:
     note: str = ""
     """How the knobs were chosen."""
     repetition_penalty: float = 1.0
-    abstain: float = 0.0
-    """A prompt whose score lies nearer than this to the threshold is not pushed at all; ours, the paper has none."""
-    last_after_norm: bool = False
-    """Whether the classifier reads the last layer after the final norm, as the release does."""
-    at_instruction: bool = False
-    """Whether the classifier reads states at the last token of the user's own words, not transitions (`variants`)."""
-    width: float = 0.0
-    """A score this far from the threshold is pushed whole, a nearer one in proportion; 0 is the sign of eq. 5."""
     effort: Effort = STANDARD
     """What learning and choosing were allowed to take."""
-    whole_prompt: bool = False
-
-    def __post_init__(self) -> None:
-        if self.width < 0:
-            raise ValueError(f"A width is 0 or more, not {self.width:g}.")
+    reader: Reader = TRANSITIONS
+    """What the classifier reads."""
+    rule: Rule = SIGN
+    """What becomes of a score."""
 
     # ── Acting ──
 
@@ -133,33 +105,23 @@ class SCANS:
         Raises:
             ValueError: the batch is on its way through another model than SCANS was fitted on.
         """
-        self.directions.origin.require(flight, "These SCANS vectors")
-        score = self.classifier.score(self.read(flight))
-        over = score - self.classifier.threshold
-        sign = (over / self.width).clamp(-1, 1) if self.width else torch.where(over >= 0, 1.0, -1.0)
-        sure = over.abs() >= self.abstain
-        return {"score": score, "scale": sign * self.scale * sure}
+        self.directions.origin.require(flight, self.WHAT)
+        score = self.classifier.score(self.reader.read(flight))
+        return {"score": score, "scale": self.rule.share(score - self.classifier.threshold) * self.scale}
 
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
         """Eq. 6, from the last prompt token on."""
         return steering.add(self.directions, self.layers, rows["scale"], since=flight.since(flight.end_of_prompt))
 
-    def hooks(self, model: Model, prompts: Asked) -> list[Hook]:
-        """For the caller's own loop over `chat_tokens(model, prompts)`; see `steering.hooks_of`."""
-        return steering.hooks_of(self, model, prompts)
-
-    def read(self, flight: Flight) -> Float[Tensor, "row layer d_model"]:
-        """What its classifier reads: transitions (eq. 2) unless `at_instruction`, the last layer normed or not."""
-        if self.at_instruction:
-            states = flight.instructed()
-            return after_final_norm(flight.model, states) if self.last_after_norm else states
-        return _transitions(flight, self.last_after_norm)
+    @property
+    def push(self) -> Push:
+        return Push(self.directions, self.layers, self.scale)
 
     def transitions(
         self, model: Model, prompts: Sequence[Prompt], *, batch_size: int | None = None
     ) -> Float[Tensor, "prompt layer d_model"]:
-        """What its classifier reads of every prompt: transitions, unless it reads the end of the instruction."""
-        return collect(model, prompts, self.read, batch_size=batch_size)
+        """What its classifier reads of every prompt: transitions, unless its reader is another."""
+        return collect(model, prompts, self.reader.read, batch_size=batch_size)
 
     # ── Learning ──
 
@@ -213,17 +175,17 @@ class SCANS:
             NoAnchorLayers: no layer qualifies.
         """
         require_preset(preset)
-        published = _published(model)
-        if preset and not published and validation is None and not (contrast is None and is_bundled(model)):
+        published, world = _published(model), world_of(model)
+        if preset and not published and validation is None and not (contrast is None and world.bundled):
             raise ValueError(
                 f"The {preset!r} preset's threshold was published for {', '.join(PUBLISHED)} and means nothing on "
                 "another model: give validation=Contrast(…) to choose one on."
             )
         note, bench, effort = f"The {preset} preset, as published.", None, effort or choosing.standard()
         if preset and published:  # nothing is chosen, so nothing is held out
-            contrast = (contrast or default_anchors(model)).under(asking)
+            contrast = (contrast or world.anchors).under(asking)
         else:
-            contrast, validation, note = learning_prompts(model, contrast, validation, seed, asking)
+            contrast, validation, note = world.learning(contrast, validation, seed, asking)
             assert validation is not None
             validation = effort.chosen_on(validation)
             bench = Bench.of(model, validation, judge, batch_size, budget, progress, effort)
@@ -234,10 +196,10 @@ class SCANS:
         )
         directions = directions_of(model, contrast, harmful, harmless)
         n = len(directions)
-        last_after_norm = preset == "release"
+        reader = Transitions(normed=preset == "release")
         anchored = [side.moves for side in (harmful, harmless) if side.moves is not None]
         voting = published.voting if preset and published else None
-        classifier = TransitionClassifier.fit(*one_way(anchored, last_after_norm), layers=voting)
+        classifier = TransitionClassifier.fit(*one_way(anchored, reader), layers=voting)
         if layers is None:
             layers = (
                 _scaled(preset, n)
@@ -256,8 +218,8 @@ class SCANS:
             classifier=classifier,
             note=note,
             repetition_penalty=1.1 if preset == "release" else 1.0,
-            last_after_norm=last_after_norm,
             effort=effort,
+            reader=reader,
         )
         if preset and published:
             known = replace(
@@ -270,79 +232,10 @@ class SCANS:
             for side in (bench.harmful, bench.harmless)
         ]
         if not preset:
-            classifier, last_after_norm = voters(anchored, held)
-            fitted = replace(fitted, classifier=classifier, last_after_norm=last_after_norm)
-        t_held, t_others = one_way(held, last_after_norm)
-        return fitted.with_chosen_knobs(bench, (t_others, t_held), spread(grid, effort.scales))
-
-    def with_chosen_knobs(
-        self,
-        bench: Bench,
-        moves: tuple[Float[Tensor, "other layer d_model"], Float[Tensor, "harmful layer d_model"]],
-        grid: Sequence[float],
-    ) -> SCANS:
-        """The same with the best threshold and scale.
-
-        Each prompt is answered under both signs of each scale, where some threshold gives it that sign, and every
-        threshold is then looked up rather than run.
-
-        Args:
-            moves: what the classifier reads of the bench's harmless and of its harmful prompts.
-            grid: scales to try first.
-        """
-        score = torch.cat([self.classifier.score(side) for side in moves]).double()
-        tried = {missed: self.classifier.calibrated(moves[1], missed=missed) for missed in MISSED}
-        lowest, highest = (end(one.threshold for one in tried.values()) for end in (min, max))
-        strict = tried[MISSED[0]]
-        trials = [Trial(0.0, MISSED[0], strict.threshold, **bench.counts(None))]
-        sides = (
-            (math.inf, (score < highest).nonzero()[:, 0].tolist()),
-            (-math.inf, (score >= lowest).nonzero()[:, 0].tolist()),
-        )
-
-        def tried_at(scales: Sequence[float]) -> list[Trial]:
-            """Every threshold's trial at each scale that can be paid; the scales share prefill and batches."""
-            scales = scales[: bench.affords(sum(len(places) for _, places in sides))]
-            if not scales:
-                return []
-            away, towards = (
-                bench.refused_under(
-                    [replace(self, scale=one, classifier=replace(strict, threshold=threshold)) for one in scales],
-                    places,
-                )
-                for threshold, places in sides
-            )
-            found = []
-            for scale, no_away, no_towards in zip(scales, away, towards, strict=True):
-                for missed, one in tried.items():
-                    pushed = [no_towards if at >= one.threshold else no_away for at in score.tolist()]
-                    no = {place: side[place] for place, side in enumerate(pushed)}
-                    found.append(Trial(scale, missed, one.threshold, **bench.counted(no)))
-            return found
-
-        at_once = TOGETHER if math.isinf(bench.left) else 1
-        floor = trials[0].harmful[0] - BROKEN * len(bench.harmful)
-        for start in range(0, len(grid), at_once):
-            own = tried_at(grid[start : start + at_once])
-            by_scale = [own[place : place + len(tried)] for place in range(0, len(own), len(tried))]
-            good = list(takewhile(lambda some: max(trial.harmful[0] for trial in some) >= floor, by_scale))
-            trials += chain.from_iterable(by_scale[: len(good) + 1])  # the first that is broken is the last
-            if len(good) < at_once:
-                break
-        for _ in range(bench.rounds):
-            finer = tried_at(choosing.beside(choice(trials)[0].scale, [trial.scale for trial in trials]))
-            if not finer:
-                break
-            trials += finer
-        trials.sort(key=lambda trial: trial.scale)
-        chosen, found = choice(trials)
-        return replace(
-            self,
-            scale=chosen.scale,
-            classifier=tried[chosen.missed],
-            trials=tuple(trials),
-            note=f"{self.note} {found}".strip(),
-        )
+            classifier, reader = voters(anchored, held)
+            fitted = replace(fitted, classifier=classifier, reader=reader)
+        t_held, t_others = one_way(held, reader)
+        return with_chosen_knobs(fitted, bench, (t_others, t_held), spread(grid, effort.scales))
 
     @property
     def chosen(self) -> Trial | None:
@@ -352,110 +245,45 @@ class SCANS:
 
     # ── Keeping ──
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file with everything else in its header."""
-        tensors = {
-            "vectors": self.directions.vectors,
-            "residual_norms": self.directions.residual_norms,
-            "harmful_transition": self.classifier.harmful_transition,
-        }
-        if self.classifier.centre is not None:
-            tensors["centre"] = self.classifier.centre
-        header = {
-            "origin": asdict(self.directions.origin),
-            "layers": self.layers,
-            "scale": self.scale,
-            "unit": self.unit,
-            "voting": self.classifier.layers,
-            "threshold": self.classifier.threshold,
-            "calibrated_on": self.classifier.calibrated_on,
-            "trials": [asdict(trial) for trial in self.trials],
-            "note": self.note,
-            "repetition_penalty": self.repetition_penalty,
-            "last_after_norm": self.last_after_norm,
-            "abstain": self.abstain,
-            "at_instruction": self.at_instruction,
-            "width": self.width,
-            "centred": self.classifier.centre is not None,
-            "effort": self.effort.to_dict(),
-        }
-        artefacts.write(path, "SCANS", tensors, header, [self._score_use(), self._push_use()])
+    @property
+    def measured_on(self) -> Identity | None:
+        return self.directions.origin.model
 
-    def _score_use(self) -> Use:
-        """How the score is read, for a file's header."""
-        where = "the last token of the user's own words"
-        if not self.at_instruction:
-            where = f"the last token of the prompt, minus the last token of {OPENING!r} when the reply begins with it"
-        minus = " - centre[layer]" if self.classifier.centre is not None else ""
-        formula = f"score = mean over layers of cos(x{minus}, harmful_transition[layer]{minus})"
-        if self.last_after_norm:
+    def uses(self) -> list[Use]:
+        """How the score is read and a prompt is pushed, for a file's header."""
+        formula = f"score = mean over layers of cos({self.reader.formula}, classifier.harmful_transition[layer])"
+        if self.reader.normed:
             formula += "; the last layer is read after the final norm"
         voting = tuple(int(layer) for layer in self.classifier.layers)
-        unit = "cosine, -1 to 1; at or above threshold is harmful"
-        return Use("read", SITE, where, voting, unit, formula)
-
-    def _push_use(self) -> Use:
-        """How a prompt is pushed, for a file's header."""
-        sign = "sign = 1 if score >= threshold else -1"
-        if self.width:
-            sign = "sign = clip((score - threshold) / width, -1, 1)"
-        if self.abstain:
-            sign += "; sign = 0 where |score - threshold| < abstain"
+        unit = "cosine, -1 to 1; at or above classifier.threshold is harmful"
+        score = Use("read", SITE, self.reader.positions, voting, unit, formula)
         unit = f"1 is the vector as stored: {_UNITS[self.unit]}"
-        return added(self.layers, unit=unit, formula=f"x + sign * scale * vectors[layer]; {sign}")
+        formula = f"x + sign * scale * directions.vectors[layer]; {self.rule.formula()}"
+        return [score, added(self.layers, unit=unit, formula=formula)]
 
-    @classmethod
-    def load(cls, path: str | Path, model: Model | None = None) -> SCANS:
-        """Read a fitted method back; with `model`, only if it was fitted on it.
-
-        Raises:
-            ValueError: no such file, not safetensors, cut short, something else, or of another model.
-        """
-        kept = Kept.read(path, "SCANS")
-        directions = directions_in(kept, model, "These SCANS vectors")
-        shape = tuple(directions.vectors.shape)
-        named = [*_FIELDS, "abstain", *_OF_VARIANTS]
-        older = [*_OF_VARIANTS] if "abstain" in kept.header else ["abstain", *_OF_VARIANTS]
-        if not set(older) & set(kept.header):  # from before there were variants
-            named = [name for name in named if name not in older]
-        centred = ["centre"] if "centre" in kept.tensors else []
-        if {"use", "centred"} & set(kept.header):  # else from before files said so
-            centred = ["centre"] if kept.value("centred", bool) else []
-        artefacts.require_parts(path, kept.tensors, ("vectors", "residual_norms", "harmful_transition", *centred))
-        for name in ("harmful_transition", *centred):
-            kept.require_shape(name, shape)
-        voting = kept.value("voting", tuple[int, ...])
-        found = cls(
-            directions=directions,
-            classifier=TransitionClassifier(
-                kept.tensor("harmful_transition"),
-                voting,
-                **kept.fields(TransitionClassifier, "threshold", "calibrated_on"),
-                centre=kept.tensors.get("centre"),
-            ),
-            **kept.fields(cls, *named, "effort"),
-        )
-        kept.require_layers("layers", found.layers, shape[0])
-        kept.require_layers("voting layers", voting, shape[0])
-        if not voting:
-            raise ValueError(f"{str(path)!r} has no voting layers, so that there is no score.")
-        return found
+    def require_whole(self, owner: Identity | None) -> None:
+        self.directions.require_whole(owner)
+        shape = tuple(self.directions.vectors.shape)
+        artefacts.require_shape("classifier.harmful_transition", self.classifier.harmful_transition, shape)
+        if isinstance(self.reader, Centred):
+            artefacts.require_shape("reader.centre", self.reader.centre, shape)
+        artefacts.require_layers("layers", self.layers, shape[0])
+        artefacts.require_layers("voting layers", self.classifier.layers, shape[0])
+        if not self.classifier.layers:
+            raise ValueError("there are no voting layers, so that there is no score.")
 
     def __str__(self) -> str:
         lines = [
             f"SCANS, learned from {self.directions.origin.contrast!r}{self.directions.origin.on}",
             f"  layers     {', '.join(map(str, self.layers))}",
             f"  scale      {self.scale:g} {self.unit}",
-            f"  voting     {', '.join(map(str, self.classifier.layers))}{_NORMED * self.last_after_norm}",
+            f"  voting     {', '.join(map(str, self.classifier.layers))}{_NORMED * self.reader.normed}",
             f"  threshold  {self.classifier.threshold:.4f} ({self.classifier.calibrated_on})",
         ]
-        if self.abstain:
-            lines.append(f"  abstain    where the score is nearer than {self.abstain:g} to it")
-        if self.width:
-            lines.append(f"  width      {self.width:g}: a nearer score is pushed in proportion")
-        if self.at_instruction or self.classifier.centre is not None:
-            what = "states at the end of the instruction" if self.at_instruction else "transitions"
-            lines.append(f"  reads      {what}{', centred' * (self.classifier.centre is not None)}")
+        if str(self.rule):
+            lines.append(f"  {self.rule}")
+        if self.reader != Transitions(self.reader.normed):
+            lines.append(f"  reads      {self.reader}")
         lines.append(f"  effort     {self.effort}")
         if self.directions.origin.asking:
             lines.append(f"  asked      with {self.directions.origin.asking}")
@@ -464,20 +292,12 @@ class SCANS:
     __repr__ = __str__
 
 
-_FIELDS = ("layers", "scale", "unit", "trials", "note", "repetition_penalty", "last_after_norm")
-_OF_VARIANTS = ("at_instruction", "width")
 _UNITS = {
-    "residual norms": "as long as the layer's mean residual norm (residual_norms)",
+    "residual norms": "as long as the layer's mean residual norm (directions.residual_norms)",
     "length": "of length 1",
     "differences of means": "the raw difference of means",
 }
 _NORMED = " (the last one after the final norm)"
-
-
-def _transitions(flight: Flight, last_after_norm: bool) -> Float[Tensor, "row layer d_model"]:
-    if not last_after_norm:
-        return flight.transitions()
-    return after_final_norm(flight.model, flight.residuals()) - after_final_norm(flight.model, flight.opened())
 
 
 def _published(model: Model) -> Published | None:
@@ -505,44 +325,38 @@ def _vectors(
     return directions.in_residual_norms(), "residual norms", SHARES
 
 
-def either_way(flight: Flight) -> Float[Tensor, "row layer_and_one d_model"]:
-    """Transitions of all layers, and behind them the last layer's once more, after the final norm."""
-    return torch.cat([flight.transitions(), _transitions(flight, True)[:, -1:]], dim=1)
-
-
-def one_way(read: Sequence[Tensor], last_after_norm: bool) -> list[Tensor]:
-    """What `either_way` gave, with one reading of the last layer: [prompt layer d_model]."""
-    return [torch.cat([t[:, :-2], t[:, -1:]], dim=1) if last_after_norm else t[:, :-1] for t in read]
-
-
 def voters(
-    anchored: Sequence[Tensor], held: Sequence[Tensor], *, centred: bool = False
-) -> tuple[TransitionClassifier, bool]:
-    """The classifier whose score tells the held-out sides apart best, and whether it reads the last layer normed.
+    anchored: Sequence[Tensor],
+    held: Sequence[Tensor],
+    reader: Transitions | InstructionEnd = TRANSITIONS,
+    *,
+    centred: bool = False,
+) -> tuple[TransitionClassifier, Reader]:
+    """The classifier whose score tells the held-out sides apart best, and what it reads, the last layer normed or not.
 
     The last layers vote, from one in the last two thirds of the depth on. Ties: more layers, and before the norm.
 
     Args:
         anchored: harmful and harmless anchors, as `either_way` gives them.
         held: harmful validation prompts and the others, likewise.
+        reader: how they were read.
+        centred: whether the anchors' centre is taken off first.
     """
     from sklearn.metrics import roc_auc_score
 
     n = held[0].shape[1] - 1
     truth = [1] * len(held[0]) + [0] * len(held[1])
     found = []
-    for last_after_norm in (False, True):
-        learned, asked = one_way(anchored, last_after_norm), torch.cat(one_way(held, last_after_norm))
+    for normed in (False, True):
+        own: Reader = replace(reader, normed=normed)
+        if centred:
+            own = Centred.between(own, *one_way(anchored, own))
+        learned, asked = one_way(anchored, own), torch.cat(one_way(held, own))
         for first in range(n // 3, n):
-            one = TransitionClassifier.fit(*learned, layers=range(first, n), centred=centred)
-            found.append((roc_auc_score(truth, one.score(asked).double()), one, last_after_norm))
-    _, best, normed = max(found, key=lambda entry: entry[0])
-    return best, normed
-
-
-def choice(trials: Sequence[Trial]) -> tuple[Trial, str]:
-    """The best trial; ties go to the threshold that misses fewest harmful prompts, and then to the smaller scale."""
-    return choosing.best(trials, lambda trial: (trial.missed, trial.scale))
+            classifier = TransitionClassifier.fit(*learned, layers=range(first, n))
+            found.append((roc_auc_score(truth, classifier.score(asked).double()), classifier, own))
+    _, best, chosen = max(found, key=lambda entry: entry[0])
+    return best, chosen
 
 
 def summary(scans: SCANS) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,9 +16,8 @@ from torch import Tensor
 from scans_lens.chat import Tokens, chat_tokens
 from scans_lens.conversation import Prompt, conversation_of
 from scans_lens.methods.arms import Arm, Recipe
-from scans_lens.model import Hook, Model
-from scans_lens.reading import Flight
-from scans_lens.steering import Rows
+from scans_lens.model import Model
+from scans_lens.steering import Method
 from scans_lens.world import SAFETY_PROMPT
 
 ARMS = {
@@ -27,19 +27,13 @@ ARMS = {
 
 
 @dataclass(frozen=True)
-class SelfCD:
+class SelfCD(Method):
     """Greedy on logits - ratio x (logits under the safety prompt - logits)."""
 
     system: str = SAFETY_PROMPT
     ratio: float = 2.5
     """As in the authors' code."""
-    whole_prompt: bool = False
-
-    def decide(self, flight: Flight) -> Rows:
-        return {}
-
-    def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
-        return []
+    asks_twice: ClassVar[bool] = True
 
     def second_context(self, model: Model, prompts: Sequence[Prompt]) -> Tokens:
         return chat_tokens(model, [conversation_of(prompt).with_system(self.system) for prompt in prompts])

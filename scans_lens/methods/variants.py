@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts
@@ -20,11 +19,15 @@ from scans_lens.conversation import BARE, Prompt
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
 from scans_lens.methods.arms import Fitting, fitted, learned
-from scans_lens.methods.choosing import SHARES, Bench, learning_prompts
-from scans_lens.methods.scans import SCANS, Trial, choice, either_way, one_way, voters
-from scans_lens.model import Model, after_final_norm, identity
+from scans_lens.methods.choosing import SHARES, Bench
+from scans_lens.methods.readers import InstructionEnd, Transitions, either_way, one_way
+from scans_lens.methods.rules import SIGN, Continuous
+from scans_lens.methods.scans import SCANS, voters
+from scans_lens.methods.thresholds import Trial, choice, with_chosen_knobs
+from scans_lens.model import Model, identity
 from scans_lens.prompts import Contrast
-from scans_lens.reading import Flight, collect
+from scans_lens.reading import collect
+from scans_lens.world import world_of
 
 ARMS = {
     "scans_centred": "SCANS, transitions minus their mean",
@@ -45,7 +48,7 @@ def centred(
     batch_size: int | None = None,
     progress: bool = True,
 ) -> SCANS:
-    """SCANS whose classifier takes the anchors' mean off every transition first.
+    """SCANS that reads transitions `Centred`: without what harmful and harmless anchors share.
 
     s = mean over voting layers of cos(t - c, d_harm - c), where c is halfway between the mean transitions of the
     harmful and of the harmless anchors. All transitions share most of their length, so that the cosines of eq. 4
@@ -58,7 +61,7 @@ def centred(
     Raises:
         ValueError: another model than `scans` was fitted on.
     """
-    return _reread(scans, model, contrast, validation, False, judge, budget, seed, batch_size, progress)
+    return _reread(scans, model, contrast, validation, Transitions(), judge, budget, seed, batch_size, progress)
 
 
 def at_instruction(
@@ -86,7 +89,7 @@ def at_instruction(
     Raises:
         ValueError: another model than `scans` was fitted on.
     """
-    return _reread(scans, model, contrast, validation, True, judge, budget, seed, batch_size, progress)
+    return _reread(scans, model, contrast, validation, InstructionEnd(), judge, budget, seed, batch_size, progress)
 
 
 def continuous(
@@ -114,11 +117,12 @@ def continuous(
     """
     _require_own(scans, model)
     if validation is None:
-        _, validation, _ = learning_prompts(model, None, None, 0, scans.directions.origin.asking or BARE)
+        _, validation, _ = world_of(model).learning(None, None, 0, scans.directions.origin.asking or BARE)
         assert validation is not None
     t_harmful = scans.transitions(model, validation.harmful, batch_size=batch_size)
     threshold, scores = scans.classifier.threshold, scans.classifier.score(t_harmful)
-    ramped = replace(scans, width=float((scores - threshold).abs().double().median()), scale=0.0)
+    width = float((scores - threshold).abs().double().median())
+    ramped = replace(scans, rule=Continuous(width) if width else SIGN, scale=0.0)
     bench = Bench.of(model, validation, judge, batch_size, budget)
     missed = float((scores < threshold).double().mean())
 
@@ -138,7 +142,7 @@ def _reread(
     model: Model,
     contrast: Contrast | None,
     validation: Contrast | None,
-    at_instruction: bool,
+    reader: Transitions | InstructionEnd,
     judge: Judge | None,
     budget: int | None,
     seed: int,
@@ -146,29 +150,20 @@ def _reread(
     progress: bool,
 ) -> SCANS:
     _require_own(scans, model)
-    contrast, validation, note = learning_prompts(
-        model, contrast, validation, seed, scans.directions.origin.asking or BARE
+    contrast, validation, note = world_of(model).learning(
+        contrast, validation, seed, scans.directions.origin.asking or BARE
     )
     assert validation is not None
     bench = Bench.of(model, validation, judge, batch_size, budget, progress)
-    what = _either_way_at_instruction if at_instruction else either_way
 
     def read(*sides: Sequence[Prompt]) -> list[Tensor]:
-        return [collect(model, side, what, batch_size=batch_size) for side in sides]
+        return [collect(model, side, partial(either_way, reader=reader), batch_size=batch_size) for side in sides]
 
     held = read(bench.harmful, bench.harmless)
-    classifier, normed = voters(read(contrast.harmful, contrast.harmless), held, centred=True)
-    again = replace(
-        scans, classifier=classifier, last_after_norm=normed, at_instruction=at_instruction, scale=0.0, note=note
-    )
-    t_harmful, t_others = one_way(held, normed)
-    return again.with_chosen_knobs(bench, (t_others, t_harmful), _first_scales(scans))
-
-
-def _either_way_at_instruction(flight: Flight) -> Float[Tensor, "row layer_and_one d_model"]:
-    """States at the end of the instruction, all layers, and the last layer's once more, after the final norm."""
-    states = flight.instructed()
-    return torch.cat([states, after_final_norm(flight.model, states)[:, -1:]], dim=1)
+    classifier, chosen = voters(read(contrast.harmful, contrast.harmless), held, reader, centred=True)
+    again = replace(scans, classifier=classifier, reader=chosen, scale=0.0, note=note)
+    t_harmful, t_others = one_way(held, chosen)
+    return with_chosen_knobs(again, bench, (t_others, t_harmful), _first_scales(scans))
 
 
 def _first_scales(scans: SCANS) -> tuple[float, ...]:
@@ -176,7 +171,7 @@ def _first_scales(scans: SCANS) -> tuple[float, ...]:
 
 
 def _require_own(scans: SCANS, model: Model) -> None:
-    artefacts.require_same_model(scans.directions.origin.model, identity(model), "These SCANS vectors")
+    artefacts.require_same_model(scans.measured_on, identity(model), scans.WHAT)
 
 
 def _continuous(fitting: Fitting) -> SCANS:

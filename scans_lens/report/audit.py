@@ -12,7 +12,6 @@ from scans_lens.explain import looks
 from scans_lens.methods.arms import Arm
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Model
-from scans_lens.steering import Push
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,12 +86,12 @@ def weigh(folder: str | Path, arms: Sequence[Arm], table: pd.DataFrame) -> Path:
     """
     nats, pushes = queries.divergence(table), []
     for arm in arms:
-        method: Any = arm.method
-        if not isinstance(method, SCANS | Push):
+        push = None if arm.method is None else arm.method.push
+        if push is None:
             continue
-        directions, layers = method.directions, list(method.layers)
+        directions, layers = push.directions, list(push.layers)
         norms = directions.residual_norms[layers].cpu()
-        lengths = abs(method.scale) * directions.vectors[layers].norm(dim=1).cpu() / norms
+        lengths = abs(push.scale) * directions.vectors[layers].norm(dim=1).cpu() / norms
         moved = nats.get(arm.name)
         pushes.append(
             {

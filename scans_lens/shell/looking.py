@@ -110,13 +110,15 @@ def fit(
         require_model(model, backend, device, dtype, revision)
         writable(out)
 
+        from scans_lens.methods.rules import Band
         from scans_lens.methods.scans import SCANS
 
         loaded = model_named(model, backend, device, dtype, revision)
         scans = SCANS.fit(
             loaded, learned, validation=chosen_on, preset=preset, effort=allowed, asking=asking,  # type: ignore[arg-type]
         )  # fmt: skip
-        scans = replace(scans, abstain=abstain)
+        if abstain:
+            scans = replace(scans, rule=Band(abstain))
         scans.save(out)
         typer.echo(str(scans))
         _print_trials(scans)
