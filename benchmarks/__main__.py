@@ -22,6 +22,7 @@ from rich.table import Table
 from benchmarks import others, subjects
 from benchmarks.timing import Machine, Times, in_turns, ratio
 from scans_lens import artefacts, organism
+from scans_lens.batches import in_batches, rows_at_once
 from scans_lens.chat import chat_tokens, end_tokens
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.directions import Directions, Origin
@@ -29,8 +30,7 @@ from scans_lens.generation import replies, replies_under
 from scans_lens.loading import load_model
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import identity
-from scans_lens.reading import in_batches, residuals, transitions
-from scans_lens.running import rows_at_once
+from scans_lens.reading import residuals, transitions
 from scans_lens.steering import Push
 
 HERE = Path(__file__).parent
@@ -174,7 +174,7 @@ def mixed(machine: Machine) -> Numbers:
 
 def _joining(model: Any, lengths: list[int], rows: int, taken: float) -> Numbers:
     """What it would save at most if waiting prompts took the places of those that ended, by the cost of a step."""
-    from scans_lens.reading import Flight
+    from scans_lens.flight import Flight
 
     cost = {}
     with torch.no_grad():

@@ -12,13 +12,13 @@ from typing import Any
 
 import pandas as pd
 
-from scans_lens import artefacts, capability, evaluation, judges, organism, prompts
+from scans_lens import artefacts, divergence, evaluation, judges, organism, own_corpus, prompts
+from scans_lens.anchoring import default_anchors
 from scans_lens.conversation import Asking, Prompt
 from scans_lens.errors import Refused
 from scans_lens.evaluation import Arm
 from scans_lens.generation import replies
 from scans_lens.judges import Judge, Verdict
-from scans_lens.lens import default_anchors
 from scans_lens.methods import variants
 from scans_lens.methods.caa import CAA
 from scans_lens.methods.cast import CAST
@@ -489,7 +489,7 @@ def _cost(ground: Ground, arms: Sequence[Arm], found: Numbers) -> None:
     """KL on harmless validation prompts, perplexity on answers of the corpus, and seconds a reply, in turns."""
     harmless = ground.validation.harmless[:HARMLESS]
     steered = [arm for arm in arms if arm.method is not None and not isinstance(arm.method, SelfCD)]
-    nats = capability.divergences(ground.model, harmless, [arm.method for arm in steered if arm.method])
+    nats = divergence.divergences(ground.model, harmless, [arm.method for arm in steered if arm.method])
     for arm, own in zip(steered, nats, strict=True):
         found["ways"][arm.name]["kl"] = Mean.of(own.tolist()).as_json()
     timed = ground.validation.harmless[:TIMED]
@@ -513,7 +513,7 @@ def _cost(ground: Ground, arms: Sequence[Arm], found: Numbers) -> None:
         if not ground.bundled or arm.system is not None or isinstance(arm.method, SelfCD):
             continue
         try:
-            own["perplexity"] = capability.corpus_perplexity(ground.model, FORETOLD, arm.method).as_json()
+            own["perplexity"] = own_corpus.corpus_perplexity(ground.model, FORETOLD, arm.method).as_json()
         except Refused as error:  # a head that replaces the unembedding has no log-likelihoods of another's text
             own["no perplexity"] = str(error)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, get_args
 
-from scans_lens import artefacts, judges, ranks, runs
+from scans_lens import artefacts, judges, processes, runs
+from scans_lens.batches import rows_at_once
 from scans_lens.chat import template_record
 from scans_lens.conversation import BARE, Asking, Prompt, conversation_of, key, words
 from scans_lens.generation import NEW_TOKENS, Enough, Replies, replies_under
@@ -20,11 +21,10 @@ from scans_lens.judges import Judge, Verdict
 from scans_lens.methods.catalogue import EVALUATED, PLAIN, PROMPTED
 from scans_lens.methods.self_cd import SAFETY_PROMPT, SelfCD
 from scans_lens.model import Model, device_of, identity, is_bundled, unembedding_of
+from scans_lens.processes import Rank
 from scans_lens.prompts import Contrast, PromptSet, normalised
 from scans_lens.prompts.overlaps import without
-from scans_lens.ranks import Rank
 from scans_lens.rates import Clustered, Paired, holm
-from scans_lens.running import rows_at_once
 from scans_lens.steering import Method, Push
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def evaluate(
         "python": platform.python_version(),
         "batch_size": batch_size,
     }
-    rank = ranks.here()
+    rank = processes.here()
     with runs.opened(out, settings, machine, KEY, rank) as run:
         if rank.first:
             _judge_again(run, judge)

@@ -16,8 +16,8 @@ from scans_lens.conversation import Prompt
 
 if TYPE_CHECKING:
     from scans_lens.directions import Directions
+    from scans_lens.flight import Flight, Since
     from scans_lens.model import Hook, Model
-    from scans_lens.reading import Flight, Since
 
 Rows = Mapping[str, Tensor]
 """What a method decided: tensors with one entry a row."""
@@ -259,7 +259,7 @@ def hooks_of(method: Method, model: Model, prompts: Asked) -> list[Hook]:
     TransformerLens' `generate`, with a cache or without one. Prompts that are tokens already, since a system prompt
     stands before them, say, are taken as they are; the same tokens have to be run.
     """
-    from scans_lens.reading import Flight
+    from scans_lens.flight import Flight
 
     flight = Flight(model, prompts if isinstance(prompts, Tokens) else chat_tokens(model, prompts))
     return method.hooks_for(method.decide(flight), flight.for_the_callers_loop())

@@ -9,13 +9,16 @@ import torch
 from conftest import one_by_one
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from scans_lens.capability import Piece, scored
+from scans_lens.cache import refusal, runner, sides
 from scans_lens.chat import chat_tokens
-from scans_lens.generation import Sampling, replies
+from scans_lens.decoding import Sampling
+from scans_lens.flight import Flight
+from scans_lens.generation import replies
+from scans_lens.likelihoods import scored
 from scans_lens.loading import load_model
 from scans_lens.model import resid_post
-from scans_lens.reading import Flight, collect, residuals, seen_at, transitions
-from scans_lens.running import refusal, runner, sides
+from scans_lens.pieces import Piece
+from scans_lens.reading import collect, residuals, seen_at, transitions
 from scans_lens.steering import add
 
 SWITCH = 42

@@ -13,12 +13,13 @@ from conftest import hooks_on
 from transformers import RepetitionPenaltyLogitsProcessor
 
 import scans_lens
-from scans_lens import generation, judges, organism, steering
+from scans_lens import decoding, generation, judges, organism, steering
 from scans_lens.chat import end_tokens, template
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.conversation import Asking
+from scans_lens.decoding import Sampling
 from scans_lens.directions import Directions, Origin
-from scans_lens.generation import Replies, Sampling, replies, replies_under
+from scans_lens.generation import Replies, replies, replies_under
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import identity, resid_post
 from scans_lens.steering import Ablation, Push
@@ -389,7 +390,7 @@ def test_the_repetition_penalty_is_felt_above_zero_and_below_and_not_for_padding
     ids, mask = torch.tensor([[9, 9, 3, 4], [5, 3, 5, 7]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
     logits = torch.randn(2, 12, generator=generator)
     logits[:, 3] = -logits[:, 4].abs()
-    found = generation.Picker(["a", "b"], ids, mask, None, 1.7)._penalised(logits)
+    found = decoding.Picker(["a", "b"], ids, mask, None, 1.7)._penalised(logits)
     expected = [
         RepetitionPenaltyLogitsProcessor(1.7)(row[there.bool()][None], own[None].clone())[0]
         for row, there, own in zip(ids, mask, logits, strict=True)

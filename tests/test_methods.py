@@ -16,13 +16,13 @@ from tiny import LOADERS
 from scans_lens import artefacts, methods
 from scans_lens.chat import chat_tokens
 from scans_lens.directions import Directions
+from scans_lens.flight import Flight
 from scans_lens.generation import replies
 from scans_lens.methods import choosing, scans
 from scans_lens.methods.refusal_direction import RefusalDirection
 from scans_lens.methods.safeswitch import SafeSwitch
 from scans_lens.methods.self_cd import SelfCD
 from scans_lens.model import resid_post
-from scans_lens.reading import Flight
 from scans_lens.steering import Method, Together
 
 KINDS = {

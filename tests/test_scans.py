@@ -14,14 +14,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 import scans_lens
 from scans_lens import organism
+from scans_lens.anchoring import NoAnchorLayers
 from scans_lens.classifier import ROUNDING, TransitionClassifier
 from scans_lens.effort import Effort
-from scans_lens.lens import NoAnchorLayers
+from scans_lens.flight import Flight
 from scans_lens.methods import choosing
 from scans_lens.methods import scans as module
 from scans_lens.methods.scans import SCANS, Trial
 from scans_lens.prompts import Contrast
-from scans_lens.reading import Flight
 
 LLAMA = "meta-llama/Llama-2-7b-chat-hf"
 pytestmark = pytest.mark.usefixtures("briskly")

@@ -12,12 +12,13 @@ from steered import close
 import scans_lens
 from scans_lens import artefacts, organism
 from scans_lens.classifier import TransitionClassifier
+from scans_lens.flight import Flight
 from scans_lens.methods import scans as module
 from scans_lens.methods import variants
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import resid_post
 from scans_lens.prompts import Contrast
-from scans_lens.reading import Flight, collect
+from scans_lens.reading import collect
 
 
 @torch.no_grad()

@@ -15,19 +15,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from scans_lens import artefacts, judges, lens, organism
+from scans_lens import anchoring, artefacts, judges, lens, organism
+from scans_lens.anchoring import NoAnchorLayers
 from scans_lens.chat import words_of
 from scans_lens.conversation import Asking, Prompt, words
 from scans_lens.directions import Directions, components, difference_of_means, shuffled_difference
 from scans_lens.figures import FORMAT, rivals, sweeps
 from scans_lens.figures.study import States, Study, by_kind
+from scans_lens.flight import flights
 from scans_lens.generation import replies
-from scans_lens.lens import NoAnchorLayers
 from scans_lens.methods.choosing import VALIDATION_TOKENS
 from scans_lens.methods.scans import SCANS, summary
 from scans_lens.organism import corpus, wordings
 from scans_lens.rates import Paired, Rate, holm
-from scans_lens.reading import flights
 from scans_lens.steering import Method, Push
 
 RESAMPLES = 500
@@ -166,7 +166,7 @@ def top_tokens(study: Study) -> dict[str, Any]:
     """The loudest tokens of every direction, and how often each stays among them when anchors are resampled."""
     model, directions = study.model, study.directions
     refusing = set(words_of(model, list(lens.refusal_tokens(model).values())))
-    rising = set(words_of(model, list(lens.rising_tokens(model, study.anchors, batch_size=study.batch_size))))
+    rising = set(words_of(model, list(anchoring.rising_tokens(model, study.anchors, batch_size=study.batch_size))))
     ids = lens.logits_of(model, directions.vectors).topk(TOP, dim=-1).indices
     stays = torch.zeros(ids.shape, dtype=torch.float64)
     generator = study.generator("top tokens")
@@ -342,7 +342,7 @@ def classifier(study: Study) -> dict[str, Any]:
     learned = study.anchor_states
     probe = _probe(learned["harmful"].residuals[:, best], learned["plain"].residuals[:, best])
     unit = study.directions.unit().vectors[best]
-    rising = lens.rising_tokens(study.model, study.anchors, batch_size=study.batch_size)
+    rising = anchoring.rising_tokens(study.model, study.anchors, batch_size=study.batch_size)
 
     def scored(texts: Sequence[Prompt], states: States) -> dict[str, np.ndarray]:
         return {
@@ -433,7 +433,7 @@ def _log_odds(study: Study, texts: Sequence[Prompt], tokens: Sequence[int]) -> n
     """Of the reply's first token being one that begins refusals (Arditi et al. 2024)."""
     result = np.empty(len(texts))
     for rows, flight in flights(study.model, texts, batch_size=study.batch_size):
-        result[rows.numpy()] = lens.refusal_log_odds(flight.logits, tokens).cpu().numpy()
+        result[rows.numpy()] = anchoring.refusal_log_odds(flight.logits, tokens).cpu().numpy()
     return result
 
 

@@ -11,9 +11,9 @@ from dataclasses import asdict
 from typing import Any
 
 from scans_lens import judges
-from scans_lens.capability import divergences
 from scans_lens.chat import template, words_of
 from scans_lens.conversation import Prompt
+from scans_lens.divergence import divergences
 from scans_lens.figures import switching
 from scans_lens.figures.study import Study
 from scans_lens.methods import refusal_direction as arditi

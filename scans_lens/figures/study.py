@@ -15,14 +15,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts, judges, organism, prompts
-from scans_lens.capability import Perplexity
+from scans_lens.anchoring import AnchorLayers, NoAnchorLayers, anchor_layers
 from scans_lens.conversation import Prompt, key
 from scans_lens.directions import Directions, refusal_directions
 from scans_lens.figures import FORMAT
 from scans_lens.figures.switching import Switching
 from scans_lens.generation import Replies, replies
 from scans_lens.judges import Judge
-from scans_lens.lens import AnchorLayers, NoAnchorLayers, anchor_layers
+from scans_lens.likelihoods import Perplexity
 from scans_lens.methods.choosing import reply_tokens
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Model, identity, is_bundled, shown_name, unembedding_of

@@ -16,16 +16,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scans_lens import calibration, judges, organism, prompts
-from scans_lens.capability import Perplexity, corpus_perplexity, divergences
 from scans_lens.classifier import ROUNDING, TransitionClassifier, threshold_at
 from scans_lens.conversation import Prompt, words
 from scans_lens.directions import Directions, difference_of_means, shuffled_difference
+from scans_lens.divergence import divergences
 from scans_lens.evaluation import elsewhere
 from scans_lens.figures.study import Study, by_kind, signed
 from scans_lens.judges import Judge, Verdict
 from scans_lens.lens import layers_by_thirds
+from scans_lens.likelihoods import Perplexity
 from scans_lens.methods.scans import MISSED, SCANS
 from scans_lens.organism import corpus, wordings
+from scans_lens.own_corpus import corpus_perplexity
 from scans_lens.rates import Clustered, Rate
 from scans_lens.reading import residuals
 from scans_lens.steering import Method, Push
@@ -534,8 +536,9 @@ def capability(study: Study) -> dict[str, Any]:
     """
     if not study.bundled:
         raise ValueError(
-            "This figure is of the bundled model's own quiz and corpus; for other models scans_lens.capability has "
-            "MMLU and perplexity, and `python -m scans_lens reproduce --table 3` measures both."
+            "This figure is of the bundled model's own quiz and corpus; for other models there are MMLU in "
+            "scans_lens.questions and perplexity in scans_lens.likelihoods, and `python -m scans_lens reproduce "
+            "--table 3` measures both."
         )
     scans = study.scans
     asked = corpus.asked("quiz", "test")[: len(study.test["plain"])]

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scans_lens import judges, organism
+from scans_lens.flight import flights
 from scans_lens.generation import replies
 from scans_lens.judges import Judge
 from scans_lens.methods.choosing import reply_tokens
@@ -30,7 +31,6 @@ from scans_lens.model import Model, after_final_norm
 from scans_lens.organism import corpus, wordings
 from scans_lens.prober import HIDDEN, Prober
 from scans_lens.rates import Clustered, Paired, Rate
-from scans_lens.reading import flights
 from scans_lens.steering import Method
 
 KINDS = ("plain", "borderline", "wrapped plain", "wrapped borderline", "harmful", "jailbreak")

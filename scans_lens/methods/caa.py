@@ -20,18 +20,19 @@ from tqdm.auto import tqdm
 
 from scans_lens import artefacts, steering
 from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, Kept
+from scans_lens.batches import rows_at_once
 from scans_lens.chat import Asked, beginning, padded, prompt_ids, template_record
 from scans_lens.conversation import BARE, Asking, words
 from scans_lens.directions import Directions, Origin, added, directions_in
 from scans_lens.errors import Refused
+from scans_lens.flight import Flight
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
 from scans_lens.methods.choosing import learning_prompts
 from scans_lens.methods.refusal_direction import require_own, spread
 from scans_lens.model import Hook, Model, device_of, identity, resid_post
 from scans_lens.prompts import Contrast
-from scans_lens.reading import Flight, seen_at
-from scans_lens.running import rows_at_once
+from scans_lens.reading import seen_at
 from scans_lens.steering import Rows
 
 MULTIPLIERS = (-0.5, -1.0, -2.0, -4.0, -8.0)

@@ -23,6 +23,7 @@ from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, SITE, Kept, Use
 from scans_lens.chat import Asked
 from scans_lens.conversation import BARE, Asking, Prompt
 from scans_lens.directions import Directions, added, directions_in
+from scans_lens.flight import Flight
 from scans_lens.judges import Judge
 from scans_lens.lens import layers_by_thirds
 from scans_lens.methods import choosing
@@ -30,7 +31,7 @@ from scans_lens.methods.choosing import SHARES, learning_prompts
 from scans_lens.methods.pairs import directions_along, pairs_of, principal
 from scans_lens.model import Hook, Model, resid_post
 from scans_lens.prompts import Contrast
-from scans_lens.reading import Flight, collect, seen_at
+from scans_lens.reading import collect, seen_at
 from scans_lens.steering import Rows
 
 Side = Literal["harmful", "harmless"]

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 
 from scans_lens import judges, organism
+from scans_lens.anchoring import default_anchors
 from scans_lens.conversation import BARE, Asking, Prompt
 from scans_lens.effort import STANDARD, Effort
 from scans_lens.errors import Refused
 from scans_lens.generation import replies_under
 from scans_lens.judges import Judge
-from scans_lens.lens import default_anchors
 from scans_lens.model import Model, is_bundled
 from scans_lens.prompts import Contrast, borderline
 from scans_lens.rates import Rate

@@ -20,6 +20,7 @@ from scans_lens.chat import Asked
 from scans_lens.conversation import BARE, Asking, Prompt
 from scans_lens.directions import Origin, origin_in, origin_of
 from scans_lens.errors import Refused
+from scans_lens.flight import Flight
 from scans_lens.judges import Judge
 from scans_lens.methods.choosing import learning_prompts
 from scans_lens.methods.refusal_direction import (
@@ -42,7 +43,6 @@ from scans_lens.methods.refusal_direction import (
 )
 from scans_lens.model import Hook, Model, is_bundled
 from scans_lens.prompts import Contrast, normalised
-from scans_lens.reading import Flight
 from scans_lens.steering import Rows
 
 MOST_KL = 0.2

@@ -20,13 +20,14 @@ from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, Kept
 from scans_lens.chat import Asked
 from scans_lens.conversation import BARE, Asking
 from scans_lens.directions import Directions, added, directions_in
+from scans_lens.flight import Flight
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
 from scans_lens.methods.choosing import SHARES, learning_prompts
 from scans_lens.methods.pairs import directions_along, pairs_of, principal
 from scans_lens.model import Hook, Model
 from scans_lens.prompts import Contrast
-from scans_lens.reading import Flight, collect
+from scans_lens.reading import collect
 from scans_lens.steering import Rows
 
 SPARSITY = 0.05

@@ -20,14 +20,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, judges, organism, steering
+from scans_lens.anchoring import default_anchors
 from scans_lens.artefacts import SITE, Kept, Use
+from scans_lens.batches import rows_at_once
 from scans_lens.chat import Asked, padded, prompt_ids, reply_ids
 from scans_lens.conversation import BARE, Asking, Prompt, conversation_of
 from scans_lens.directions import Origin, origin_of
 from scans_lens.errors import Refused
+from scans_lens.flight import Flight
 from scans_lens.generation import replies
 from scans_lens.judges import Judge, Verdict
-from scans_lens.lens import default_anchors
 from scans_lens.methods.choosing import reply_tokens
 from scans_lens.model import (
     Hook,
@@ -44,8 +46,7 @@ from scans_lens.model import (
 from scans_lens.organism import corpus, grammar, wordings
 from scans_lens.prober import HELD, HIDDEN, NEEDED, Prober, Quality
 from scans_lens.prompts import Contrast, borderline
-from scans_lens.reading import Flight, seen_at
-from scans_lens.running import rows_at_once
+from scans_lens.reading import seen_at
 from scans_lens.steering import Rows
 
 Rule = Literal["product", "both"]

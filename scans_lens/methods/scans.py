@@ -18,22 +18,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts, steering
+from scans_lens.anchoring import anchor_layers, default_anchors
 from scans_lens.artefacts import SITE, Kept, Use
 from scans_lens.chat import OPENING, Asked
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.conversation import BARE, Asking, Prompt
-from scans_lens.directions import Directions, added, directions_in
+from scans_lens.directions import Directions, added, directions_in, directions_of
 from scans_lens.effort import STANDARD, Effort, spread
+from scans_lens.flight import Flight
 from scans_lens.judges import Judge
-from scans_lens.lens import anchor_layers, default_anchors
 from scans_lens.methods import choosing
 from scans_lens.methods.catalogue import require_preset
 from scans_lens.methods.choosing import BROKEN, SHARES, Bench, learning_prompts
 from scans_lens.model import Hook, Model, after_final_norm, is_bundled
 from scans_lens.prompts import Contrast
 from scans_lens.rates import Rate
-from scans_lens.reading import Flight, collect
-from scans_lens.readings import directions_of, readings
+from scans_lens.reading import collect, readings
 from scans_lens.steering import Rows
 
 Preset = Literal["paper", "release"]

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from scans_lens.chat import Tokens, chat_tokens
 from scans_lens.conversation import Prompt, conversation_of
+from scans_lens.flight import Flight
 from scans_lens.model import Hook, Model
-from scans_lens.reading import Flight
 from scans_lens.steering import Rows
 
 SAFETY_PROMPT = (

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from scans_lens import artefacts
 from scans_lens.conversation import BARE, Prompt
+from scans_lens.flight import Flight
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
 from scans_lens.methods.choosing import SHARES, Bench, learning_prompts
 from scans_lens.methods.scans import SCANS, Trial, choice, either_way, one_way, voters
 from scans_lens.model import Model, after_final_norm, identity
 from scans_lens.prompts import Contrast
-from scans_lens.reading import Flight, collect
+from scans_lens.reading import collect
 
 
 def centred(

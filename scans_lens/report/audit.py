@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from scans_lens import evaluation
-from scans_lens.capability import divergences
 from scans_lens.conversation import Prompt
+from scans_lens.divergence import divergences
 from scans_lens.evaluation import Arm
 from scans_lens.explain import looks
 from scans_lens.methods.scans import SCANS
@@ -82,7 +82,7 @@ def weigh(folder: str | Path, model: Model, arms: Sequence[Arm], harmless: Seque
     """Measure how hard each way pushes, and write it to `pushes.json`: layers, share of the residual norm, and KL.
 
     Args:
-        harmless: prompts on which the move of the next token is measured, in nats (see `capability.divergences`).
+        harmless: prompts on which the move of the next token is measured, in nats (see `divergence.divergences`).
     """
     pushing = [arm for arm in arms if hasattr(arm.method, "directions") and hasattr(arm.method, "scale")]
     methods: list[Any] = [arm.method for arm in pushing]

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from scans_lens import artefacts, capability, judges, organism, prompts, released
+from scans_lens import artefacts, judges, likelihoods, organism, own_corpus, prompts, questions, released
 from scans_lens.calibration import calibrated
 from scans_lens.directions import refusal_directions
 from scans_lens.evaluation import PLAIN, SAFETY_PROMPT, Arm, evaluate
@@ -377,12 +377,12 @@ class Reproduction:
 
     def _perplexity(self, method: SCANS | Any, sign: float | None) -> float:
         if not self.bundled:
-            return capability.perplexity(self.model, _wikitext(), method, sign=sign, progress=self.progress).value
-        return capability.corpus_perplexity(self.model, PROMPTS, method, sign=sign).value
+            return likelihoods.perplexity(self.model, _wikitext(), method, sign=sign, progress=self.progress).value
+        return own_corpus.corpus_perplexity(self.model, PROMPTS, method, sign=sign).value
 
     def _right(self, method: SCANS | None) -> Rate:
         if not self.bundled:
-            return capability.mmlu(self.model, method, limit=self.limit, progress=self.progress).rate
+            return questions.mmlu(self.model, method, limit=self.limit, progress=self.progress).rate
         asked = corpus.asked("quiz", "test")[:PROMPTS]
         texts = [text for _, text in asked]
         said = replies(self.model, texts, method=method, max_new_tokens=24, progress=False)

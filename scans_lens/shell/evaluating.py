@@ -77,7 +77,7 @@ def evaluate(
     """
     with sentences():
         from scans_lens import effort as efforts
-        from scans_lens import judges, organism, prompts, ranks, runs
+        from scans_lens import judges, organism, processes, prompts, runs
         from scans_lens.methods import catalogue
 
         wanted = names_in(method, "--method") if method.strip(", ") else []  # the plain model alone
@@ -98,7 +98,7 @@ def evaluate(
         require_model(model, backend, device, dtype, revision)
         if sets is None and not may_be_bundled(model):
             raise ValueError(_NAME_SETS)
-        if out is None and ranks.here().of > 1:
+        if out is None and processes.here().of > 1:
             raise ValueError("Several processes share this evaluation: name the folder that they write to, with --out.")
         named = prompt_sets(sets) if sets is not None else []
         chosen = named or [organism.prompt_set(kind) for kind in organism.KINDS]
@@ -108,13 +108,13 @@ def evaluate(
         again = {"sets": [one.name for one in chosen], "max_new_tokens": max_new_tokens, "asking": asking.to_dict()}
         if heard and not judge_model:
             again["judges"] = heard
-        if ranks.here().first:
+        if processes.here().first:
             runs.require_free(folder, again)
         if own_folder:
             typer.echo(f"Results go to {folder}; the same command with --out {folder} goes on there.", err=True)
 
         from scans_lens import evaluation
-        from scans_lens.lens import default_anchors
+        from scans_lens.anchoring import default_anchors
         from scans_lens.methods.scans import SCANS
         from scans_lens.model import is_bundled
 
@@ -124,7 +124,7 @@ def evaluate(
         if not named and not bundled:
             raise ValueError(_NAME_SETS)
         steered = any(name in catalogue.STEERED for name in wanted)
-        rank = ranks.here()
+        rank = processes.here()
         if not rank.first:
             rank.wait()  # the first one fits, and the others read what it has kept
         fitted = None

@@ -75,8 +75,8 @@ def kept(model: Any, refit: bool, draw: int | None = None, asking: Asking = BARE
 
     With a draw, of a random half of the anchors; knobs are chosen on the same validation prompts as ever.
     """
+    from scans_lens.anchoring import default_anchors
     from scans_lens.evaluation import half
-    from scans_lens.lens import default_anchors
     from scans_lens.methods.choosing import learning_prompts
     from scans_lens.methods.scans import SCANS
 

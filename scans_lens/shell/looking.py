@@ -59,8 +59,10 @@ def anchor(
         require_model(model, backend, device, dtype, revision)
         writable(save)
 
-        from scans_lens.lens import anchor_layers, default_anchors, thirds
-        from scans_lens.readings import directions_of, readings
+        from scans_lens.anchoring import anchor_layers, default_anchors
+        from scans_lens.directions import directions_of
+        from scans_lens.lens import thirds
+        from scans_lens.reading import readings
 
         loaded = model_named(model, backend, device, dtype, revision)
         chosen = allowed.learned(pairs or default_anchors(loaded)).under(asking)
