@@ -25,7 +25,7 @@ def lm(
 ) -> Any:
     """The model, steered by `method` if there is one, as an `lm_eval.api.model.LM`.
 
-    lm_eval.simple_evaluate(model=lm_eval.lm(model, scans), tasks=["mmlu"], num_fewshot=5)
+    lm_eval.simple_evaluate(model=scans_lens.lm_eval.lm(model, scans), tasks=["mmlu"], num_fewshot=5)
 
     A request's push is decided from its context and acts from the context's last token on. Tasks without a context
     (WikiText) need a `sign`, and then every token is pushed. With lm-eval's `apply_chat_template` a context is decided

@@ -1,4 +1,4 @@
-"""Ranks: several processes do what one does, each its share, and nobody's twice."""
+"""Processes: several processes do what one does, each its share, and nobody's twice."""
 
 import os
 import subprocess

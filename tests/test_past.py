@@ -1,4 +1,4 @@
-"""Caches: models whose past is more than plain keys and values, against transformers itself, from outside."""
+"""The past: models whose past is more than plain keys and values, against transformers itself, from outside."""
 
 import math
 from functools import cache

@@ -1,4 +1,4 @@
-"""Readings: one pass over the prompts gives what passes of their own give, in any batch and when memory runs out."""
+"""One pass over the prompts reads what passes of their own read, in any batch and when memory runs out."""
 
 import pytest
 import torch
