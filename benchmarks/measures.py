@@ -15,11 +15,12 @@ from benchmarks import memory, others, subjects
 from benchmarks.subjects import NEW, ROWS, TOKENS, drawn
 from benchmarks.timing import Machine, Times, in_turns, ratio
 from scans_lens import organism
+from scans_lens.batches import in_batches, rows_at_once
 from scans_lens.chat import chat_tokens, end_tokens
+from scans_lens.flight import Flight
 from scans_lens.generation import replies, replies_under
 from scans_lens.loading import load_model
-from scans_lens.reading import Flight, in_batches, residuals
-from scans_lens.running import rows_at_once
+from scans_lens.reading import residuals
 from scans_lens.steering import Push
 
 ROUNDS = 5

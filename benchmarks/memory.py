@@ -9,9 +9,10 @@ from pathlib import Path
 
 from benchmarks import others, subjects
 from benchmarks.subjects import TOKENS
+from scans_lens.batches import in_batches
 from scans_lens.chat import chat_tokens
 from scans_lens.loading import load_model
-from scans_lens.reading import in_batches, residuals
+from scans_lens.reading import residuals
 
 HERE = Path(__file__).parent
 

@@ -148,8 +148,8 @@ def readings(model: Model) -> Numbers:
     when one layer is pushed (nats)."""
     from sklearn.metrics import roc_auc_score
 
+    from scans_lens.anchoring import anchor_layers
     from scans_lens.directions import components, refusal_directions
-    from scans_lens.lens import anchor_layers
     from scans_lens.reading import residuals
 
     anchors, held_out = organism.anchors(), organism.validation()

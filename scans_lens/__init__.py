@@ -15,45 +15,56 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scans_lens import (
+        anchoring,
+        batches,
+        cache,
         calibration,
-        capability,
         chat,
         classifier,
         comparison,
+        continuing,
         conversation,
+        decoding,
         directions,
+        divergence,
         effort,
         evaluation,
+        evidence,
         explain,
         figures,
+        flight,
         generation,
         judges,
         lens,
+        likelihoods,
+        lm_eval,
         loading,
         model,
         models,
         organism,
+        pieces,
         prober,
+        processes,
         prompts,
-        ranks,
+        questions,
         rates,
         reading,
-        readings,
         released,
         report,
         reproduce,
-        running,
         steering,
         table,
         transfer,
     )
+    from scans_lens.anchoring import AnchorLayers, anchor_layers
     from scans_lens.chat import chat_tokens
     from scans_lens.classifier import TransitionClassifier
     from scans_lens.conversation import Asking, Conversation
+    from scans_lens.decoding import Sampling
     from scans_lens.directions import Directions, refusal_directions
     from scans_lens.effort import Effort
-    from scans_lens.generation import Replies, Sampling, replies
-    from scans_lens.lens import AnchorLayers, anchor_layers, thirds, top_tokens
+    from scans_lens.generation import Replies, replies
+    from scans_lens.lens import thirds, top_tokens
     from scans_lens.loading import load_model
     from scans_lens.methods.safeswitch import SafeSwitch
     from scans_lens.methods.scans import SCANS
@@ -62,7 +73,7 @@ if TYPE_CHECKING:
     from scans_lens.reading import residuals, transitions
 
 _HOME = {
-    "AnchorLayers": "lens",
+    "AnchorLayers": "anchoring",
     "Asking": "conversation",
     "Contrast": "prompts",
     "Conversation": "conversation",
@@ -74,9 +85,9 @@ _HOME = {
     "Replies": "generation",
     "SCANS": "methods.scans",
     "SafeSwitch": "methods.safeswitch",
-    "Sampling": "generation",
+    "Sampling": "decoding",
     "TransitionClassifier": "classifier",
-    "anchor_layers": "lens",
+    "anchor_layers": "anchoring",
     "chat_tokens": "chat",
     "load_model": "loading",
     "refusal_directions": "directions",
@@ -87,11 +98,11 @@ _HOME = {
     "transitions": "reading",
 }
 _MODULES = (
-    "calibration", "capability", "chat", "check", "classifier", "comparison", "conversation", "directions",
-    "effort", "evaluation", "explain",
-    "figures", "generation", "judges", "lens", "loading", "methods", "model", "models", "organism", "prober", "prompts",
-    "ranks", "rates", "reading", "readings", "released", "report", "reproduce", "running", "runs", "steering",
-    "transfer",
+    "anchoring", "batches", "cache", "calibration", "chat", "check", "classifier", "comparison", "continuing",
+    "conversation", "decoding", "directions", "divergence", "effort", "evaluation", "evidence", "explain", "figures",
+    "flight", "generation", "judges", "lens", "likelihoods", "lm_eval", "loading", "methods", "model", "models",
+    "organism", "pieces", "prober", "processes", "prompts", "questions", "rates", "reading", "released", "report",
+    "queries", "reproduce", "scoring", "steering", "table", "transfer", "world",
 )  # fmt: skip
 
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

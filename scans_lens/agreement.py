@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from scans_lens.batches import out_of_memory
+from scans_lens.cache import runner
 from scans_lens.model import Model, is_exact, resid_post
-from scans_lens.running import out_of_memory, runner
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -11,12 +11,13 @@ import torch
 from tqdm.auto import tqdm
 
 from scans_lens import steering
+from scans_lens.cache import runner
 from scans_lens.chat import OPENING, chat_tokens, prompt_ids, spoken, template, text_of, words_of
+from scans_lens.flight import Flight
 from scans_lens.generation import replies
 from scans_lens.model import Model, is_exact, is_folded, resid_post
 from scans_lens.outside import Finding, compared
-from scans_lens.reading import Flight, transitions
-from scans_lens.running import runner
+from scans_lens.reading import transitions
 from scans_lens.templates import writing
 
 PROMPTS = (

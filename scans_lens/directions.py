@@ -17,9 +17,10 @@ from scans_lens.artefacts import AS_STORED, FROM_THE_END, SITE, Artefact, Use
 from scans_lens.chat import template_record
 from scans_lens.conversation import BARE, Asking
 from scans_lens.errors import Refused
+from scans_lens.flight import Flight
 from scans_lens.model import Identity, Model, identity, resid_post
 from scans_lens.prompts import Contrast
-from scans_lens.reading import Flight, mean_residuals, residuals
+from scans_lens.reading import Readings, mean_residuals, residuals
 
 
 @runtime_checkable
@@ -279,3 +280,10 @@ def origin_of(model: Model, contrast: Contrast) -> Origin:
         asking=contrast.asking,
         template=template_record(model, contrast.asking or BARE),
     )
+
+
+def directions_of(model: Model, contrast: Contrast, harmful: Readings, harmless: Readings) -> Directions:
+    """From answering towards refusing, as `refusal_directions` has it, from what was read already (SCANS, eq. 1)."""
+    norms = [side.residuals.double().norm(dim=-1).mean(dim=0) for side in (harmful, harmless)]
+    vectors = difference_of_means(harmful.residuals.double(), harmless.residuals.double())
+    return Directions(vectors.float(), ((norms[0] + norms[1]) / 2).float(), origin_of(model, contrast))

@@ -10,18 +10,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scans_lens import artefacts, judges, ranks, table
-from scans_lens.capability import divergences
+from scans_lens import artefacts, judges, processes, table
+from scans_lens.batches import rows_at_once
 from scans_lens.chat import template_record
 from scans_lens.conversation import BARE, Asking, Prompt, conversation_of, key, words
+from scans_lens.divergence import divergences
 from scans_lens.generation import NEW_TOKENS, Enough, replies_under
 from scans_lens.judges import Judge
 from scans_lens.methods.arms import Arm
 from scans_lens.model import Model, device_of, identity, unembedding_of
+from scans_lens.processes import Rank
 from scans_lens.prompts import Contrast, PromptSet, normalised
 from scans_lens.prompts.overlaps import without
-from scans_lens.ranks import Rank
-from scans_lens.running import rows_at_once
 from scans_lens.scoring import columns_of, opinions
 from scans_lens.world import World, world_of
 
@@ -143,7 +143,7 @@ def evaluate(
         "python": platform.python_version(),
         "batch_size": batch_size,
     }
-    rank = ranks.here()
+    rank = processes.here()
     with table.opened(out, settings, machine, KEY, rank) as run:
         if rank.first:
             _judge_again(run, judge)

@@ -10,14 +10,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from scans_lens.batches import token_batches
+from scans_lens.cache import runner
 from scans_lens.chat import words_of
 from scans_lens.conversation import Prompt
 from scans_lens.generation import replies_under
 from scans_lens.judges import Judge, Verdict
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Model, hooked, resid_post
-from scans_lens.reading import batches, collect
-from scans_lens.running import runner
+from scans_lens.reading import collect
 from scans_lens.world import world_of
 
 
@@ -54,7 +55,7 @@ def looks(
     layers = scans.classifier.by_layer(moves).cpu()
     found: dict[int, Look] = {}
     word = "looking at each token" if progress else None
-    for places, tokens in batches(model, prompts, batch_size=batch_size, progress=word):
+    for places, tokens in token_batches(model, prompts, batch_size=batch_size, progress=word):
         cosines = _cosines(model, tokens.ids, tokens.mask, scans)
         for row, place in enumerate(places.tolist()):
             own = tokens.mask[row].bool().cpu()

@@ -1,57 +1,32 @@
-"""Generation: prompts to replies. Prefill once, read, decide, decode steered; the only decode loop."""
+"""Generation: prompts to replies. Prefill once, read, decide, decode steered."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Any, Literal, overload
+from dataclasses import dataclass
+from typing import Literal, overload
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from scans_lens.batches import in_batches, rows_at_once
 from scans_lens.chat import Tokens, chat_tokens, end_tokens, spoken
 from scans_lens.conversation import BARE, Askable, Asking, Prompt, checked, key
-from scans_lens.model import Hook, Model, hooked
-from scans_lens.reading import Flight, in_batches
-from scans_lens.running import leaving, rows_at_once
-from scans_lens.steering import Method, Rows, require_method, take
+from scans_lens.decoding import Picker, Rider, Sampling, Second, Stream, decode, hooks_of_riders, penalty_of
+from scans_lens.flight import Flight
+from scans_lens.model import Model
+from scans_lens.steering import Method, Rows, require_method
 
 NEW_TOKENS = 256
 """As in the SCANS release."""
 
 Finish = Literal["stop", "length", "enough"]
+
 Enough = Callable[[str], bool]
 """Whether a reply that begins like this need not go on."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Draw tokens instead of taking the likeliest. Each prompt has a generator of its own, from seed and text."""
-
-    seed: int = 0
-    temperature: float = 1.0
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0 or not 0 < self.top_p <= 1:
-            raise ValueError(
-                f"Sampling needs a temperature above 0 and top_p in (0, 1]; got {self.temperature} and {self.top_p}."
-            )
-
-    def generator(self, prompt: str) -> torch.Generator:
-        digest = hashlib.sha256(f"{self.seed}|{prompt}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-    def draw(self, logits: Float[Tensor, "d_vocab"], generator: torch.Generator) -> int:
-        shares = torch.softmax(logits.float().cpu() / self.temperature, dim=-1)
-        likely, ids = shares.sort(descending=True)
-        likely = torch.where(likely.cumsum(0) - likely < self.top_p, likely, 0.0)
-        return int(ids[torch.multinomial(likely, 1, generator=generator)])
 
 
 @dataclass(frozen=True)
@@ -184,7 +159,7 @@ def replies_under(
     said = [_Said.nothing(len(prompts)) for _ in methods]
     shown = progress and len(prompts) * len(methods) > 1
     with tqdm(total=len(prompts) * len(methods), desc="replies", unit="reply", disable=not shown, leave=False) as bar:
-        ends = torch.tensor(end_tokens(model))
+        ends = frozenset(end_tokens(model))
         decoder = _Decoder(model, asked, opened, ends, max_new_tokens, sampling, enough, bar)
 
         def answer(places: Int[Tensor, "row"], tokens: Tokens) -> None:
@@ -265,7 +240,7 @@ class _Decoder:
     prompts: Sequence[Prompt]
     opened: Sequence[bool]
     """Whether the template has opened a thought."""
-    ends: Int[Tensor, "end"]
+    ends: frozenset[int]
     max_new_tokens: int
     sampling: Sampling | None
     enough: Enough | None
@@ -282,71 +257,60 @@ class _Decoder:
     ) -> None:
         """Prefill and read once, let every method decide, and decode in groups that fit."""
         plain = Flight(self.model, tokens)
-        riders = []
+        turns = []
         for number, method in enumerate(methods):
             rows = method.decide(plain) if method is not None else {}
             said[number].decided(rows, places)
-            asked = method.repetition_penalty if method is not None else 1.0
-            own = penalty if penalty is not None else asked
-            riders.append(_Rider(method, rows, torch.arange(len(places)), number, own))
+            turns.append(_Turn(number, method, rows, penalty_of(method) if penalty is None else penalty))
         most = batch_size or rows_at_once(self.model, tokens.ids.shape[1] + self.max_new_tokens)
-        groups = list(_groups(riders, max(1, most // len(places))))
+        groups = list(_groups(turns, max(1, most // len(places))))
         for place, group in enumerate(groups):
             self._decode(plain, group, places, said, last=place + 1 == len(groups))
 
     def _decode(
-        self, plain: Flight, group: Sequence[_Rider], places: Int[Tensor, "row"], said: Sequence[_Said], last: bool
+        self, plain: Flight, group: Sequence[_Turn], places: Int[Tensor, "row"], said: Sequence[_Said], last: bool
     ) -> None:
         whole = group[0].method is not None and group[0].method.whole_prompt
         # Who runs the whole prompt again gets keys and values of its own by that
         alone = whole or (last and len(group) == 1)
         flight = copy.copy(plain) if alone else plain.branch(len(group))
         n = len(places)
-        riders = [replace(one, at=torch.arange(n) + n * seat) for seat, one in enumerate(group)]
-        if any(one.method is not None for one in riders):
-            flight.again(_hooks(riders, flight), whole_prompt=whole)
+        riders = [
+            Rider(turn.method, turn.rows, flight, torch.arange(n) + n * seat)
+            for seat, turn in enumerate(group)
+            if turn.method is not None
+        ]
+        if riders:
+            flight.again(hooks_of_riders(riders, n * len(group)), whole_prompt=whole)
         asked = [self.prompts[place] for place in places.tolist()] * len(group)
-        stream = _Stream(flight, riders[0].method, asked)
+        second = _second(group[0].method, self.model, asked)
+        stream = Stream(self.model, flight.run, flight.logits, riders, second)
         names = [key(prompt) for prompt in asked]
-        pick = Picker(names, flight.tokens.ids, flight.tokens.mask, self.sampling, riders[0].penalty)
+        pick = Picker(names, flight.tokens.ids, flight.tokens.mask, self.sampling, group[0].penalty)
         room = min(self.max_new_tokens, int(self.model.cfg.n_ctx) - stream.width)
         if room < 1:
             raise ValueError(
                 f"A prompt takes {stream.width} of the {int(self.model.cfg.n_ctx)} tokens that this model reads in the "
                 "method's second context, so there is no room for a reply."
             )
-        seats = [(one.number, place) for one in group for place in places.tolist()]
-        for number, place in seats:
-            said[number].tokens[place], said[number].finish[place] = [], "length"
-        ends = self.ends.to(flight.tokens.ids.device)
-        with stream:
-            stream.steer(_hooks(riders, flight))
-            for step in range(room):
-                chosen = pick(stream.logits)
-                over = torch.isin(chosen, ends).cpu()
-                for row, ((number, place), token) in enumerate(zip(seats, chosen.tolist(), strict=True)):
-                    if over[row]:
-                        said[number].finish[place] = "stop"
-                        continue
-                    said[number].tokens[place].append(token)
-                    if self._is_enough(said[number].tokens[place], self.opened[place]):
-                        said[number].finish[place] = "enough"
-                        over[row] = True
-                if bool(over.any()):
-                    self.bar.update(int(over.sum()))
-                    kept = leaving(over)
-                    seats = [seats[row] for row in kept.tolist()]
-                    if not seats:
-                        return
-                    on_device = kept.to(chosen.device)
-                    stream.keep(on_device)
-                    pick.keep(kept.tolist())
-                    chosen = chosen[on_device]
-                    riders = [left for one in riders if len((left := one.kept(kept, len(over))).at)]
-                    stream.steer(_hooks(riders, flight))
-                if step + 1 < room:
-                    stream.feed(chosen)
-        self.bar.update(len(seats))
+        replying = [(said[turn.number], place) for turn in group for place in places.tolist()]
+        for reply, place in replying:
+            reply.tokens[place], reply.finish[place] = [], "length"
+
+        def is_over(row: int, token: int) -> bool:
+            reply, place = replying[row]
+            if token in self.ends:
+                reply.finish[place] = "stop"
+            else:
+                reply.tokens[place].append(token)
+                if not self._is_enough(reply.tokens[place], self.opened[place]):
+                    return False
+                reply.finish[place] = "enough"
+            self.bar.update()
+            return True
+
+        decode(stream, pick, is_over, room)
+        self.bar.update(sum(reply.finish[place] == "length" for reply, place in replying))
 
     def _is_enough(self, tokens: Sequence[int], thinking: bool) -> bool:
         """Whether the answer so far, which comes behind a thought, need not go on."""
@@ -357,151 +321,31 @@ class _Decoder:
 
 
 @dataclass(frozen=True)
-class _Rider:
-    """One method in a batch that may hold rows of several."""
+class _Turn:
+    """A method whose replies are due, and what it decided about a batch."""
 
-    method: Method | None
-    rows: Rows
-    at: Int[Tensor, "own"]
-    """Which rows of the batch are its own, in the order of what it decided about them."""
     number: int
     """Its place in the caller's list."""
+    method: Method | None
+    rows: Rows
     penalty: float
 
-    def kept(self, rows: Int[Tensor, "kept"], of: int) -> _Rider:
-        """After only these rows were kept, in this order, of so many."""
-        seat = torch.full((of,), -1)
-        seat[self.at] = torch.arange(len(self.at))
-        seat = seat[rows]
-        at = (seat >= 0).nonzero().squeeze(1)
-        return replace(self, rows=take(self.rows, seat[at]), at=at)
+
+def _second(method: Method | None, model: Model, prompts: Sequence[Prompt]) -> Second | None:
+    """The second context of a method that looks at one."""
+    if method is None or not method.asks_twice:
+        return None
+    return Second(Flight(model, method.second_context(model, prompts)), method.mix)
 
 
-def _groups(riders: Sequence[_Rider], most: int) -> Iterator[list[_Rider]]:
-    """Riders that can be decoded side by side, so many at a time."""
-    together: dict[float, list[_Rider]] = {}
-    for one in riders:
-        if one.method is not None and (one.method.whole_prompt or one.method.asks_twice):
-            yield [one]
+def _groups(turns: Sequence[_Turn], most: int) -> Iterator[list[_Turn]]:
+    """Methods whose rows can be decoded side by side, so many at a time."""
+    together: dict[float, list[_Turn]] = {}
+    for turn in turns:
+        if turn.method is not None and (turn.method.whole_prompt or turn.method.asks_twice):
+            yield [turn]
         else:
-            together.setdefault(one.penalty, []).append(one)
+            together.setdefault(turn.penalty, []).append(turn)
     for alike in together.values():
         for start in range(0, len(alike), most):
             yield alike[start : start + most]
-
-
-def _hooks(riders: Sequence[_Rider], flight: Flight) -> list[Hook]:
-    """Every rider's hooks; in company each is shown its own rows alone."""
-    if len(riders) == 1 and len(riders[0].at) == flight.run.mask.shape[0]:
-        method = riders[0].method
-        return method.hooks_for(riders[0].rows, flight) if method is not None else []
-    return [
-        (name, _on_rows(function, one.at))
-        for one in riders
-        if one.method is not None
-        for name, function in one.method.hooks_for(one.rows, flight)
-    ]
-
-
-def _on_rows(function: Callable[..., Any], rows: Int[Tensor, "own"]) -> Callable[..., Any]:
-    def act(state: Tensor, hook: Any) -> Tensor | None:
-        own = rows.to(state.device)
-        moved = function(state[own], hook)
-        return None if moved is None else state.index_copy(0, own, moved.to(state.dtype))
-
-    return act
-
-
-class _Stream:
-    """Logits of the next token: the flight's own, or mixed with those of the same prompts in a second context.
-
-    Hooks stay on the model from one token to the next, until they are changed or the block ends.
-    """
-
-    def __init__(self, flight: Flight, method: Method | None, prompts: Sequence[Prompt]) -> None:
-        self.flight = flight
-        self._mix, self._other = None, None
-        self._hooks: list[Hook] = []
-        self._on = ExitStack()
-        if method is not None and method.asks_twice:
-            self._mix = method.mix
-            self._other = Flight(flight.model, method.second_context(flight.model, prompts))
-        self.logits = self._mixed(flight.logits, self._other.logits if self._other else None)
-
-    @property
-    def width(self) -> int:
-        return max(self.flight.width, self._other.width if self._other else 0)
-
-    def __enter__(self) -> _Stream:
-        return self
-
-    def __exit__(self, *reason: Any) -> None:
-        self._on.close()
-
-    def steer(self, hooks: list[Hook]) -> None:
-        """Under these hooks from now on, and no others of ours."""
-        self._on.close()
-        self._hooks = hooks
-        if not self._other:
-            self._on.enter_context(hooked(self.flight.model, hooks))
-
-    def keep(self, rows: Int[Tensor, "kept"]) -> None:
-        self.flight.run.keep(rows)
-        if self._other:
-            self._other.run.keep(rows)
-
-    def feed(self, chosen: Int[Tensor, "row"]) -> None:
-        column, mask = chosen[:, None], torch.ones_like(chosen[:, None])
-        if not self._other:
-            self.logits = self.flight.run.feed(column, mask)
-            return
-        with hooked(self.flight.model, self._hooks):
-            own = self.flight.run.feed(column, mask)
-        self.logits = self._mixed(own, self._other.run.feed(column, mask))
-
-    def _mixed(self, own: Tensor, other: Tensor | None) -> Tensor:
-        return own if self._mix is None or other is None else self._mix(own, other)
-
-
-class Picker:
-    """The next token of every row that is left: the likeliest or a drawn one, after the repetition penalty."""
-
-    def __init__(
-        self,
-        prompts: Sequence[str],
-        ids: Int[Tensor, "row pos"],
-        mask: Int[Tensor, "row pos"],
-        sampling: Sampling | None,
-        repetition_penalty: float,
-    ) -> None:
-        self._sampling = sampling
-        self._generators = [sampling.generator(prompt) for prompt in prompts] if sampling else []
-        self._penalty = repetition_penalty
-        self._ids, self._mask = ids, mask
-        self._seen: Tensor | None = None
-
-    def __call__(self, logits: Float[Tensor, "row d_vocab"]) -> Int[Tensor, "row"]:
-        if self._penalty != 1.0:
-            logits = self._penalised(logits)
-        if self._sampling is None:
-            chosen = logits.argmax(dim=-1)
-        else:
-            drawn = [self._sampling.draw(row, own) for row, own in zip(logits, self._generators, strict=True)]
-            chosen = torch.tensor(drawn, device=logits.device)
-        if self._seen is not None:
-            self._seen[torch.arange(len(chosen), device=chosen.device), chosen] = True
-        return chosen
-
-    def _penalised(self, logits: Tensor) -> Tensor:
-        if self._seen is None:
-            self._seen = torch.zeros_like(logits, dtype=torch.bool)
-            there = self._mask.bool()
-            row_of = torch.arange(len(logits), device=logits.device)[:, None].expand_as(self._ids)
-            self._seen[row_of[there], self._ids[there]] = True
-        lowered = torch.where(logits > 0, logits / self._penalty, logits * self._penalty)
-        return torch.where(self._seen, lowered, logits)
-
-    def keep(self, rows: list[int]) -> None:
-        self._generators = [self._generators[row] for row in rows] if self._generators else []
-        if self._seen is not None:
-            self._seen = self._seen[torch.tensor(rows, device=self._seen.device)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from scans_lens import agreement, organism, past, ranks
+from scans_lens import agreement, organism, past, processes
 from scans_lens.checkpoint import ADAPTER, CONFIG, architecture_of, lens, parts
 from scans_lens.hooked import load_hooked
 from scans_lens.models import unpacking
@@ -68,7 +68,7 @@ def load_model(
 def _device(wanted: str | torch.device | None) -> torch.device:
     """The device that was asked for, once something has been put there."""
     if wanted is None:
-        own = ranks.device_number()
+        own = processes.device_number()
         wanted = "cpu" if not torch.cuda.is_available() else "cuda" if own is None else f"cuda:{own}"
     try:
         return torch.empty(1, device=wanted).device

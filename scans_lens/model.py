@@ -17,8 +17,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from scans_lens import organism
-
 Hook: TypeAlias = tuple[str, Callable[..., Any]]
 """TransformerLens' own pair of a hook point's name and a function; lists of them add."""
 
@@ -209,17 +207,6 @@ def is_exact(model: Model) -> bool:
 
 def device_of(model: Model) -> torch.device:
     return unembedding_of(model).device
-
-
-def is_bundled(model: Model) -> bool:
-    """Whether this is the model that ships with the package, however it was loaded."""
-    shipped = organism.identity()
-    return shipped is not None and identity(model).same_as(Identity(**shipped))
-
-
-def shown_name(model: Model) -> str:
-    """What to call it in what is kept and shown: a hub's name, or a folder's without where it lies."""
-    return "bundled" if is_bundled(model) else identity(model).title
 
 
 def is_folded(model: Model) -> bool:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scans_lens.agreement import states_of
+from scans_lens.batches import out_of_memory
+from scans_lens.cache import runner
 from scans_lens.chat import prompt_ids
 from scans_lens.checkpoint import parts
 from scans_lens.generation import replies
@@ -28,7 +30,6 @@ from scans_lens.model import (
     unembedding_of,
 )
 from scans_lens.packing import forget
-from scans_lens.running import out_of_memory, runner
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

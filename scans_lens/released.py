@@ -1,7 +1,7 @@
 """Released: capability in the forms of SCANS' authors' code, to be held beside the paper's table 3 and nothing else.
 
-They are not the standard forms (`capability` has those), and numbers of the two cannot be compared. Written from the
-description of what that code does; what is said here to differ from it, differs on purpose.
+They are not the standard forms (`questions` and `likelihoods` have those), and numbers of the two cannot be compared.
+Written from the description of what that code does; what is said here to differ from it, differs on purpose.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from scans_lens import capability, steering
-from scans_lens.capability import Accuracy, Piece
+from scans_lens import likelihoods, questions, steering
 from scans_lens.chat import prompt_ids, text_of
+from scans_lens.flight import Flight
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Hook, Model
-from scans_lens.reading import Flight
+from scans_lens.pieces import Piece
+from scans_lens.questions import Accuracy
 from scans_lens.steering import Method, Rows
 
 WINDOW = 2048
@@ -46,9 +47,9 @@ def mmlu(model: Model, scans: SCANS | None = None, **how: Any) -> Accuracy:
     """MMLU as the authors' code asks it: five answered questions, no chat template, every position pushed.
 
     Args:
-        how: what `capability.mmlu` takes besides a method.
+        how: what `questions.mmlu` takes besides a method.
     """
-    return capability.mmlu(model, None if scans is None else Everywhere(scans), **how)
+    return questions.mmlu(model, None if scans is None else Everywhere(scans), **how)
 
 
 @torch.no_grad()
@@ -99,7 +100,7 @@ def perplexity(
     losses = [
         -(first.log_likelihood + second.log_likelihood) / (first.tokens + second.tokens)
         for first, second in zip(
-            capability.scored(model, given, **how), capability.scored(model, told, method, **how), strict=True
+            likelihoods.scored(model, given, **how), likelihoods.scored(model, told, method, **how), strict=True
         )
     ]
     return math.exp(sum(losses) / len(losses)), len(losses)

@@ -16,8 +16,8 @@ from scans_lens.conversation import Prompt
 
 if TYPE_CHECKING:
     from scans_lens.directions import Directions
+    from scans_lens.flight import Flight, Since
     from scans_lens.model import Hook, Model
-    from scans_lens.reading import Flight, Since
 
 Rows = Mapping[str, Tensor]
 """What a method decided: tensors with one entry a row."""
@@ -314,7 +314,7 @@ def hooks_of(method: Method, model: Model, prompts: Asked) -> list[Hook]:
     Raises:
         ValueError: a method that hooks alone cannot do, since it mixes logits of two contexts.
     """
-    from scans_lens.reading import Flight
+    from scans_lens.flight import Flight
 
     if method.asks_twice:
         raise ValueError(f"{type(method).__name__} mixes logits of two contexts, which no hooks do: use `replies`.")

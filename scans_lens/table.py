@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scans_lens.ranks import Rank
+from scans_lens.processes import Rank
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from scans_lens.running import out_of_memory
+from scans_lens.batches import out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

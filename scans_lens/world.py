@@ -25,7 +25,7 @@ from scans_lens.prompts.texts import wikitext
 from scans_lens.rates import Rate
 
 if TYPE_CHECKING:
-    from scans_lens.capability import Perplexity
+    from scans_lens.likelihoods import Perplexity
     from scans_lens.model import Model
     from scans_lens.steering import Method
 
@@ -231,7 +231,8 @@ def public_sets() -> list[PromptSet]:
 
 
 def _public_capability(model: Model) -> Capability:
-    from scans_lens.capability import mmlu, perplexity
+    from scans_lens.likelihoods import perplexity
+    from scans_lens.questions import mmlu
 
     return Capability(
         texts="WikiText-2",
@@ -326,7 +327,7 @@ def corpus_perplexity(
     model: Model, n: int, method: Method | None = None, *, sign: float | None = None, batch_size: int | None = None
 ) -> Perplexity:
     """How well the bundled model foretells the answers of its own corpus to the first `n` plain test prompts."""
-    from scans_lens.capability import Perplexity, log_likelihoods
+    from scans_lens.likelihoods import Perplexity, log_likelihoods
 
     tokenizer: Any = model.tokenizer
     pairs = []

@@ -31,7 +31,7 @@ settings.register_profile("laws", deadline=None, max_examples=25, derandomize=Tr
 settings.load_profile("laws")
 torch.set_num_threads(1)  # the models are so small that a second thread only waits
 
-WHOLE = ("test_running.py", "test_reading.py", "test_chat.py")
+WHOLE = ("test_cache.py", "test_reading.py", "test_chat.py")
 """Where every law runs over every family or template through every loader."""
 LONGEST = (
     "test_methods.py",

@@ -13,6 +13,7 @@ import torch
 from scans_lens.chat import chat_tokens
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.directions import Directions, Origin
+from scans_lens.flight import Flight
 from scans_lens.methods.caa import CAA
 from scans_lens.methods.cast import CAST, Condition
 from scans_lens.methods.false_refusal import FalseRefusal
@@ -23,7 +24,6 @@ from scans_lens.methods.safeswitch import SafeSwitch
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import identity
 from scans_lens.prober import Prober
-from scans_lens.reading import Flight
 from scans_lens.steering import Ablation, Push, Together
 
 UNKNOWN = Origin(None, "drawn", "", 1, 1, {})

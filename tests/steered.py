@@ -6,10 +6,10 @@ import torch
 from conftest import one_by_one
 from drawn import REFUSING
 
+from scans_lens.cache import runner
 from scans_lens.chat import chat_tokens
+from scans_lens.flight import Flight
 from scans_lens.model import resid_post
-from scans_lens.reading import Flight
-from scans_lens.running import runner
 
 SAID = (17, 300, 42)
 """A reply of three tokens, the same for every prompt."""

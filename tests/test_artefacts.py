@@ -291,7 +291,7 @@ def test_a_header_alone_is_enough_to_score_and_to_push_as_scans_does(model, prom
         scores.append(score)
         pushed.append(states(ids, torch.ones_like(ids), hooks)[0, -1])
     ours = SCANS.load(file, model)
-    rows = ours.decide(scans_lens.reading.Flight(model, tokens))
+    rows = ours.decide(scans_lens.flight.Flight(model, tokens))
     assert torch.allclose(rows["score"].double().cpu(), torch.cat(scores), atol=2e-5)
     found = states(tokens.ids, tokens.mask, ours.hooks(model, tokens))[:, -1]
     assert torch.allclose(found, torch.stack(pushed), atol=2e-4)

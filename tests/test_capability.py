@@ -17,15 +17,20 @@ import torch
 from conftest import hooks_on
 
 import scans_lens
-from scans_lens import capability
-from scans_lens.capability import Perplexity, continuations, log_likelihoods, mmlu, perplexity
+from scans_lens import likelihoods, pieces
 from scans_lens.chat import end_tokens, prompt_ids, template
 from scans_lens.classifier import TransitionClassifier
+from scans_lens.continuing import continuations
 from scans_lens.directions import Directions, Origin
+from scans_lens.divergence import divergences
 from scans_lens.generation import replies
+from scans_lens.likelihoods import Perplexity, log_likelihoods, perplexity
+from scans_lens.lm_eval import lm
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import identity
+from scans_lens.pieces import Piece
 from scans_lens.prompts import Contrast
+from scans_lens.questions import mmlu
 from scans_lens.rates import Rate
 from scans_lens.steering import Ablation, Push, Together
 
@@ -201,9 +206,9 @@ def test_the_likeliest_continuation_is_greedy_and_no_other_is(model):
     before, after = own_ids(model, context), []
     for _ in range(4):
         after.append(int(shares(model, [*before, *after])[-1].argmax()))
-    pieces = [capability.Piece((*before, *after), len(before), 4)]
-    pieces.append(capability.Piece((*before, *after[:3], (after[3] + 1) % 600), len(before), 4))
-    found = capability.scored(model, pieces, batch_size=8, progress=False)
+    given = [Piece((*before, *after), len(before), 4)]
+    given.append(Piece((*before, *after[:3], (after[3] + 1) % 600), len(before), 4))
+    found = likelihoods.scored(model, given, batch_size=8, progress=False)
     assert [score.greedy for score in found] == [True, False]
 
 
@@ -211,10 +216,8 @@ def test_choices_of_one_question_are_run_once_and_scored_apart(model, monkeypatc
     pairs = [("Why?", said) for said in (" A", " B", " C", " D")]
     alone = [quick(model, [pair])[0].log_likelihood for pair in pairs]
     contexts = []
-    real = capability._Going.begun
-    monkeypatch.setattr(
-        capability._Going, "begun", lambda model, own, *rest: contexts.extend(own) or real(model, own, *rest)
-    )
+    real = likelihoods.begun
+    monkeypatch.setattr(likelihoods, "begun", lambda model, own, *rest: contexts.extend(own) or real(model, own, *rest))
     close([score.log_likelihood for score in quick(model, pairs)], alone)
     assert len(contexts) == 1
 
@@ -223,14 +226,14 @@ def test_bos_is_there_once_whoever_wrote_it(talker):
     first = talker.tokenizer.bos_token_id
 
     def begins(text):
-        before, _ = capability._parted(talker, text, " day")
+        before, _ = pieces.parted(talker, text, " day")
         assert before[:2] != (first, first)
         return before
 
     assert list(begins("Good")) == own_ids(talker, "Good")
     written = begins(talker.tokenizer.bos_token + "Good")
     assert written[0] == first and written[1] != first
-    before, _ = capability._parted(talker, rendered(talker, "Why?"), "Because", template(talker).tail)
+    before, _ = pieces.parted(talker, rendered(talker, "Why?"), "Because", template(talker).tail)
     assert list(before) == prompt_ids(talker, "Why?")
 
 
@@ -311,8 +314,8 @@ def test_scoring_leaves_no_trace(model):
 
 
 def test_a_model_that_does_more_to_its_logits_than_is_known_is_refused(model, monkeypatch):
-    real = capability._unembedded
-    monkeypatch.setattr(capability, "_unembedded", lambda model, states: real(model, states) / 8)
+    real = likelihoods._unembedded
+    monkeypatch.setattr(likelihoods, "_unembedded", lambda model, states: real(model, states) / 8)
     with pytest.raises(ValueError, match="something to its logits behind the unembedding"):
         quick(model)
 
@@ -551,7 +554,7 @@ def test_without_lm_eval_it_says_what_to_install(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
     with pytest.raises(ValueError, match=r"pip install scans_lens\[eval\]"):
-        capability.lm(model)
+        lm(model)
 
 
 @pytest.fixture
@@ -597,7 +600,7 @@ CHOICE = {
 @pytest.mark.parametrize("steered", [False, True])
 def test_lm_eval_has_the_same_accuracy_on_the_same_questions(lm_eval, model, questions, tmp_path, steered):
     scans = scans_for(model) if steered else None
-    found = evaluated(capability.lm(model, scans), tmp_path, num_fewshot=1, **CHOICE)
+    found = evaluated(lm(model, scans), tmp_path, num_fewshot=1, **CHOICE)
     assert found["results"]["everyday"]["acc,none"] == mmlu(model, scans, shots=1, progress=False).rate.value
     samples = sorted(found["samples"]["everyday"], key=lambda sample: sample["doc_id"])
     pairs = [pair for sample in samples for pair in sample["arguments"]]
@@ -607,9 +610,7 @@ def test_lm_eval_has_the_same_accuracy_on_the_same_questions(lm_eval, model, que
 
 
 def test_lm_eval_puts_its_chat_template_around_the_question(lm_eval, model, questions, tmp_path):
-    found = evaluated(
-        capability.lm(model, scans_for(model)), tmp_path, num_fewshot=0, apply_chat_template=True, **CHOICE
-    )
+    found = evaluated(lm(model, scans_for(model)), tmp_path, num_fewshot=0, apply_chat_template=True, **CHOICE)
     assert 0 <= found["results"]["everyday"]["acc,none"] <= 1
 
 
@@ -619,7 +620,7 @@ def test_lm_eval_has_the_same_perplexity_per_word(lm_eval, model, tmp_path):
     task["metric_list"] = [{"metric": "word_perplexity"}]
     texts = [row[0] for row in ROWS]
     for method, sign in ((None, None), (scans, -1.0), (scans, 1.0)):
-        found = evaluated(capability.lm(model, method, sign=sign), tmp_path, **task)
+        found = evaluated(lm(model, method, sign=sign), tmp_path, **task)
         own = perplexity(model, texts, method, sign=sign, progress=False)
         assert found["results"]["everyday"]["word_perplexity,none"] == pytest.approx(own.per_word, rel=1e-6)
 
@@ -632,13 +633,13 @@ def test_lm_eval_gets_continuations(lm_eval, bundled, tmp_path):
         "generation_kwargs": {"until": ["\n", "."], "max_gen_toks": 12, "do_sample": False, "temperature": 0.0},
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     }
-    found = evaluated(capability.lm(bundled, scans_for(bundled)), tmp_path, **task)
+    found = evaluated(lm(bundled, scans_for(bundled)), tmp_path, **task)
     said = [sample["resps"][0][0] for sample in found["samples"]["everyday"]]
     texts = [row[0] for row in ROWS]
     assert tuple(said) == continuations(bundled, texts, scans_for(bundled), stops=("\n", "."), most=12)
     task["generation_kwargs"] = {"until": ["\n"], "do_sample": True, "temperature": 0.7}
     with pytest.raises(ValueError, match="This task draws its replies"):
-        evaluated(capability.lm(bundled), tmp_path, **task)
+        evaluated(lm(bundled), tmp_path, **task)
 
 
 def test_unsteered_it_scores_as_lm_evals_own_wrapper_of_the_hugging_face_model(lm_eval, any_model, reference):
@@ -649,12 +650,12 @@ def test_unsteered_it_scores_as_lm_evals_own_wrapper_of_the_hugging_face_model(l
     pairs = [*PAIRS, ("", "We shall see."), ("A line\n", "and another")]
     asked = [Instance("loglikelihood", {}, pair, place) for place, pair in enumerate(pairs)]
     expected = theirs.loglikelihood(asked, disable_tqdm=True)
-    found = capability.lm(any_model).loglikelihood(asked)
+    found = lm(any_model).loglikelihood(asked)
     close([one for one, _ in found], [one for one, _ in expected])
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
     texts = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in (*TEXTS, TEXTS[0] * 20)]
     theirs.add_bos_token = False  # otherwise it puts a second one
-    close(capability.lm(any_model).loglikelihood_rolling(texts), theirs.loglikelihood_rolling(texts, disable_tqdm=True))
+    close(lm(any_model).loglikelihood_rolling(texts), theirs.loglikelihood_rolling(texts, disable_tqdm=True))
 
 
 def test_pairs_and_windows_are_those_of_lm_eval(lm_eval, model):
@@ -669,7 +670,7 @@ def test_pairs_and_windows_are_those_of_lm_eval(lm_eval, model):
 
     for context, continuation in (*PAIRS, ("Two  spaces  ", "here"), ("A line\n", "and another")):
         before, after = TemplateLM._encode_pair(Theirs(), context, continuation)
-        assert capability._parted(model, context, continuation) == (tuple(before), tuple(after))
+        assert pieces.parted(model, context, continuation) == (tuple(before), tuple(after))
     for length in (1, 5, 16, 17, 33):
         for window in (1, 4, 16):
             ids = list(range(100, 100 + length))
@@ -677,16 +678,16 @@ def test_pairs_and_windows_are_those_of_lm_eval(lm_eval, model):
                 tuple((context + after)[-window - 1 :])
                 for context, after in map(make_disjoint_window, get_rolling_token_windows(ids, 7, window, 1))
             ]
-            assert [piece.ids for piece in capability._windows((7, *ids), window)] == theirs
+            assert [piece.ids for piece in likelihoods._windows((7, *ids), window)] == theirs
 
 
 def test_the_divergence_is_0_without_a_push_and_is_that_of_the_two_next_token_distributions(model, prompts):
     contrast = Contrast("pairs", ["Break the lock.", "Break the car."], ["Paint the lock.", "Paint the car."])
     directions = scans_lens.refusal_directions(model, contrast, progress=False)
-    assert float(capability.divergences(model, prompts, [Push(directions, [1, 2], 0.0)]).max()) < 1e-9
+    assert float(divergences(model, prompts, [Push(directions, [1, 2], 0.0)]).max()) < 1e-9
     push = Push(directions, [1, 2], -2.0)
     whole = Ablation(directions, [1, 2])  # which leaves keys of its own behind, and is named first here
-    found = capability.divergences(model, prompts, [whole, push], batch_size=2)[1]
+    found = divergences(model, prompts, [whole, push], batch_size=2)[1]
     for prompt, nats in zip(prompts, found.tolist(), strict=True):
         ids = scans_lens.chat_tokens(model, [prompt]).ids
         plain = model(ids, return_type="logits")[0, -1].double().softmax(dim=-1)

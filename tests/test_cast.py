@@ -16,10 +16,10 @@ from steered import close, moves_under
 
 import scans_lens
 from scans_lens import artefacts, organism, steering
+from scans_lens.flight import Flight
 from scans_lens.methods import cast as module
 from scans_lens.methods.cast import CAST, Condition
 from scans_lens.model import resid_post
-from scans_lens.reading import Flight
 from scans_lens.steering import Push, Together
 
 LAYER = 2

@@ -10,11 +10,12 @@ import scans_lens
 from scans_lens.chat import chat_tokens, prompt_ids
 from scans_lens.conversation import Asking, Conversation, checked
 from scans_lens.directions import Directions, refusal_directions
+from scans_lens.flight import Flight
 from scans_lens.generation import replies
 from scans_lens.methods.choosing import Bench
 from scans_lens.prompts import Contrast, PromptSet, normalised
 from scans_lens.prompts.overlaps import without
-from scans_lens.reading import Flight, residuals, transitions
+from scans_lens.reading import residuals, transitions
 from scans_lens.steering import Push
 
 SYSTEM = {"role": "system", "content": "Answer in one word."}

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from learning import a_scans, contrast_of, others
 
-from scans_lens import effort, lens, prompts
+from scans_lens import anchoring, effort, prompts
 from scans_lens.conversation import BARE
 from scans_lens.effort import QUICK, STANDARD, Effort, spread
 from scans_lens.methods.scans import SCANS
@@ -123,10 +123,12 @@ def test_a_fit_takes_what_it_may_and_no_more(small):
 
 def test_layers_are_looked_for_with_as_much_as_they_may_take(one_model, monkeypatch):
     pushed = []
-    drops = lens.causal_drops
-    monkeypatch.setattr(lens, "causal_drops", lambda *given, **how: pushed.append(given[2]) or drops(*given, **how))
-    monkeypatch.setattr(lens, "SIGNIFICANCE", 2.0)  # so that some layers qualify
-    found = lens.anchor_layers(one_model, contrast=contrast_of(), effort=SMALL, progress=False)
+    drops = anchoring.causal_drops
+    monkeypatch.setattr(
+        anchoring, "causal_drops", lambda *given, **how: pushed.append(given[2]) or drops(*given, **how)
+    )
+    monkeypatch.setattr(anchoring, "SIGNIFICANCE", 2.0)  # so that some layers qualify
+    found = anchoring.anchor_layers(one_model, contrast=contrast_of(), effort=SMALL, progress=False)
     assert [len(one) for one in pushed] == [4] and (found.origin.n_harmful, found.origin.n_harmless) == (6, 6)
     assert set(pushed[0]) <= set(SMALL.learned(contrast_of()).harmful)
 

@@ -15,7 +15,7 @@ import torch
 from drawn import safeswitch, wide
 from typer.testing import CliRunner
 
-from scans_lens import capability, figures, judges, organism, prompts, world
+from scans_lens import divergence, figures, judges, organism, prompts, world
 from scans_lens.errors import Refused
 from scans_lens.figures import __main__ as command
 from scans_lens.figures import (
@@ -303,7 +303,7 @@ def test_scale_0_is_the_plain_model_and_the_chosen_scale_is_scans(study, folder)
 
 def divergences(study, texts, scales):
     pushes = [Push(study.scans.directions, study.scans.layers, scale) for scale in scales]
-    return capability.divergences(study.model, texts, pushes).numpy()
+    return divergence.divergences(study.model, texts, pushes).numpy()
 
 
 @pytest.mark.parametrize("sign", (-1, 1))

@@ -13,15 +13,16 @@ from conftest import hooks_on
 from transformers import RepetitionPenaltyLogitsProcessor
 
 import scans_lens
-from scans_lens import generation, judges, organism, steering, world
+from scans_lens import decoding, generation, judges, organism, steering, world
 from scans_lens.chat import end_tokens, template
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.conversation import Asking
+from scans_lens.decoding import Sampling
 from scans_lens.directions import Directions, Origin
-from scans_lens.generation import Replies, Sampling, replies, replies_under
+from scans_lens.generation import Replies, replies, replies_under
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import identity, resid_post
-from scans_lens.steering import Ablation, Method, Push
+from scans_lens.steering import Ablation, Push
 
 TIE = 1e-4
 """Logits closer than this are a tie; which of the two is taken, float32 may decide either way."""
@@ -389,7 +390,7 @@ def test_the_repetition_penalty_is_felt_above_zero_and_below_and_not_for_padding
     ids, mask = torch.tensor([[9, 9, 3, 4], [5, 3, 5, 7]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
     logits = torch.randn(2, 12, generator=generator)
     logits[:, 3] = -logits[:, 4].abs()
-    found = generation.Picker(["a", "b"], ids, mask, None, 1.7)._penalised(logits)
+    found = decoding.Picker(["a", "b"], ids, mask, None, 1.7)._penalised(logits)
     expected = [
         RepetitionPenaltyLogitsProcessor(1.7)(row[there.bool()][None], own[None].clone())[0]
         for row, there, own in zip(ids, mask, logits, strict=True)
@@ -481,8 +482,10 @@ def test_bad_prompts_penalties_and_batches_are_refused_with_a_sentence(model):
         quick(model, PROMPTS, batch_size=0)
 
 
-class Broken(Method):
+class Broken:
     """Decides, and then raises: at once, or inside of a hook while a step is under way."""
+
+    whole_prompt = False
 
     def __init__(self, where: str, calls: int = 0) -> None:
         self.where, self.calls = where, calls

@@ -23,7 +23,7 @@ import ggufs
 from scans_lens import outside
 from scans_lens.chat import prompt_ids
 from scans_lens.loading import load_model
-from scans_lens.model import identity, shown_name
+from scans_lens.model import identity
 from scans_lens.models import gguf, home, known, located, unpacking
 
 BACKENDS = [load.__name__ for load in tiny.LOADERS]
@@ -156,9 +156,9 @@ def test_identity_knows_the_file_and_the_name_says_how_it_was_packed(sources, tm
     file = ggufs.write(sources(), tmp_path / "tiny.gguf", "Q8_0")
     model = load_model(file)
     assert identity(model).file == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert shown_name(model) == "tiny (Q8_0, dequantised)"
+    assert identity(model).title == "tiny (Q8_0, dequantised)"
     plain = load_model(ggufs.write(sources(), tmp_path / "plain.gguf"))
-    assert shown_name(plain) == "plain (F32, dequantised)"
+    assert identity(plain).title == "plain (F32, dequantised)"
     assert not identity(plain).same_as(identity(model))
 
 
@@ -167,7 +167,7 @@ def test_the_second_load_unpacks_nothing_and_gives_the_same(file, monkeypatch):
     monkeypatch.setattr(unpacking, "_convert", None)
     again = load_model(file)
     assert torch.equal(logits(again), logits(first))
-    assert identity(again) == identity(first) and shown_name(again) == shown_name(first)
+    assert identity(again) == identity(first) and identity(again).title == identity(first).title
 
 
 def test_a_folder_that_was_made_otherwise_is_made_anew(file, monkeypatch):

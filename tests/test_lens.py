@@ -16,12 +16,13 @@ from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import scans_lens
-from scans_lens import lens, organism, steering
+from scans_lens import anchoring, lens, organism, steering
+from scans_lens.anchoring import AnchorLayers, NoAnchorLayers, anchor_layers
 from scans_lens.directions import Directions, Origin, difference_of_means
-from scans_lens.lens import AnchorLayers, LayerEvidence, NoAnchorLayers, anchor_layers
+from scans_lens.evidence import LayerEvidence
+from scans_lens.flight import Flight
 from scans_lens.model import after_final_norm
 from scans_lens.prompts import Contrast
-from scans_lens.reading import Flight
 
 ORIGIN = Origin(None, "drawn", "", 1, 1, {})
 
@@ -70,10 +71,10 @@ def test_loudness_is_the_z_score_among_all_logits(model, monkeypatch, columns):
     vectors = drawn(model, 3, 5)
     logits = vectors.double() @ model.W_U.detach().double()
     expected = (logits[..., ids] - logits.mean(-1, keepdim=True)) / logits.std(-1, keepdim=True, unbiased=False)
-    loudness = lens._Loudness(model, ids)
+    loudness = lens.Loudness(model, ids)
     torch.testing.assert_close(loudness(vectors), expected)
     torch.testing.assert_close(loudness(9.0 * vectors), expected)  # however long a vector is
-    other = lens._Loudness(model, [3]).of_words(model, ids)
+    other = lens.Loudness(model, [3]).of_words(model, ids)
     torch.testing.assert_close(other(vectors), expected)
 
 
@@ -170,12 +171,12 @@ def test_thirds_of_too_few_layers_are_refused(model):
 
 
 def test_shuffled_labels_give_every_p_the_same_chance_when_the_sides_do_not_differ(model):
-    loudness = lens._Loudness(model, [7, 300, 41])
+    loudness = lens.Loudness(model, [7, 300, 41])
     ps = []
     for seed in range(150):
         states = drawn(model, 40, 2, seed=seed)
         harmful, harmless = states[:20], states[20:]
-        _, null = lens._resampled(loudness, harmful, harmless, 99, np.random.default_rng(seed))
+        _, null = anchoring._resampled(loudness, harmful, harmless, 99, np.random.default_rng(seed))
         z = loudness(difference_of_means(harmful, harmless)).mean(-1)
         ps += ((1 + (null >= z).sum(0)) / 100).tolist()
     # 300 draws: each share within about three of its standard errors
@@ -185,19 +186,19 @@ def test_shuffled_labels_give_every_p_the_same_chance_when_the_sides_do_not_diff
 
 def test_sides_that_say_refusal_words_apart_have_the_smallest_p(model):
     ids = [7, 300, 41]
-    loudness = lens._Loudness(model, ids)
+    loudness = lens.Loudness(model, ids)
     word = model.W_U.detach()[:, ids].mean(-1)
     states = drawn(model, 40, 2)
     harmful, harmless = states[:20] + 2 * word / word.norm(), states[20:]
-    boot, null = lens._resampled(loudness, harmful, harmless, 199, np.random.default_rng(0))
+    boot, null = anchoring._resampled(loudness, harmful, harmless, 199, np.random.default_rng(0))
     z = loudness(difference_of_means(harmful, harmless)).mean(-1)
     assert (null < z).all()
-    assert lens._interval(boot[:, 0])[0] > 0
+    assert anchoring._interval(boot[:, 0])[0] > 0
 
 
 def test_auc_is_that_of_the_other_half_of_the_prompts(model):
     harmful, others = drawn(model, 21, 2) + 0.2, drawn(model, 30, 2, seed=1)
-    for layer, found in enumerate(lens.held_out_auc(harmful, others)):
+    for layer, found in enumerate(anchoring.held_out_auc(harmful, others)):
         both = []
         for first in (0, 1):
             vector = harmful[first::2, layer].mean(0) - others[first::2, layer].mean(0)
@@ -208,12 +209,12 @@ def test_auc_is_that_of_the_other_half_of_the_prompts(model):
 
 def test_auc_is_one_half_where_nothing_differs(model):
     same = drawn(model, 1, 1).expand(10, 1, -1)
-    assert lens.held_out_auc(same, same).item() == 0.5
+    assert anchoring.held_out_auc(same, same).item() == 0.5
 
 
 def test_log_odds_are_those_of_the_tokens_together():
     shares = torch.tensor([[0.5, 0.2, 0.2, 0.1]])
-    assert lens.refusal_log_odds(shares.log(), [1, 3]).item() == pytest.approx(np.log(0.3 / 0.7), abs=1e-6)
+    assert anchoring.refusal_log_odds(shares.log(), [1, 3]).item() == pytest.approx(np.log(0.3 / 0.7), abs=1e-6)
 
 
 @torch.no_grad()
@@ -226,33 +227,33 @@ def test_rising_tokens_carry_nine_tenths_of_the_rise(any_model, prompts):
         for side in (contrast.harmful, contrast.harmless)
     )
     rise = (harmful - harmless).clamp(min=0)
-    found = lens.rising_tokens(any_model, contrast, most=600)
+    found = anchoring.rising_tokens(any_model, contrast, most=600)
     assert list(found) == rise.argsort(descending=True)[: len(found)].tolist()
     assert rise[list(found[:-1])].sum() < 0.9 * rise.sum() <= rise[list(found)].sum() + 1e-9
-    assert lens.rising_tokens(any_model, contrast, most=2) == found[:2]
+    assert anchoring.rising_tokens(any_model, contrast, most=2) == found[:2]
 
 
 @torch.no_grad()
 def test_a_drop_is_what_one_push_at_one_place_does_to_the_whole_text(any_model, prompts):
     n, tokens = int(any_model.cfg.n_layers), [5, 77, 300]
     vectors = drawn(any_model, n)
-    drops = lens.causal_drops(any_model, directions_of(vectors), prompts, tokens, batch_size=2, progress=False)
+    drops = anchoring.causal_drops(any_model, directions_of(vectors), prompts, tokens, batch_size=2, progress=False)
     for row, ids in enumerate(one_by_one(scans_lens.chat_tokens(any_model, prompts))):
-        before = lens.refusal_log_odds(any_model(ids)[:, -1], tokens)
+        before = anchoring.refusal_log_odds(any_model(ids)[:, -1], tokens)
         for layer in range(n):
 
             def back(residual, hook, vector=vectors[layer]):
                 return torch.cat([residual[:, :-1], residual[:, -1:] - vector], dim=1)
 
             after = any_model.run_with_hooks(ids, fwd_hooks=[(f"blocks.{layer}.hook_resid_post", back)])
-            expected = (before - lens.refusal_log_odds(after[:, -1], tokens)).item()
+            expected = (before - anchoring.refusal_log_odds(after[:, -1], tokens)).item()
             assert drops[row, layer].item() == pytest.approx(expected, abs=1e-3)
     assert hooks_on(any_model) == {}
 
 
 def test_a_push_of_nothing_drops_nothing(any_model, prompts):
     nothing = directions_of(torch.zeros(int(any_model.cfg.n_layers), int(any_model.cfg.d_model)))
-    drops = lens.causal_drops(any_model, nothing, prompts, [5, 77], progress=False)
+    drops = anchoring.causal_drops(any_model, nothing, prompts, [5, 77], progress=False)
     torch.testing.assert_close(drops, torch.zeros_like(drops), atol=1e-4, rtol=0)
 
 
@@ -294,7 +295,7 @@ def test_the_band_is_the_one_of_largest_mean_drop_among_all_that_are_allowed(see
         for start in range(n)
         if start + width <= int(0.8 * n) and all(able[start : start + width])
     ]
-    band, note = lens._band(evidence(drops, able))
+    band, note = anchoring._band(evidence(drops, able))
     if allowed:
         assert band in [tuple(one) for one in allowed]
         means = [np.mean([drops[layer] for layer in one]) for one in [band, *allowed]]
@@ -305,27 +306,27 @@ def test_the_band_is_the_one_of_largest_mean_drop_among_all_that_are_allowed(see
 
 
 def test_the_last_fifth_is_left_out_however_much_it_drops():
-    band, _ = lens._band(evidence([0] * 8 + [9, 9]))
+    band, _ = anchoring._band(evidence([0] * 8 + [9, 9]))
     assert max(band) < 8
     with pytest.raises(NoAnchorLayers):
-        lens._band(evidence([0] * 10, [False] * 8 + [True] * 2))
+        anchoring._band(evidence([0] * 10, [False] * 8 + [True] * 2))
 
 
 def test_layers_without_lens_evidence_are_not_chosen_however_much_they_drop():
-    band, _ = lens._band(evidence([0, 0, 9, 9, 9, 9, 1, 1, 1, 0, 0, 0], [True] * 2 + [False] * 4 + [True] * 6))
+    band, _ = anchoring._band(evidence([0, 0, 9, 9, 9, 9, 1, 1, 1, 0, 0, 0], [True] * 2 + [False] * 4 + [True] * 6))
     assert band == (6, 7, 8)
 
 
 def test_where_too_few_layers_lie_side_by_side_the_band_is_narrower_and_says_so():
     able = [layer in (1, 4, 5, 7) for layer in range(12)]  # n // 4 would be three
-    band, note = lens._band(evidence([9, 9, 9, 9, 1, 1, 9, 9, 9, 9, 9, 9], able))
+    band, note = anchoring._band(evidence([9, 9, 9, 9, 1, 1, 9, 9, 9, 9, 9, 9], able))
     assert band == (4, 5)
     assert "No 3 layers that qualify lie side by side" in note
 
 
 def test_agreement_is_spearmans_over_the_layers_that_could_be_chosen():
     drops, z = [1, 2, 3, 4, 9, 6, 7, 8, 5, 0], [1.0, 3, 2, 4, 5, 6, 8, 7, -50, 50]
-    assert lens._agreement(evidence(drops, z=z)) == pytest.approx(spearmanr(drops[:8], z[:8]).statistic)
+    assert anchoring._agreement(evidence(drops, z=z)) == pytest.approx(spearmanr(drops[:8], z[:8]).statistic)
 
 
 # ── A model in which refusal is decided where we put it ──────────────────────────────────────────────────────

@@ -13,9 +13,10 @@ from learning import FITS, others, some
 from steered import SAID, close, decoded, run_by_the_caller, run_whole
 from tiny import LOADERS
 
-from scans_lens import artefacts, capability, methods
+from scans_lens import artefacts, likelihoods, methods
 from scans_lens.chat import chat_tokens
 from scans_lens.directions import Directions
+from scans_lens.flight import Flight
 from scans_lens.generation import replies
 from scans_lens.methods import choosing, thresholds
 from scans_lens.methods.refusal_direction import RefusalDirection
@@ -23,7 +24,6 @@ from scans_lens.methods.safeswitch import SafeSwitch
 from scans_lens.methods.scans import SCANS
 from scans_lens.methods.self_cd import SelfCD
 from scans_lens.model import resid_post
-from scans_lens.reading import Flight
 from scans_lens.steering import Method, Together, add
 
 KINDS = {
@@ -320,7 +320,7 @@ def test_a_class_that_is_no_method_is_told_how_it_becomes_one(model):
 
     for use in (
         lambda: replies(model, ["Why?"], method=Plain(), progress=False),
-        lambda: capability.log_likelihoods(model, [("Why", " not")], Plain()),
+        lambda: likelihoods.log_likelihoods(model, [("Why", " not")], Plain()),
     ):
         with pytest.raises(ValueError, match=r"Plain.*inherits from scans_lens\.steering\.Method"):
             use()

@@ -29,13 +29,14 @@ ORDER = (
     "prompts",
     "effort",
     "organism",
-    "ranks",
+    "processes",
     "past",
     "model",
     "templates",
     "chat",
     "packing",
-    "running",
+    "cache",
+    "batches",
     "whole",
     "agreement",
     "models",
@@ -43,17 +44,26 @@ ORDER = (
     "hooked",
     "loading",
     "artefacts",
+    "flight",
     "reading",
     "directions",
-    "readings",
     "steering",
     "classifier",
     "prober",
     "lens",
+    "evidence",
+    "anchoring",
+    "decoding",
     "generation",
     "rates",
     "calibration",
-    "capability",
+    "pieces",
+    "likelihoods",
+    "questions",
+    "divergence",
+    "continuing",
+    "lm_eval",
+    "own_corpus",
     "judges",
     "methods",
     "outside",
@@ -107,9 +117,9 @@ def test_imports_run_one_way(file):
 
 def test_only_what_loads_and_what_runs_a_batch_touch_transformer_lens():
     loading = ["checkpoint.py", "hooked.py", "loading.py"]
-    assert [file for file in FILES if "transformer_lens" in tops(file)] == [*loading, "running.py"]
+    assert [file for file in FILES if "transformer_lens" in tops(file)] == ["cache.py", *loading]
     inside = [file for file in FILES if re.search(r"\.original_model\b", (ROOT / file).read_text())]
-    assert set(inside) <= {"loading.py", "model.py", "running.py"}
+    assert set(inside) <= {"cache.py", "loading.py", "model.py"}
 
 
 def test_the_package_imports_nothing_that_lies_beside_it():

@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM
 
 import scans_lens
 from scans_lens import packing
+from scans_lens.cache import run_through, runner
 from scans_lens.chat import chat_tokens
 from scans_lens.generation import replies
 from scans_lens.model import resid_post
 from scans_lens.packing import multiplied, packed
-from scans_lens.running import run_through, runner
 
 pytestmark = pytest.mark.skipif(not packing._packs(), reason="this torch was built without oneDNN, and packs nothing")
 PRECISIONS = [

@@ -4,11 +4,13 @@ import pytest
 import torch
 from conftest import hooks_on, one_by_one
 
+from scans_lens.batches import in_batches
 from scans_lens.chat import chat_tokens, prompt_ids, template
 from scans_lens.conversation import Asking
+from scans_lens.flight import Flight
 from scans_lens.loading import load_model
 from scans_lens.model import after_final_norm, resid_post, unembedding_of
-from scans_lens.reading import Flight, in_batches, mean_residuals, residuals, seen_at, transitions
+from scans_lens.reading import mean_residuals, residuals, seen_at, transitions
 
 
 def close(found, expected):

@@ -10,16 +10,17 @@ import pytest
 import torch
 
 import scans_lens
-from scans_lens import readings
+from scans_lens.anchoring import anchor_layers
 from scans_lens.chat import prompt_ids
 from scans_lens.check import laws
+from scans_lens.directions import directions_of
 from scans_lens.effort import spread
 from scans_lens.generation import replies
-from scans_lens.lens import anchor_layers
-from scans_lens.model import identity, shown_name
+from scans_lens.model import identity
 from scans_lens.models import getting, unpacking
 from scans_lens.models.known import KNOWN
 from scans_lens.prompts import Contrast, anchors
+from scans_lens.reading import readings
 from scans_lens.steering import Push
 
 SMALL = ("qwen2.5-coder-0.5b", "smollm2-135m")
@@ -65,7 +66,7 @@ def test_every_law_of_check_holds_on_a_model_three_times_as_large():
 def test_a_real_model_says_where_it_came_from(model):
     own = identity(model)
     assert own.file == KNOWN[own.name].sha256
-    assert shown_name(model) == f"{own.name} ({KNOWN[own.name].quantisation}, dequantised)"
+    assert identity(model).title == f"{own.name} ({KNOWN[own.name].quantisation}, dequantised)"
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -119,8 +120,8 @@ def test_directions_anchors_and_pushed_replies_are_the_same_on_both_classes(name
     found = []
     for backend in BACKENDS:
         model = scans_lens.load_model(here(name), backend=backend)
-        read = tuple(readings.readings(model, side, progress=None) for side in (contrast.harmful, contrast.harmless))
-        directions = readings.directions_of(model, contrast, *read)
+        read = tuple(readings(model, side, progress=None) for side in (contrast.harmful, contrast.harmless))
+        directions = directions_of(model, contrast, *read)
         layers = anchor_layers(model, directions, contrast=contrast, read=read, resamples=50, progress=False)
         push = Push(directions.in_residual_norms(), tuple(layers), -0.1)
         said = replies(model, TEXTS[:1] + contrast.harmful[:3], method=push, max_new_tokens=12, progress=False)

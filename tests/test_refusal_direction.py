@@ -55,7 +55,7 @@ def test_ablation_takes_the_direction_out_of_what_every_layer_reads_and_writes(a
     assert sorted(name for name, _ in hooks) == sorted(names)
     around = [watch(before, name) for name in names] + hooks + [watch(after, name) for name in names]
     with any_model.hooks(fwd_hooks=around):
-        scans_lens.running.runner(any_model).feed(tokens.ids, tokens.mask)
+        scans_lens.cache.runner(any_model).feed(tokens.ids, tokens.mask)
     for name in names:
         close(after[name], before[name] - torch.einsum("bpd,d,e->bpe", before[name], unit, unit))
         assert (after[name] @ unit).abs().max() < 1e-4 * before[name].abs().max()
@@ -84,7 +84,7 @@ def test_what_is_taken_out_of_is_what_the_residual_stream_is_the_sum_of(any_mode
     points = [f"blocks.1.{site}" for site in (*SITES, "hook_resid_post")]
     watch = [(name, lambda states, hook, name=name: seen.__setitem__(name, states.clone())) for name in points]
     with any_model.hooks(fwd_hooks=watch):
-        scans_lens.running.runner(any_model).feed(tokens.ids, tokens.mask)
+        scans_lens.cache.runner(any_model).feed(tokens.ids, tokens.mask)
     close(seen[points[0]] + seen[points[1]] + seen[points[2]], seen[points[3]])
 
 
@@ -104,7 +104,7 @@ def test_a_coefficient_of_0_changes_nothing_at_all(any_model, prompts, vector):
     tokens, logits = chat_tokens(any_model, prompts), []
     for hooks in ([], ActivationAddition(vector, 1, 0.0, drawn.UNKNOWN).hooks(any_model, prompts)):
         with any_model.hooks(fwd_hooks=hooks):
-            logits.append(scans_lens.running.runner(any_model).feed(tokens.ids, tokens.mask))
+            logits.append(scans_lens.cache.runner(any_model).feed(tokens.ids, tokens.mask))
     assert torch.equal(*logits)
 
 

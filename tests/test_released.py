@@ -69,7 +69,7 @@ def test_the_push_begins_where_the_first_half_ends(model, reference, way):
 
 def test_everywhere_pushes_every_position_by_the_sign_of_its_row(model, prompts, way):
     tokens = chat_tokens(model, prompts)
-    flight = scans_lens.reading.Flight(model, tokens)
+    flight = scans_lens.flight.Flight(model, tokens)
     rows = released.Everywhere(way).decide(flight)
     assert torch.equal(rows["scale"], way.decide(flight)["scale"])
     together = flight.again(released.Everywhere(way).hooks_for(rows, flight), whole_prompt=True)

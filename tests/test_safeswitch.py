@@ -12,11 +12,13 @@ from learning import a_safeswitch as quickly
 from steered import close
 
 import scans_lens
-from scans_lens import capability, judges, organism, prober, reading, steering, world
+from scans_lens import judges, likelihoods, organism, prober, steering, world
+from scans_lens.cache import runner
 from scans_lens.chat import chat_tokens, end_tokens, prompt_ids, reply_ids, text_of
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.conversation import Asking
 from scans_lens.directions import Origin
+from scans_lens.flight import Flight
 from scans_lens.methods import refusal_head, safeswitch_prompts
 from scans_lens.methods.refusal_head import RefusalHead
 from scans_lens.methods.safeswitch import SafeSwitch
@@ -25,8 +27,6 @@ from scans_lens.methods.safeswitch_prompts import REFUSING
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import resid_post
 from scans_lens.organism import corpus, wordings
-from scans_lens.reading import Flight
-from scans_lens.running import runner
 from scans_lens.steering import Together
 
 BOTH = ("kill", "steal")
@@ -68,7 +68,7 @@ def test_a_reply_that_ends_sooner_keeps_the_state_of_its_last_token(model, promp
     flight = Flight(model, chat_tokens(model, prompts))
     said = scans_lens.replies(model, prompts, max_new_tokens=3, progress=False).tokens
     plain = [flight.ahead(k) for k in range(4)]
-    monkeypatch.setattr(reading, "end_tokens", lambda model: (said[0][2],))
+    monkeypatch.setattr(flight, "end_tokens", lambda model: (said[0][2],))
     found = Flight(model, chat_tokens(model, prompts)).ahead(3)
     for row, own in enumerate(said):
         last = own.index(said[0][2]) if said[0][2] in own else 3
@@ -310,9 +310,9 @@ def test_nothing_is_left_behind_even_after_an_error(model, prompts):
 
 def test_likelihoods_that_would_miss_the_head_are_refused(model):
     method = drawn.safeswitch(model).always()
-    assert capability.log_likelihoods(model, [("Why?", " a")], method=method, progress=False)
+    assert likelihoods.log_likelihoods(model, [("Why?", " a")], method=method, progress=False)
     with pytest.raises(ValueError, match="puts a head of its own in place of the unembedding"):
-        capability.log_likelihoods(model, [("Why?", " because it is so")], method=method, progress=False)
+        likelihoods.log_likelihoods(model, [("Why?", " because it is so")], method=method, progress=False)
 
 
 # ── Learning ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 import scans_lens
 from scans_lens import organism
+from scans_lens.anchoring import NoAnchorLayers
 from scans_lens.classifier import ROUNDING, TransitionClassifier
 from scans_lens.effort import Effort
-from scans_lens.lens import NoAnchorLayers
+from scans_lens.flight import Flight
 from scans_lens.methods import choosing, thresholds
 from scans_lens.methods import scans as module
 from scans_lens.methods.readers import Transitions, either_way, one_way
@@ -24,7 +25,6 @@ from scans_lens.methods.rules import Band
 from scans_lens.methods.scans import SCANS
 from scans_lens.methods.thresholds import Trial
 from scans_lens.prompts import Contrast
-from scans_lens.reading import Flight
 
 LLAMA = "meta-llama/Llama-2-7b-chat-hf"
 pytestmark = pytest.mark.usefixtures("briskly")

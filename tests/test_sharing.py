@@ -5,13 +5,13 @@ import pytest
 import torch
 from conftest import hooks_on
 
-from scans_lens import reading
+from scans_lens import flight
+from scans_lens.cache import shares
 from scans_lens.chat import chat_tokens
 from scans_lens.conversation import Asking
+from scans_lens.flight import Flight
 from scans_lens.generation import replies
 from scans_lens.model import hooked, is_bridge, resid_post
-from scans_lens.reading import Flight
-from scans_lens.running import shares
 from scans_lens.steering import Push
 
 ASKING = Asking("You answer in a few plain words, and you never make anything up.")
@@ -32,7 +32,7 @@ def beginnings(monkeypatch):
         found.append(self.tokens.ids.shape[1] - rest.ids.shape[1])
         return rest
 
-    monkeypatch.setattr(reading, "LEAST_SHARED", 1)
+    monkeypatch.setattr(flight, "LEAST_SHARED", 1)
     monkeypatch.setattr(Flight, "_begun", noted)
     return found
 
@@ -67,7 +67,7 @@ def test_replies_are_the_same_with_and_without_sharing(any_model, prompts, begin
     push = Push(drawn.directions(any_model), range(int(any_model.cfg.n_layers)), 0.3, whole_prompt=whole_prompt)
     how = {"method": push, "max_new_tokens": 6, "progress": False, "batch_size": len(prompts)}
     shared = replies(any_model, prompts, **how)
-    reading.LEAST_SHARED = 10**6
+    flight.LEAST_SHARED = 10**6
     assert replies(any_model, prompts, **how).tokens == shared.tokens
 
 

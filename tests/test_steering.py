@@ -14,9 +14,9 @@ from steered import applied, close, moves_under, states_under
 
 from scans_lens.chat import chat_tokens
 from scans_lens.directions import Directions, Origin
+from scans_lens.flight import Flight
 from scans_lens.generation import replies
 from scans_lens.model import identity, resid_post
-from scans_lens.reading import Flight
 from scans_lens.steering import Ablation, Push, Together, ablate, add, take
 
 LAYERS = [1, 3]

@@ -12,13 +12,14 @@ from steered import close
 import scans_lens
 from scans_lens import organism
 from scans_lens.classifier import TransitionClassifier
+from scans_lens.flight import Flight
 from scans_lens.methods import thresholds, variants
 from scans_lens.methods.readers import Centred, InstructionEnd, Transitions
 from scans_lens.methods.rules import Band, Continuous, Sign
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import resid_post
 from scans_lens.prompts import Contrast
-from scans_lens.reading import Flight, collect
+from scans_lens.reading import collect
 
 
 @torch.no_grad()

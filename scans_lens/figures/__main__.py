@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 
 from scans_lens import figures
 from scans_lens.errors import is_ours
-from scans_lens.figures import catalogue, measured, style
 from scans_lens.figures.catalogue import FROM_A_RUN, NAMES
 from scans_lens.shell.common import require_model, sentences, writable
 
@@ -54,7 +53,7 @@ def main(
     """
     console = Console()
     with sentences(1):
-        wanted = [catalogue.known(name) for name in _split([*(only or []), *(names or [])])]
+        wanted = [figures.known(name) for name in _split([*(only or []), *(names or [])])]
         numbers = measured or _kept(out, wanted or list(NAMES), draw_only)
         wanted = wanted or [name for name in NAMES if compared or name not in FROM_A_RUN or _is_in(numbers, name)]
         if not draw_only:
@@ -67,7 +66,7 @@ def main(
     table = Table("figure", "what it shows", "numbers", "files", "seconds", title=None)
     table.columns[-1].justify = "right"
     for name, state, files, seconds in rows:
-        table.add_row(name, catalogue.ABOUT[name], state, files, f"{seconds:.1f}")
+        table.add_row(name, figures.ABOUT[name], state, files, f"{seconds:.1f}")
     table.add_row("", "", "", "together", f"{sum(row[-1] for row in rows):.1f}")
     console.print(table)
     console.print(f"Numbers: {numbers}.", soft_wrap=True, highlight=False)
@@ -112,7 +111,7 @@ def _all(
     """Every figure's name, where its numbers came from or what went wrong, its files, and its seconds."""
     if draw_only:
         for name in wanted:  # say at once what is missing
-            measured.load(name, measured)
+            figures.load(name, measured)
     study = None
     rows = []
     with tqdm(wanted, unit="figure") as bar:
@@ -120,7 +119,7 @@ def _all(
             bar.set_description(name)
             start = time.monotonic()
             if draw_only:
-                numbers, state = measured.load(name, measured), "as measured"
+                numbers, state = figures.load(name, measured), "as measured"
             else:
                 if study is None:
                     study = _study(model, prompts, seed, batch_size)
@@ -132,7 +131,7 @@ def _all(
                         raise
                     rows.append((name, f"not measured: {str(error).splitlines()[0]}", "", time.monotonic() - start))
                     continue
-            files = style.save(catalogue.draw(name, numbers), out, name)
+            files = figures.save(figures.draw(name, numbers), out, name)
             rows.append((name, state, " ".join(map(str, files)), time.monotonic() - start))
     return rows
 
@@ -148,13 +147,13 @@ def _numbers(name: str, study: Any, folder: Path, again: bool) -> tuple[dict[str
     from_elsewhere = name in FROM_A_RUN and study.compared is None
     if from_elsewhere or not again:
         try:
-            there = measured.load(name, folder)
+            there = figures.load(name, folder)
         except ValueError:
             there = {}
         if there and (from_elsewhere or there["settings"] == study.settings):
             return there, "kept"
-    found = catalogue.measure(name, study)
-    measured.store(found, folder)
+    found = figures.measure(name, study)
+    figures.store(found, folder)
     return found, "measured"
 
 

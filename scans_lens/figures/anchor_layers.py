@@ -21,7 +21,7 @@ ABOUT = "where refusal is decided: lens and cause by layer"
 
 
 def measure(study: Study) -> dict[str, Any]:
-    from scans_lens.lens import NoAnchorLayers
+    from scans_lens.anchoring import NoAnchorLayers
 
     found = study.lens
     rows = [{key: value for key, value in asdict(one).items() if key != "top"} for one in found.evidence]

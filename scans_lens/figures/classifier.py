@@ -27,7 +27,7 @@ def measure(study: Study) -> dict[str, Any]:
     """SCANS' score beside baselines that need no network; every threshold misses as many harmful validation prompts."""
     import torch
 
-    from scans_lens import lens
+    from scans_lens import anchoring
     from scans_lens.chat import words_of
     from scans_lens.conversation import words
     from scans_lens.figures import estimates
@@ -40,7 +40,7 @@ def measure(study: Study) -> dict[str, Any]:
     learned = study.anchor_states
     probe = _probe(learned["harmful"].residuals[:, best], learned["plain"].residuals[:, best])
     unit = study.directions.unit().vectors[best]
-    rising = lens.rising_tokens(study.model, study.anchors, batch_size=study.batch_size)
+    rising = anchoring.rising_tokens(study.model, study.anchors, batch_size=study.batch_size)
 
     def scored(texts: Sequence[Prompt], states: States) -> dict[str, np.ndarray]:
         return {
@@ -89,9 +89,9 @@ def _best_layer(study: Study) -> tuple[int, float]:
     """The anchor layer whose direction tells harmful from harmless validation prompts best; the first of the best."""
     import torch
 
+    from scans_lens.anchoring import NoAnchorLayers
     from scans_lens.directions import components
     from scans_lens.figures.estimates import rank_auc
-    from scans_lens.lens import NoAnchorLayers
 
     if isinstance(study.lens, NoAnchorLayers):
         raise study.lens
@@ -134,12 +134,12 @@ def _probe(harmful: Tensor, harmless: Tensor) -> Callable[[Tensor], np.ndarray]:
 
 def _log_odds(study: Study, texts: Sequence[Prompt], tokens: Sequence[int]) -> np.ndarray:
     """Of the reply's first token being one that begins refusals (Arditi et al. 2024)."""
-    from scans_lens import lens
-    from scans_lens.reading import flights
+    from scans_lens import anchoring
+    from scans_lens.flight import flights
 
     result = np.empty(len(texts))
     for rows, flight in flights(study.model, texts, batch_size=study.batch_size):
-        result[rows.numpy()] = lens.refusal_log_odds(flight.logits, tokens).cpu().numpy()
+        result[rows.numpy()] = anchoring.refusal_log_odds(flight.logits, tokens).cpu().numpy()
     return result
 
 

@@ -25,7 +25,7 @@ ABOUT = "who is refused at every scale, beside placebos (paper, table 6)"
 
 def measure(study: Study) -> dict[str, Any]:
     """Who is refused at every scale, what placebos do to borderline prompts there, and how far it moves the model."""
-    from scans_lens.capability import divergences
+    from scans_lens.divergence import divergences
     from scans_lens.figures import placebos
     from scans_lens.figures.estimates import INSIDE
     from scans_lens.figures.study import harmless_kind

@@ -67,8 +67,8 @@ def measure(study: Study) -> dict[str, Any]:
 def _chosen(study: Study, found: RefusalDirection) -> dict[str, Any]:
     """The candidate in use: its scores with their intervals, and refusals of test prompts with it out or added."""
     from scans_lens import judges
-    from scans_lens.capability import divergences
     from scans_lens.chat import words_of
+    from scans_lens.divergence import divergences
     from scans_lens.methods import candidates
     from scans_lens.rates import Mean, Paired, Rate, holm
 

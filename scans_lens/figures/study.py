@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts, judges
-from scans_lens.capability import Perplexity
+from scans_lens.anchoring import AnchorLayers, NoAnchorLayers, anchor_layers
 from scans_lens.conversation import Asking, Prompt, key
 from scans_lens.directions import Directions, refusal_directions
 from scans_lens.figures.effort import STANDARD, Effort
@@ -24,7 +24,8 @@ from scans_lens.figures.measured import FORMAT
 from scans_lens.figures.switch_study import Switching
 from scans_lens.generation import Replies, replies
 from scans_lens.judges import Judge
-from scans_lens.lens import AnchorLayers, NoAnchorLayers, anchor_layers, layers_by_thirds
+from scans_lens.lens import layers_by_thirds
+from scans_lens.likelihoods import Perplexity
 from scans_lens.methods.choosing import reply_tokens
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Model, identity, unembedding_of

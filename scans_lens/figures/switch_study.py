@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scans_lens import organism, world
 from scans_lens.figures.effort import STANDARD, Effort
+from scans_lens.flight import flights
 from scans_lens.generation import replies
 from scans_lens.judges import Judge
 from scans_lens.methods.choosing import reply_tokens
@@ -26,7 +27,6 @@ from scans_lens.organism import corpus
 from scans_lens.organism.contrasts import wrapped
 from scans_lens.prober import HIDDEN, Prober
 from scans_lens.rates import Clustered
-from scans_lens.reading import flights
 from scans_lens.steering import Method
 
 if TYPE_CHECKING:

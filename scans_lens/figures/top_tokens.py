@@ -28,14 +28,14 @@ def measure(study: Study) -> dict[str, Any]:
     """The loudest tokens of every direction, and how often each stays among them when anchors are resampled."""
     import torch
 
-    from scans_lens import lens
+    from scans_lens import anchoring, lens
     from scans_lens.chat import words_of
     from scans_lens.directions import difference_of_means
     from scans_lens.figures.estimates import resampled
 
     model, directions = study.model, study.directions
     refusing = set(words_of(model, list(lens.refusal_tokens(model).values())))
-    rising = set(words_of(model, list(lens.rising_tokens(model, study.anchors, batch_size=study.batch_size))))
+    rising = set(words_of(model, list(anchoring.rising_tokens(model, study.anchors, batch_size=study.batch_size))))
     ids = lens.logits_of(model, directions.vectors).topk(TOP, dim=-1).indices
     stays = torch.zeros(ids.shape, dtype=torch.float64)
     generator = study.generator("top tokens")

@@ -19,18 +19,19 @@ from tqdm.auto import tqdm
 
 from scans_lens import artefacts, steering
 from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, Artefact, Use
+from scans_lens.batches import rows_at_once
 from scans_lens.chat import beginning, padded, prompt_ids, template_record
 from scans_lens.conversation import BARE, Asking, words
 from scans_lens.directions import Directions, Origin, added
 from scans_lens.errors import Refused
+from scans_lens.flight import Flight
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
 from scans_lens.methods.arms import Fitting, learned
 from scans_lens.methods.candidates import require_own, spread
 from scans_lens.model import Hook, Identity, Model, device_of, identity, resid_post
 from scans_lens.prompts import Contrast
-from scans_lens.reading import Flight, seen_at
-from scans_lens.running import rows_at_once
+from scans_lens.reading import seen_at
 from scans_lens.steering import Method, Rows
 from scans_lens.world import world_of
 

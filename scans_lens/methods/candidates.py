@@ -15,19 +15,20 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from scans_lens import artefacts, judges, steering
+from scans_lens.anchoring import refusal_log_odds, rising_tokens
 from scans_lens.artefacts import EVERYWHERE, Use
+from scans_lens.batches import token_batches
+from scans_lens.cache import runner
 from scans_lens.chat import Tokens, template
 from scans_lens.conversation import Prompt
 from scans_lens.directions import Origin
 from scans_lens.errors import Refused
 from scans_lens.generation import replies
 from scans_lens.judges import Judge
-from scans_lens.lens import refusal_log_odds, rising_tokens
 from scans_lens.methods.choosing import reply_tokens
 from scans_lens.model import Hook, Model, identity
 from scans_lens.prompts import Contrast
-from scans_lens.reading import batches, seen_at
-from scans_lens.running import runner
+from scans_lens.reading import seen_at
 from scans_lens.world import world_of
 
 SITES = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
@@ -173,7 +174,7 @@ def refusal_scores(
     Exact: the release adds 1e-8 to both shares, which bounds its scores at 18.4.
     """
     scores = torch.empty(len(prompts), dtype=torch.float64)
-    for rows, batch in batches(model, prompts, batch_size=batch_size):
+    for rows, batch in token_batches(model, prompts, batch_size=batch_size):
         scores[rows] = refusal_log_odds(_first_logits(model, batch, hooks), tokens).cpu()
     return scores
 
@@ -212,7 +213,7 @@ def tail_means(
 
     total, norms = torch.tensor(0.0, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64)
     word = "reading" if progress else None
-    for _, batch in batches(model, prompts, batch_size=batch_size, progress=word):
+    for _, batch in token_batches(model, prompts, batch_size=batch_size, progress=word):
         states = seen_at(model, batch, points, tail).cpu().double()
         total = total + states.sum(dim=0).transpose(0, 1)
         norms = norms + states.norm(dim=-1).sum(dim=0).transpose(0, 1)
@@ -251,7 +252,7 @@ class Trying:
         self, model: Model, tokens: Sequence[int], sides: Sequence[Sequence[Prompt]], batch_size: int | None
     ) -> None:
         self.model, self.tokens = model, tokens
-        self._sides = [[batch for _, batch in batches(model, side, batch_size=batch_size)] for side in sides]
+        self._sides = [[batch for _, batch in token_batches(model, side, batch_size=batch_size)] for side in sides]
         self._plain: dict[int, list[Tensor]] = {}
         self._plain_score: dict[int, float] = {}
 

@@ -21,6 +21,7 @@ from scans_lens import artefacts, steering
 from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, SITE, Artefact, Use
 from scans_lens.conversation import BARE, Asking, Prompt
 from scans_lens.directions import Directions, added
+from scans_lens.flight import Flight
 from scans_lens.judges import Judge
 from scans_lens.lens import layers_by_thirds
 from scans_lens.methods import choosing
@@ -29,7 +30,7 @@ from scans_lens.methods.choosing import SHARES
 from scans_lens.methods.pairs import directions_along, pairs_of, principal
 from scans_lens.model import Hook, Identity, Model, resid_post
 from scans_lens.prompts import Contrast
-from scans_lens.reading import Flight, collect, seen_at
+from scans_lens.reading import collect, seen_at
 from scans_lens.steering import Method, Push, Rows
 from scans_lens.world import world_of
 

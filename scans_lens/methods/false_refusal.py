@@ -18,6 +18,7 @@ from scans_lens.artefacts import EVERYWHERE, FROM_THE_END, Artefact, Use
 from scans_lens.conversation import BARE, Asking, Prompt
 from scans_lens.directions import Origin, origin_of
 from scans_lens.errors import Refused
+from scans_lens.flight import Flight
 from scans_lens.judges import Judge
 from scans_lens.methods.arms import learned
 from scans_lens.methods.candidates import (
@@ -40,7 +41,6 @@ from scans_lens.methods.candidates import (
 )
 from scans_lens.model import Hook, Identity, Model
 from scans_lens.prompts import Contrast, normalised
-from scans_lens.reading import Flight
 from scans_lens.steering import Method, Rows
 from scans_lens.world import world_of
 

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens.chat import OPENING
+from scans_lens.flight import Flight
 from scans_lens.model import after_final_norm
-from scans_lens.reading import Flight
 
 
 @dataclass(frozen=True)

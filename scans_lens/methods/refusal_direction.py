@@ -17,6 +17,7 @@ from scans_lens import artefacts
 from scans_lens.artefacts import EVERYWHERE, Artefact, Use
 from scans_lens.conversation import BARE, Asking
 from scans_lens.directions import Origin, added, origin_of
+from scans_lens.flight import Flight
 from scans_lens.judges import Judge
 from scans_lens.methods.arms import Recipe
 from scans_lens.methods.candidates import (
@@ -39,7 +40,6 @@ from scans_lens.methods.candidates import (
 )
 from scans_lens.model import Hook, Identity, Model
 from scans_lens.prompts import Contrast
-from scans_lens.reading import Flight
 from scans_lens.steering import Method, Rows
 from scans_lens.world import world_of
 

@@ -14,9 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from scans_lens.batches import rows_at_once
 from scans_lens.chat import padded, prompt_ids, reply_ids
 from scans_lens.conversation import Prompt
 from scans_lens.errors import Refused
+from scans_lens.flight import Flight
 from scans_lens.model import (
     Hook,
     Model,
@@ -28,8 +30,7 @@ from scans_lens.model import (
     unembedding_of,
 )
 from scans_lens.prober import HELD, NEEDED
-from scans_lens.reading import Flight, seen_at
-from scans_lens.running import rows_at_once
+from scans_lens.reading import seen_at
 
 HEAD_RATE = 0.05
 """Learning rate of the head, in spreads of the unembedding's entries."""

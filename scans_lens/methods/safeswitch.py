@@ -19,6 +19,7 @@ from scans_lens import artefacts
 from scans_lens.artefacts import SITE, Artefact, Use
 from scans_lens.conversation import BARE, Asking
 from scans_lens.directions import Origin, origin_of
+from scans_lens.flight import Flight
 from scans_lens.judges import Judge
 from scans_lens.methods.arms import Fitting, learned
 from scans_lens.methods.refusal_head import RefusalHead
@@ -35,7 +36,6 @@ from scans_lens.methods.safeswitch_prompts import Pairs, learning, pairs_of
 from scans_lens.model import Hook, Identity, Model
 from scans_lens.prober import HELD, HIDDEN, NEEDED, Prober, Quality
 from scans_lens.prompts import Contrast
-from scans_lens.reading import Flight
 from scans_lens.steering import Method, Rows
 from scans_lens.world import world_of
 

@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from scans_lens.errors import Refused
+from scans_lens.flight import Flight
 from scans_lens.generation import replies
 from scans_lens.judges import Judge, Verdict
 from scans_lens.methods.choosing import reply_tokens
 from scans_lens.model import Model, after_final_norm
 from scans_lens.prober import Prober, Quality
 from scans_lens.prompts import Contrast
-from scans_lens.reading import Flight
 from scans_lens.steering import Method, Rows
 
 Stages = Literal["two", "direct", "instruction"]

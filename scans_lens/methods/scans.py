@@ -15,13 +15,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from scans_lens import artefacts, steering
+from scans_lens.anchoring import anchor_layers
 from scans_lens.artefacts import SITE, Artefact, Use
 from scans_lens.classifier import TransitionClassifier
 from scans_lens.conversation import BARE, Asking, Prompt
-from scans_lens.directions import Directions, added
+from scans_lens.directions import Directions, added, directions_of
 from scans_lens.effort import STANDARD, Effort, spread
+from scans_lens.flight import Flight
 from scans_lens.judges import Judge
-from scans_lens.lens import anchor_layers
 from scans_lens.methods import choosing
 from scans_lens.methods.arms import learned
 from scans_lens.methods.catalogue import require_preset
@@ -32,8 +33,7 @@ from scans_lens.methods.thresholds import Trial, with_chosen_knobs
 from scans_lens.model import Hook, Identity, Model
 from scans_lens.prompts import Contrast
 from scans_lens.rates import Rate
-from scans_lens.reading import Flight, collect
-from scans_lens.readings import directions_of, readings
+from scans_lens.reading import collect, readings
 from scans_lens.steering import Method, Push, Rows
 from scans_lens.world import world_of
 

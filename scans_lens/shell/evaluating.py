@@ -75,7 +75,7 @@ def evaluate(
     """
     with sentences():
         from scans_lens import effort as efforts
-        from scans_lens import ranks, table, world
+        from scans_lens import processes, table, world
         from scans_lens.methods import catalogue
 
         wanted = names_in(method, "--method") if method.strip(", ") else []  # the plain model alone
@@ -94,7 +94,7 @@ def evaluate(
         asking, allowed = asking_with(system, thinking), efforts.named(effort)
         require_fit(scans)
         require_model(model, backend, device, dtype, revision)
-        if out is None and ranks.here().of > 1:
+        if out is None and processes.here().of > 1:
             raise ValueError("Several processes share this evaluation: name the folder that they write to, with --out.")
         named = prompt_sets(sets) if sets is not None else []
         chosen = named or (map(world.own_set, world.OWN_SETS) if world.may_be_bundled(model) else world.public_sets())
@@ -104,7 +104,7 @@ def evaluate(
         again = {"sets": [each.name for each in chosen], "max_new_tokens": max_new_tokens, "asking": asking.to_dict()}
         if heard and not judge_model:
             again["judges"] = heard
-        if ranks.here().first:
+        if processes.here().first:
             table.require_free(folder, again)
         if own_folder:
             typer.echo(f"Results go to {folder}; the same command with --out {folder} goes on there.", err=True)
@@ -118,7 +118,7 @@ def evaluate(
         own = world.world_of(loaded).with_borderline() if "false_refusal" in wanted else world.world_of(loaded)
         if not named and not own.bundled and world.may_be_bundled(model):
             chosen = [each if limit is None else each.first(limit) for each in own.sets]
-        rank = ranks.here()
+        rank = processes.here()
         if not rank.first:
             rank.wait()  # the first one fits, and the others read what it has kept
         given = {"scans": SCANS.load(scans, loaded)} if scans else {}

@@ -59,8 +59,10 @@ def anchor(
         require_model(model, backend, device, dtype, revision)
         writable(save)
 
-        from scans_lens.lens import anchor_layers, thirds
-        from scans_lens.readings import directions_of, readings
+        from scans_lens.anchoring import anchor_layers
+        from scans_lens.directions import directions_of
+        from scans_lens.lens import thirds
+        from scans_lens.reading import readings
         from scans_lens.world import world_of
 
         loaded = model_named(model, backend, device, dtype, revision)

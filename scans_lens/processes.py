@@ -1,4 +1,4 @@
-"""Ranks: several processes, each with its share of the prompts, as `accelerate launch` and `torchrun` start them."""
+"""Processes: several of them, each with its share of the prompts, as `accelerate launch` and `torchrun` start them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks: several processes do what one does, each its share, and nobody's twice."""
+"""Processes: several processes do what one does, each its share, and nobody's twice."""
 
 import os
 import subprocess
@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from scans_lens import evaluation, ranks
+from scans_lens import evaluation, processes
 from scans_lens.__main__ import app
-from scans_lens.ranks import Rank
+from scans_lens.processes import Rank
 
 pytestmark = pytest.mark.above
 
@@ -26,20 +26,20 @@ def test_every_thing_is_in_one_share(of):
 def test_alone_one_is_the_first_and_waits_for_nobody(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert ranks.here() == Rank(0, 1) and ranks.here().first and ranks.device_number() is None
-    ranks.here().wait()
+    assert processes.here() == Rank(0, 1) and processes.here().first and processes.device_number() is None
+    processes.here().wait()
 
 
 def test_a_launcher_says_which_one_this_is(monkeypatch):
     for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    assert ranks.here() == Rank(3, 4) and not ranks.here().first and ranks.device_number() == 1
+    assert processes.here() == Rank(3, 4) and not processes.here().first and processes.device_number() == 1
     monkeypatch.setenv("RANK", "4")
     with pytest.raises(ValueError, match="no process 4 of 4"):
-        ranks.here()
+        processes.here()
     monkeypatch.setenv("RANK", "one")
     with pytest.raises(ValueError, match="RANK and WORLD_SIZE are numbers"):
-        ranks.here()
+        processes.here()
 
 
 def test_two_processes_write_the_table_that_one_writes(bundled, tmp_path):

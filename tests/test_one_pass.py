@@ -1,4 +1,4 @@
-"""Readings: one pass over the prompts gives what passes of their own give, in any batch and when memory runs out."""
+"""One pass over the prompts reads what passes of their own read, in any batch and when memory runs out."""
 
 import pytest
 import torch
@@ -6,12 +6,11 @@ from conftest import one_by_one
 
 import scans_lens
 from scans_lens.chat import chat_tokens
-from scans_lens.directions import refusal_directions
+from scans_lens.directions import directions_of, refusal_directions
 from scans_lens.methods.readers import either_way
 from scans_lens.model import resid_post
 from scans_lens.prompts import Contrast
-from scans_lens.reading import collect, residuals
-from scans_lens.readings import Readings, directions_of, readings
+from scans_lens.reading import Readings, collect, readings, residuals
 
 
 def close(found: torch.Tensor, expected: torch.Tensor, rtol: float = 1e-5) -> None:
@@ -97,7 +96,7 @@ def test_directions_are_those_that_are_learned_from_the_prompts(any_model, promp
 def test_anchor_layers_are_the_same_from_what_was_read_before(one_model, monkeypatch):
     from learning import contrast_of
 
-    monkeypatch.setattr("scans_lens.lens.SIGNIFICANCE", 2.0)  # so that some layers qualify
+    monkeypatch.setattr("scans_lens.anchoring.SIGNIFICANCE", 2.0)  # so that some layers qualify
     contrast = contrast_of()
     read = tuple(readings(one_model, side, either_way, progress=None) for side in (contrast.harmful, contrast.harmless))
     how = {"contrast": contrast, "resamples": 20, "progress": False}

@@ -1,8 +1,7 @@
-"""Running: one batch on its way through a model, with its keys and values, and how much fits at once."""
+"""A cache: one batch on its way through a model, with its keys and values."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -12,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from scans_lens.model import Hook, Model, hooked, is_bridge, is_watched, resid_post, unembedding_of
-from scans_lens.packing import free_bytes, multiplied, packed
+from scans_lens.model import Hook, Model, hooked, is_bridge, is_watched, resid_post
+from scans_lens.packing import multiplied, packed
 from scans_lens.past import past_of, refusal_of, roomy_layer, tells_again
 
 
@@ -103,6 +102,12 @@ def finite(logits: Float[Tensor, "row d_vocab"]) -> Float[Tensor, "row d_vocab"]
     if not torch.isfinite(logits.amax(dim=-1)).all():
         raise ValueError(NOT_FINITE)
     return logits
+
+
+def all_finite(states: Tensor) -> Tensor:
+    if not torch.isfinite(states).all():
+        raise ValueError(NOT_FINITE)
+    return states
 
 
 def leaving(over: Bool[Tensor, "row"]) -> Int[Tensor, "kept"]:
@@ -287,59 +292,6 @@ class _HookedRunner:
         for own, entry in zip(self._cache.entries, cache.entries, strict=True):
             own.past_keys, own.past_values = entry.past_keys[rows], entry.past_values[rows]
         self._cache.previous_attention_mask = cache.previous_attention_mask[rows]
-
-
-# ── How much fits ────────────────────────────────────────────────────────────────────────────────────────────
-
-MOST_ROWS = 256
-"""Rows beyond which a larger batch gains nothing worth its memory."""
-BUSY = 10**10
-"""Rows times parameters that keep a processor busy; a small model needs many rows for that."""
-FEWEST = 64
-"""Rows that pay with any model, since a step of decoding reads all weights for however few."""
-SHARE = 0.5
-"""Of the free memory, what a batch may take."""
-
-
-def rows_at_once(model: Model, columns: int) -> int:
-    """How many rows of so many tokens pay and fit into half of the memory that is free, by a rough count.
-
-    Keys and values, what a layer holds at once with its attention scores, and logits are counted. On a processor more
-    rows than keep it busy gain nothing; a GPU gains up to `MOST_ROWS`.
-    """
-    cfg, weights = model.cfg, unembedding_of(model)
-    size, d_model, n_layers = weights.element_size(), int(cfg.d_model), int(cfg.n_layers)
-    heads = int(getattr(cfg, "n_heads", 0) or 1)
-    held = int(getattr(cfg, "n_key_value_heads", None) or heads) * int(getattr(cfg, "d_head", d_model // heads))
-    d_mlp = int(getattr(cfg, "d_mlp", None) or 4 * d_model)
-    row = columns * size * (2 * n_layers * held + 8 * d_model + 3 * d_mlp)
-    row += 8 * heads * columns**2 + 12 * weights.shape[1]
-    fit = int(SHARE * _free_bytes(weights.device)) // row
-    parameters = n_layers * d_model * (4 * d_model + 3 * d_mlp) + weights.numel()
-    most = MOST_ROWS if weights.device.type == "cuda" else max(FEWEST, min(MOST_ROWS, BUSY // parameters))
-    return max(1, min(most, fit))
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return free_bytes() or 4 * 2**30
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether this is what a library says when there is no memory left."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("out of memory", "not enough memory", "can't allocate memory")
-    )
-
-
-def free_memory() -> None:
-    """Give back what nothing holds any more."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 class _Enough(Exception):

@@ -1,4 +1,4 @@
-"""Caches: models whose past is more than plain keys and values, against transformers itself, from outside."""
+"""The past: models whose past is more than plain keys and values, against transformers itself, from outside."""
 
 import math
 from functools import cache
@@ -9,14 +9,17 @@ import torch
 from conftest import one_by_one
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from scans_lens.capability import Piece, scored
+from scans_lens.cache import refusal, runner, sides
 from scans_lens.chat import chat_tokens
-from scans_lens.generation import Sampling, replies
+from scans_lens.decoding import Sampling
+from scans_lens.flight import Flight
+from scans_lens.generation import replies
+from scans_lens.likelihoods import scored
 from scans_lens.loading import load_model
 from scans_lens.model import resid_post
-from scans_lens.reading import Flight, collect, residuals, seen_at, transitions
-from scans_lens.running import refusal, runner, sides
-from scans_lens.steering import Method, add
+from scans_lens.pieces import Piece
+from scans_lens.reading import collect, residuals, seen_at, transitions
+from scans_lens.steering import add
 
 SWITCH = 42
 """Where LongRoPE's tables change here: two of the prompts are longer, one is as long, two cross it in their replies."""
@@ -175,8 +178,10 @@ def pushes(model, since):
     return add(vectors, [1, 2], 1.0, since=since)
 
 
-class Pushed(Method):
+class Pushed:
     """A method that pushes every prompt alike, from its end on."""
+
+    whole_prompt = False
 
     def decide(self, flight):
         return {"scale": torch.ones(len(flight.tokens))}

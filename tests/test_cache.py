@@ -6,9 +6,10 @@ import pytest
 import torch
 from conftest import one_by_one
 
+from scans_lens.batches import out_of_memory, rows_at_once
+from scans_lens.cache import leaving, run_through, runner
 from scans_lens.chat import chat_tokens
 from scans_lens.model import resid_post
-from scans_lens.running import leaving, out_of_memory, rows_at_once, run_through, runner
 
 
 def close(found, expected):
@@ -146,10 +147,10 @@ def test_norms_are_as_they_were_after_a_batch_even_if_it_failed(any_model, batch
 
 
 def test_fewer_rows_fit_where_there_is_less_memory_or_more_text(model, monkeypatch):
-    monkeypatch.setattr("scans_lens.running._free_bytes", lambda device: 2**30)
+    monkeypatch.setattr("scans_lens.batches._free_bytes", lambda device: 2**30)
     some = rows_at_once(model, 1000)
     assert 1 <= rows_at_once(model, 2000) < some < rows_at_once(model, 10)
-    monkeypatch.setattr("scans_lens.running._free_bytes", lambda device: 2**10)
+    monkeypatch.setattr("scans_lens.batches._free_bytes", lambda device: 2**10)
     assert rows_at_once(model, 4000) == 1
 
 
