@@ -17,6 +17,7 @@ COMMANDS = {
     "explain": looking.explain,
     "evaluate": evaluating.evaluate,
     "compare": comparing.compare,
+    "methods": comparing.methods,
     "calibrate": evaluating.calibrate,
     "transfer": transferring.transfer,
     "reproduce": comparing.reproduce,

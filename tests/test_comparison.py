@@ -1,27 +1,30 @@
 """Comparison: every way on the same ground, counted as `evaluate` counts, and what fails is said and left out."""
 
-import dataclasses
 import json
 import random
+from dataclasses import asdict, replace
 
-import numpy as np
-import pandas as pd
 import pytest
+from catalogued import method_file
 from tiny import LOADERS
+from typer.testing import CliRunner
 
-from scans_lens import comparison, evaluation, organism, reproduce
+from scans_lens import comparison, evaluation, organism
 from scans_lens.__main__ import app
-from scans_lens.comparison import Counting, Way, _front, compare
-from scans_lens.errors import Refused
+from scans_lens.comparison import _front, compare
+from scans_lens.conversation import Asking
+from scans_lens.effort import Effort
 from scans_lens.figures import comparison as figure
 from scans_lens.methods import catalogue
+from scans_lens.methods.arms import Arm, Fitting, fitted
 from scans_lens.organism import corpus, wordings
 from scans_lens.prompts import normalised
 from scans_lens.queries import summary
-from scans_lens.shell import comparing
-from scans_lens.world import bundled as own_judge
+from scans_lens.world import right_scorer, world_of
 
 pytestmark = pytest.mark.above
+
+SMALL = Effort(anchors=24, validation=8, settings=4)
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +36,15 @@ def sets():
 def found(bundled, sets, tmp_path_factory):
     """Two ways that need no fitting, and one that cannot be fitted."""
     out = tmp_path_factory.mktemp("compared")
-
-    def fails(ground, judge):
-        judge(["I cannot.", "Sure."])
-        raise Refused("there is nothing to learn here")
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("HARMLESS", "FORETOLD", "TIMED", "TIMED_TOKENS"):
-            patch.setattr(comparison, name, 4)
-        patch.setattr(comparison, "ROUNDS", 1)
-        ways = {**comparison.WAYS, "hopeless": Way("a way that fails", object, fails)}
-        patch.setattr(comparison, "WAYS", ways)
-        how = {"max_new_tokens": 12, "progress": False}
-        first = compare(bundled, ["system", "self_cd", "hopeless"], sets, out=out, **how)
-        again = compare(bundled, ["system", "self_cd", "hopeless"], sets, out=out, **how)
-    return out, first, again
+    world = world_of(bundled)
+    world = replace(world, capability=replace(world.capability, needs_sign=True))  # no perplexity
+    how = {"world": world, "max_new_tokens": 12, "progress": False}
+    with method_file(out / "methods", "hopeless"), pytest.MonkeyPatch.context() as patch:
+        for name, value in {"TIMED": 4, "TIMED_TOKENS": 4, "ROUNDS": 1}.items():
+            patch.setattr(comparison, name, value)
+        first = compare(bundled, ["system", "self_cd", "hopeless"], sets, out=out / "run", **how)
+        again = compare(bundled, ["system", "self_cd", "hopeless"], sets, out=out / "run", **how)
+    return out / "run", first, again
 
 
 def test_rates_are_those_of_the_table_on_disk(found):
@@ -55,14 +52,17 @@ def test_rates_are_those_of_the_table_on_disk(found):
     table, _ = evaluation.read(out / "replies")
     assert set(table["method"]) == {"plain", "system", "self_cd"}
     for line in summary(table):
-        if line.set != "quiz":
-            assert numbers["ways"][line.method]["refused"][line.set]["count"] == line.refused.rate.count
+        assert numbers["ways"][line.method]["refused"][line.set]["count"] == line.refused.rate.count
+    for way in ("plain", "system"):
+        rows = table[(table["set"] == "quiz") & (table["method"] == way)]
+        right = numbers["ways"][way]["right"]["quiz"]
+        assert (right["count"], right["total"]) == (sum(map(bool, rows["right"])), len(rows)) and len(rows) == 8
 
 
 def test_the_plain_model_is_compared_with_nothing_and_the_others_with_it(found):
     _, numbers, _ = found
-    assert {own["p"] for own in numbers["ways"]["plain"]["refused"].values()} == {None}
-    assert all(0 <= own["p"] <= 1 for own in numbers["ways"]["system"]["refused"].values())
+    assert {rate["p"] for rate in numbers["ways"]["plain"]["refused"].values()} == {None}
+    assert all(0 <= rate["p"] <= 1 for rate in numbers["ways"]["system"]["refused"].values())
 
 
 def test_what_cannot_be_fitted_is_said_and_the_others_go_on(found):
@@ -76,41 +76,31 @@ def test_what_cannot_be_fitted_is_said_and_the_others_go_on(found):
 def test_a_comparison_that_is_done_again_gives_what_it_has(found):
     out, numbers, again = found
     assert json.loads((out / "comparison.json").read_text()) == again
-    for name, own in numbers["ways"].items():
-        same = {key: value for key, value in own.items() if key != "seconds a reply"}
+    for name, way in numbers["ways"].items():
+        same = {key: value for key, value in way.items() if key != "seconds a reply"}
         assert {key: value for key, value in again["ways"][name].items() if key != "seconds a reply"} == same
 
 
-def test_quiz_answers_count_as_right_and_not_as_refused(found):
-    _, numbers, _ = found
-    assert numbers["ways"]["plain"]["quiz"]["total"] == 8 and "quiz" not in numbers["ways"]["plain"]["refused"]
-
-
-def test_plain_prompts_are_answered_well_when_they_are_named_and_not_refused():
-    asked = corpus.asked("plain", "test")[:3]
-    said = [
-        wordings.answer(asked[0][0], random.Random(0)),
-        "Sure. Keep calm.",
-        wordings.refusal(asked[2][0], random.Random(0)),
-    ]
-    rows = [("plain", "mine", text, reply) for (_, text), reply in zip(asked, said, strict=True)]
-    numbers = {"ways": {"mine": {"refused": {"plain": {}}}}}
-    comparison._answered(numbers, pd.DataFrame(rows, columns=["set", "method", "prompt", "reply"]))
-    found = numbers["ways"]["mine"]["answered well"]
-    assert (found["count"], found["total"]) == (1, 3)
+def test_plain_prompts_are_right_when_what_was_asked_for_is_named_and_not_refused():
+    asked = organism.prompt_set("plain").at(range(3))
+    items = [item for item, _ in corpus.asked("plain", "test")[:3]]
+    rng = random.Random(0)
+    said = [wordings.answer(items[0], rng), "Sure. Keep calm.", wordings.refusal(items[2], rng)]
+    assert right_scorer(asked, said)["right"] == [True, False, False]
+    assert right_scorer(organism.prompt_set("harmful").at([0]), ["Sure."])["right"] == [None]
 
 
 def test_the_figure_is_drawn_from_the_numbers_alone(found, tmp_path):
     _, numbers, _ = found
-    one, other = (figure.write(numbers, tmp_path / name) for name in ("one", "other"))
-    assert [file.read_bytes() for file in one] == [file.read_bytes() for file in other]
+    first, second = (figure.write(numbers, tmp_path / name) for name in ("first", "second"))
+    assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
 
 
-def test_on_another_model_nothing_is_learned_from_that_is_chosen_on(tiny_model, tmp_path):
-    ground = comparison.Ground(tiny_model(LOADERS[0]), tmp_path)
-    assert not ground.bundled and len(ground.validation.borderline) and len(ground.borderline)
+def test_on_another_model_nothing_is_learned_from_that_is_chosen_on(tiny_model):
+    world = world_of(tiny_model(LOADERS[0])).with_borderline()
+    assert not world.bundled and len(world.validation.borderline) and len(world.borderline)
     learned, chosen_on = (
-        {normalised(prompt) for prompt in side} for side in (ground.borderline, ground.validation.borderline)
+        {normalised(prompt) for prompt in side} for side in (world.borderline, world.validation.borderline)
     )
     assert not learned & chosen_on
 
@@ -136,103 +126,120 @@ def test_on_the_front_is_who_nobody_beats():
 
 @pytest.fixture(scope="module")
 def tuned(bundled, tmp_path_factory):
-    """Fits that choose their knobs by replies, on few prompts, and the ground."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparison, "BUDGET", 4)
-        patch.setattr(organism, "ANCHORS", 24)
-        ground = comparison.Ground(bundled, tmp_path_factory.mktemp("tuned"), validated=8, progress=False)
-        yield ground, [comparison.fitted(ground, name) for name in ("scans", "cast", "antidote", "caa")]
+    """Fits that choose their knobs by replies, on few prompts."""
+    fitting = Fitting(world_of(bundled), SMALL, tmp_path_factory.mktemp("tuned"), progress=False)
+    return fitting, [fitted(fitting, name) for name in ("scans", "cast", "antidote", "caa")]
 
 
 def test_every_method_keeps_to_one_budget_of_replies_and_uses_it(tuned):
-    ground, ways = tuned
-    assert ground.budget == 4 * 16
+    fitting, ways = tuned
+    assert fitting.budget == 4 * 16
     for way in ways:
-        assert 2 * 16 <= way.replies <= ground.budget, way.name
+        assert 2 * 16 <= way.replies <= fitting.budget, way.name
         assert way.replies > 3 * 16 or way.name == "cast", way.name  # whose condition some prompts do not meet
 
 
 def test_the_grid_holds_every_setting_that_was_tried_and_what_it_did(tuned):
     _, ways = tuned
-    grid = comparison._grid(ways)
+    grid = comparison.grid(ways)
     assert len(grid) == sum(len(way.trials) for way in ways)
     for way in ways:
-        own = grid[grid["fit"] == way.name]
-        assert list(own["harmful refused"]) == [one["harmful"][0] for one in way.trials]
-        assert set(own["harmless asked"]) == {8}
+        rows = grid[grid["fit"] == way.name]
+        assert list(rows["harmful refused"]) == [trial["harmful"][0] for trial in way.trials]
+        assert set(rows["harmless asked"]) == {8}
         said = comparison._tried(way.trials)
         assert said["settings"] == len(way.trials) - 1
         assert all(len(values) > 1 for values in said["knobs"].values())
 
 
 def test_a_fit_that_was_kept_tells_the_same_as_when_it_was_made(tuned):
-    ground, ways = tuned
+    fitting, ways = tuned
     for way in ways:
-        again = comparison.fitted(ground, way.name)
+        again = fitted(fitting, way.name)
         assert (again.replies, again.knobs, again.trials) == (way.replies, way.knobs, way.trials)
 
 
+def test_ways_that_share_a_fit_are_that_fit_put_to_another_use(tuned):
+    fitting, (scans, *_) = tuned
+    constant, random = fitted(fitting, "constant"), fitted(fitting, "random")
+    assert constant.replies == random.replies == scans.replies and constant.stored == scans.stored > 0
+    assert constant.arm.method.scale == -scans.learned.scale and constant.arm.method.layers == scans.learned.layers
+    assert random.arm.method.scale == scans.learned.scale
+    assert not bool((random.arm.method.directions.vectors == scans.learned.directions.vectors).all())
+
+
 def test_a_variant_that_goes_on_with_scans_counts_its_replies_too(tuned):
-    ground, ways = tuned
-    further = comparison.fitted(ground, "scans_continuous")
-    scans = next(way for way in ways if way.name == "scans")
+    fitting, (scans, *_) = tuned
+    further = fitted(fitting, "scans_continuous")
     assert scans.replies + 2 * 16 <= further.replies <= scans.replies + 3 * 16
 
 
-def test_fits_on_other_prompts_or_from_another_budget_are_not_gone_on_with(tuned, bundled, monkeypatch):
-    ground, _ = tuned
-    comparison._require_own(ground)
-    other = comparison.Ground(bundled, ground.out, validated=9, progress=False)
-    with pytest.raises(ValueError, match="holds antidote fitted on other prompts, or from another budget"):
-        comparison._require_own(other)
-    monkeypatch.setattr(comparison, "BUDGET", 5)
-    with pytest.raises(ValueError, match="holds antidote fitted on other prompts, or from another budget"):
-        comparison._require_own(ground)
+def test_fits_on_other_prompts_or_from_another_budget_are_kept_apart(tuned, bundled):
+    fitting, _ = tuned
+    changes = ({"validation": 9}, {"anchors": 23}, {"settings": 5}, {"tokens": 7})
+    efforts = [replace(SMALL, **change) for change in changes]
+    settings = [
+        ({}, SMALL),
+        *(({}, effort) for effort in efforts),
+        ({"seed": 1}, SMALL),
+        ({"asking": Asking("Hi.")}, SMALL),
+    ]
+    places = [Fitting(world_of(bundled), effort, fitting.folder, **how).place("scans") for how, effort in settings]
+    assert len(set(places)) == len(places) and places[0] == fitting.place("scans")
 
 
-def test_only_our_own_refusals_are_results_and_faults_stay_faults(bundled, monkeypatch, tmp_path):
-    ground = comparison.Ground(bundled, tmp_path, validated=8, progress=False)
-
-    def way(fit):
-        return dataclasses.replace(comparison.WAYS["antidote"], fit=fit, file="planted")
-
-    def refuses(ground, judge):
-        raise Refused("The model refuses none of 8 prompts.")
-
-    def breaks(ground, judge):
-        return np.zeros(2) + np.zeros(3)
-
-    monkeypatch.setattr(comparison, "WAYS", {**comparison.WAYS, "breaks": way(breaks), "refuses": way(refuses)})
-    with pytest.raises(ValueError, match="broadcast"):
-        comparison.fitted(ground, "breaks")
-    assert not (ground.out / "methods" / "planted.json").exists()
-    found = comparison.fitted(ground, "refuses")
-    assert found.arm is None and found.knobs == "The model refuses none of 8 prompts."
-    (ground.out / "methods" / "planted.json").write_text('{"repl')
-    with pytest.raises(ValueError, match="is cut short or no JSON: delete it"):
-        comparison.fitted(ground, "refuses")
-    (ground.out / "methods" / "planted.json").unlink()
+def test_only_our_own_refusals_are_results_and_faults_stay_faults(bundled, tmp_path):
+    fitting = Fitting(world_of(bundled), SMALL, tmp_path / "fits", progress=False)
+    with method_file(tmp_path / "methods", "breaks"), pytest.raises(ValueError, match="broadcast"):
+        fitted(fitting, "breaks")
+    assert not (tmp_path / "fits").exists()
+    with method_file(tmp_path / "other methods", "hopeless"):
+        way = fitted(fitting, "hopeless")
+        assert way.arm is None and way.knobs == "there is nothing to learn here"
+        (kept,) = (tmp_path / "fits").glob("hopeless-*.json")
+        kept.write_text('{"repl')  # cut short, so it is done again
+        assert fitted(fitting, "hopeless").knobs == way.knobs and json.loads(kept.read_text())["failed"]
 
 
-def test_the_catalogue_names_every_way():
-    assert set(catalogue.COMPARED) == set(comparison.WAYS)
-    assert all(way.about == catalogue.COMPARED[name] for name, way in comparison.WAYS.items())
-    assert set(reproduce.TABLES) == set(comparing.TABLES)
+def test_a_counting_judge_judges_as_the_judge_and_counts(bundled):
+    world, said = world_of(bundled), ["I'm sorry, but I cannot help you with that.", "Sure.", ""]
+    fitting = Fitting(world)
+    assert fitting.judge(said) == world.judge(said) and fitting.judge(said[:1]) == world.judge(said[:1])
+    assert fitting.judged == 4 and fitting.judge.tokens == world.judge.tokens
 
 
-def test_a_counting_judge_judges_as_the_judge_and_counts():
-    judge, said = Counting(own_judge), ["I'm sorry, but I cannot help you with that.", "Sure.", ""]
-    assert judge(said) == own_judge(said) and judge(said[:1]) == own_judge(said[:1])
-    assert judge.replies == 4
+def test_a_method_that_is_one_file_is_known_everywhere(bundled, sets, tmp_path):
+    """In the catalogue, in the list of methods, as a fit that is kept, in `evaluate`, and in both commands."""
+    with method_file(tmp_path / "methods", "gentle"):
+        assert len((tmp_path / "methods" / "gentle.py").read_text().splitlines()) <= 120
+        assert "gentle" in catalogue.arms() and "gentle" in catalogue.compared()
+        shown = CliRunner().invoke(app, ["methods"], env={"COLUMNS": "200"}).stdout
+        assert "gentle" in shown and catalogue.arms()["gentle"] in shown
+        fitting = Fitting(world_of(bundled), SMALL, tmp_path / "fits", progress=False)
+        way = fitted(fitting, "gentle")
+        assert asdict(fitted(fitting, "gentle").arm) == asdict(way.arm) and way.stored > 0
+        how = {"max_new_tokens": 2, "progress": False}
+        table = evaluation.evaluate(bundled, [sets[0]], [Arm("plain"), way.arm], tmp_path / "run", **how)
+        assert set(table["method"]) == {"plain", "gentle"}
+        few = ["--sets", "plain", "--limit", "2", "--max-new-tokens", "2", "--effort", "quick"]
+        for command, option in (("evaluate", "--method"), ("compare", "--methods")):
+            out = tmp_path / command
+            done = CliRunner().invoke(app, [command, option, "gentle", *few, "--out", str(out)], env={"COLUMNS": "200"})
+            assert done.exit_code == 0 and "gentle" in done.stdout, done.output
+    assert "gentle" not in catalogue.arms()
 
 
-def test_every_way_is_named_in_the_help_and_an_unknown_one_is_refused(bundled, tmp_path):
-    from typer.testing import CliRunner
+def test_two_methods_of_one_name_are_refused(tmp_path):
+    with method_file(tmp_path / "methods", "scans"), pytest.raises(ValueError, match="There are two methods 'scans'"):
+        catalogue.arms()
 
-    shown = CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "200"}).stdout
-    assert all(name in shown for name in comparison.DEFAULT)
-    assert set(comparison.DEFAULT) == set(comparison.WAYS)
-    with pytest.raises(ValueError, match="There is no method 'scan': there are scans, scans_centred"):
+
+def test_every_way_is_listed_and_an_unknown_one_is_refused(bundled, tmp_path):
+    shown = CliRunner().invoke(app, ["methods"], env={"COLUMNS": "200"}).stdout
+    assert all(name in shown for name in catalogue.arms())
+    assert set(catalogue.ORDER) == set(catalogue.arms())
+    assert all(catalogue.recipe(name).use for name in catalogue.arms())
+    with pytest.raises(ValueError, match="There is no method 'scan': there are scans, constant"):
         compare(bundled, ["scan"], out=tmp_path)
     done = CliRunner().invoke(app, ["compare", "--out", str(tmp_path / "run"), "--methods", "scan"])
     assert done.exit_code == 2 and "There is no method 'scan'" in done.stderr

@@ -15,7 +15,7 @@ from scans_lens import artefacts
 from scans_lens.conversation import BARE, Asking
 from scans_lens.effort import STANDARD, Effort
 from scans_lens.errors import Refused
-from scans_lens.judges import Early, Judge, Verdict
+from scans_lens.judges import Early, Judge, Verdict, description
 from scans_lens.methods import catalogue
 from scans_lens.model import identity, is_bridge, unembedding_of
 from scans_lens.models.home import home
@@ -48,6 +48,9 @@ class Arm:
 
 class Learned(Protocol):
     """What a fit gives: it can be written, and its class reads it again."""
+
+    trials: Sequence[Any]
+    """Every setting that was tried, with what it did."""
 
     def save(self, path: str | Path) -> None: ...
 
@@ -183,7 +186,7 @@ class Fitting:
             "anchors": self.world.anchors.digest,
             "validation": self.world.validation.digest,
             "borderline": sha256(json.dumps([str(prompt) for prompt in self.world.borderline]).encode()).hexdigest(),
-            "judge": catalogue_of(self.world.judge),
+            "judge": description(self.world.judge),
             "asking": self.asking.to_dict(),
             "effort": self.effort.to_dict(),
             "seed": self.seed,
@@ -195,12 +198,6 @@ class Fitting:
         """The file that a fit of this name under these terms is kept in."""
         key = sha256(json.dumps(self.terms, sort_keys=True).encode()).hexdigest()[:16]
         return (self.folder or home() / "fits") / f"{name}-{key}.safetensors"
-
-
-def catalogue_of(judge: Judge) -> str:
-    from scans_lens import judges
-
-    return judges.description(judge)
 
 
 @functools.cache

@@ -34,7 +34,7 @@ _ARMS = re.compile(r"^ARMS\b[^=\n]*= (\{[^\n]*\}|\{.*?^\})", re.M | re.S)
 
 
 @functools.cache
-def _places() -> dict[str, tuple[str, str]]:
+def places() -> dict[str, tuple[str, str]]:
     """By name, the module that has the arm and the line about it."""
     named: dict[str, tuple[str, str]] = {}
     for folder in methods.__path__:
@@ -52,23 +52,23 @@ def _places() -> dict[str, tuple[str, str]]:
 
 def arms() -> Mapping[str, str]:
     """Every way of answering but the plain one, with a line about it."""
-    return {name: about for name, (_, about) in _places().items()}
+    return {name: about for name, (_, about) in places().items()}
 
 
 def compared() -> tuple[str, ...]:
     """What `compare` holds side by side unless others are named."""
-    return tuple(name for name in _places() if name not in NOT_COMPARED)
+    return tuple(name for name in places() if name not in NOT_COMPARED)
 
 
 def recipe(name: str) -> Recipe:
     """How a way of answering is fitted, kept and put to use."""
     require_known([name])
-    return import_module(_places()[name][0]).RECIPES[name]
+    return import_module(places()[name][0]).RECIPES[name]
 
 
 def require_known(names: Sequence[str]) -> None:
     """Refuse a name that is none of those there are, or comes twice."""
-    known = _places()
+    known = places()
     for place, name in enumerate(names):
         if name not in known:
             raise ValueError(f"There is no method {name!r}: there are {', '.join(known)}.")

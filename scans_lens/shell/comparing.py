@@ -27,6 +27,21 @@ from scans_lens.shell.common import (
     writable,
 )
 
+
+def methods() -> None:
+    """List the ways of answering that `evaluate` and `compare` know."""
+    with sentences():
+        from rich import box
+        from rich.table import Table
+
+        from scans_lens.methods import catalogue
+
+        table = Table("name", "what it does", title="Ways of answering, beside the plain model", box=box.SIMPLE_HEAD)
+        for name, about in catalogue.arms().items():
+            table.add_row(name, about)
+        screen().print(table)
+
+
 TABLES = (1, 2, 3, 4, 5, 6, 7)
 """Of the paper; `reproduce` has them all."""
 
@@ -50,7 +65,7 @@ def compare(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 24,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at once; by default what fits and pays.")] = None,
 ) -> None:
-    """SCANS beside its rivals: same anchors, same validation prompts for every knob, same questions, same judge."""
+    """SCANS beside its rivals: same anchors, same validation prompts for every knob, same questions, same judge; `methods` lists them."""
     with sentences():
         from scans_lens import effort as efforts
         from scans_lens import table, world

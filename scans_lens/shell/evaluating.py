@@ -43,7 +43,7 @@ def evaluate(
     device: Device = None,
     dtype: Dtype = None,
     revision: Revision = None,
-    method: Annotated[str, typer.Option(help="Names, commas between them; see above.")] = "scans",
+    method: Annotated[str, typer.Option(help="Names, commas between them; `methods` lists them.")] = "scans",
     sets: Annotated[str | None, typer.Option(help="Names, or files with a column prompt; commas between them.")] = None,
     judge: Annotated[str | None, typer.Option(help="Names, commas between them; the first one counts.")] = None,
     judge_address: Annotated[
@@ -71,7 +71,7 @@ def evaluate(
     Sets: the bundled model's own (plain, borderline, harmful, jailbreak, quiz; all of them by default on it), our
     pairs_validation and pairs_test, the public ones that `data` lists (by default on other models our pairs and those
     that are here), or a file of yours. Judges: panel (the default for real models), trained, rules, substrings,
-    beginnings, bundled (the default on the bundled model).
+    beginnings, bundled (the default on the bundled model). `methods` lists the methods.
     """
     with sentences():
         from scans_lens import effort as efforts
