@@ -15,6 +15,7 @@ from scans_lens.explain import looks
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Model
 from scans_lens.rates import Mean
+from scans_lens.report import html
 
 FILE = "audit.parquet"
 PUSHES = "pushes.json"
@@ -95,7 +96,7 @@ def weigh(folder: str | Path, model: Model, arms: Sequence[Arm], harmless: Seque
         moved = Mean.of(nats.tolist())
         found.append(
             {
-                "way": f"{arm.name} ({arm.setting})" if arm.setting else arm.name,
+                "way": html.named(arm.name, arm.setting),
                 "layers": layers,
                 "residual_norms": float(lengths.mean()),
                 "kl": moved.value,
