@@ -200,12 +200,12 @@ def test_each_type_stands_above_the_contrasts_that_belong_to_it(monkeypatch):
     table = pd.DataFrame(
         [
             {"set": "xstest", "kind": kind, "type": type_, "prompt_id": f"{type_} {n}", "item": f"{type_} {n}",
-             "method": "plain", "verdict_rules": "refused" if n else "answered"}
+             "method": "plain", "setting": "", "verdict_rules": "refused" if n else "answered"}
             for type_, kind in zip(types, kinds, strict=True) for n in range(4)
         ]
     )  # fmt: skip
     found = re.findall(
-        r"<tr><td>xstest</td><td>(.*?)</td><td>(.*?)</td><td class=number>(.*?) ",
+        r"<tr><td class=name>xstest</td><td class=name>(.*?)</td><td class=name>(.*?)</td><td class=number>(.*?) ",
         refusals.by_type(table, "verdict_rules"),
     )
     assert [(name, kind) for name, kind, _ in found] == [
@@ -245,3 +245,16 @@ def test_what_was_seen_in_a_prompt_is_on_the_page_beside_its_replies(folder):
     (folder / "audit.parquet").write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"audit\.parquet' cannot be read: remove it"):
         report.write(folder)
+
+
+def test_ways_of_one_name_at_two_settings_stand_apart(monkeypatch):
+    monkeypatch.setattr(refusals, "FEW", 1)
+    more = [{**row, "setting": "scale 4", "scale": 4.0} for row in rows() if row["method"] == "scans"]
+    table = pd.DataFrame(rows() + more)
+    types = refusals.by_type(table, "verdict_rules")
+    assert re.findall(r"<th class=number>(.*?)</th>", types) == [
+        "plain model", "scans (scale 2)", "scans (scale 4)", "n",
+    ]  # fmt: skip
+    cell = "</td><td class=number>"
+    pushed = re.findall(rf"<td class=name>(scans .*?){cell}(\d) .*?{cell}(\d) ", scores.sides(table))
+    assert set(pushed) == {("scans (scale 2)", "4", "0"), ("scans (scale 4)", "0", "4")}

@@ -21,10 +21,7 @@ def own(path: str | Path) -> PromptSet:
         ValueError: no such file, one that cannot be read, no prompts or a blank one, an unknown label, or one prompt
             under two labels.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"There is no file {str(path)!r}.")
-    found = tables.read(path)
+    path, found = _rows(path)
     items, labels = [], {}
     labelled = False
     for number, row in enumerate(found, 1):
@@ -56,10 +53,7 @@ def own_contrast(path: str | Path) -> Contrast:
     Raises:
         ValueError: no such file, one that cannot be read, lacks a column or has a side without prompts.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"There is no file {str(path)!r}.")
-    found = tables.read(path)
+    path, found = _rows(path)
     if not path.read_bytes().strip():
         raise ValueError(f"{str(path)!r} is empty.")
     columns = list(found[0]) if found else ["harmful", "harmless"]
@@ -71,6 +65,13 @@ def own_contrast(path: str | Path) -> Contrast:
             if isinstance(prompt, str) and lone_surrogate(prompt):
                 raise ValueError(f"{str(path)!r} has half a character (a lone surrogate) in a {side} prompt.")
     return Contrast(name=path.stem, **sides)
+
+
+def _rows(path: str | Path) -> tuple[Path, list[tables.Row]]:
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no file {str(path)!r}.")
+    return path, tables.read(path)
 
 
 def _asked_in(path: Path, number: int, row: tables.Row) -> Prompt:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from scans_lens.report import html
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -29,7 +31,7 @@ def by_prompt(table: pd.DataFrame, seen: Mapping[str, Mapping[str, Any]]) -> lis
         )
         own["ways"].append(
             {
-                "way": f"{row['method']} {row['setting']}".strip(),
+                "way": html.named(row["method"], row["setting"]),
                 "reply": row["reply"] + (" …" if row["finish"] == "length" else ""),
                 "thought": row.get("thought") if isinstance(row.get("thought"), str) else None,
                 "score": _number(row["score"]),

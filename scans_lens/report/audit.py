@@ -12,6 +12,7 @@ from scans_lens.explain import looks
 from scans_lens.methods.arms import Arm
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import Model
+from scans_lens.report import html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +96,7 @@ def weigh(folder: str | Path, arms: Sequence[Arm], table: pd.DataFrame) -> Path:
         moved = nats.get(arm.name)
         pushes.append(
             {
-                "way": f"{arm.name} ({arm.setting})" if arm.setting else arm.name,
+                "way": html.named(arm.name, arm.setting),
                 "layers": layers,
                 "residual_norms": float(lengths.mean()),
                 "kl": None if moved is None else moved.value,

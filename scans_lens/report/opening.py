@@ -22,7 +22,7 @@ def what_it_is(table: pd.DataFrame, settings: Mapping[str, Any], judge: str) -> 
     model = settings["model"]["name"] or settings["model"]["architecture"]
     expected = len(settings["arms"]) * sum(one["left"] for one in settings.get("left out", []))
     unfinished = f" {len(table)} of {expected} replies are there so far." if len(table) < expected else ""
-    ways = " and ".join(escape(str(name)) for name in table["method"].unique())
+    ways = html.listed([escape(way) for way in dict.fromkeys(html.ways(table))])
     judged = sum(isinstance(verdict, str) for verdict in table[f"verdict_{judge}"])
     some = f" It judged {judged} of {len(table)} replies." if judged < len(table) else ""
     doubt = queries.unsure(table, judge)
@@ -52,10 +52,11 @@ def in_short(lines: Sequence[Line]) -> Iterable[str]:
             about = f"{escape(html.asked(line))} {before} → {after} % (n {line.against_plain.total})"
             parts.append(f"<b>{about}</b>" if line.p is not None and line.p < 0.05 else about)
         if parts:
-            yield f"<em>{escape(way)}</em>, refused by the plain model → here: {'; '.join(parts)}."
-    yield "Bold: a change that chance alone does not explain (p < 0.05, corrected for all lines of the table below)."
+            yield f"<em>{escape(way)}</em>, refused by the plain model → this way: {'; '.join(parts)}."
 
 
 def left_out(one: Mapping[str, Any]) -> str:
+    if not one["repeats"] and not one["learned_from"]:
+        return f"{one['name']}: {one['left']} prompts; none was left out."
     fell = f"{one['repeats']} that come twice and {one['learned_from']} that something was learned from"
     return f"{one['name']}: {one['left']} prompts; left out: {fell}."

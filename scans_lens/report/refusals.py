@@ -108,7 +108,8 @@ _CONTRASTS = {
 def by_type(table: Any, column: str) -> str:
     """Refusals by the sets' own types, a column a way, harmful contrasts below the harmless prompts they belong to."""
     own = table[(table["type"] != "") & table[column].notna() & (table["method"] != evaluation.DRAWN)]
-    ways = list(own["method"].unique())
+    own = own.assign(way=html.ways(own))
+    ways = list(own["way"].unique())
     whole = {key: group for key, group in own.groupby(["set", "kind", "type"], sort=False)}
     groups = {key: group for key, group in whole.items() if len(set(group["prompt_id"])) >= FEW}
     if not groups:
@@ -124,7 +125,7 @@ def by_type(table: Any, column: str) -> str:
         name, kind, type_ = key
         cells = []
         for way in ways:
-            part = groups[key][groups[key]["method"] == way]
+            part = groups[key][groups[key]["way"] == way]
             refused = (part[column] == "refused").tolist()
             cells.append(html.share(Clustered.of(refused, part["item"].tolist())) if refused else "")
         n = len(set(groups[key]["prompt_id"]))

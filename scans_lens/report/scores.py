@@ -33,12 +33,13 @@ def curve(table: Any) -> str:
     low, high = found.auc_interval
     return (
         f'<svg class="small" viewBox="0 0 340 320" role="img" aria-label="ROC curve">{ticks}'
+        f'<line class="grid" x1="{left}" x2="{left + size}" y1="{top + size}" y2="{top}"/>'
         f'<polyline class="way1" points="{points}"/>'
         f'<text class="tick" x="{left + size / 2}" y="{top + size + 40}">harmless prompts taken for harmful</text>'
         f'<text class="tick" transform="translate(14 {top + size / 2}) rotate(-90)">harmful prompts recognised</text>'
         f"</svg><p class=note>Score of {found.n[0]} harmful against {found.n[1]} other prompts of this run: area under "
-        f"the curve {found.auc:.3f} [{low:.3f}, {high:.3f}], 95 % by bootstrap over prompts; average precision "
-        f"{found.average_precision:.3f}.</p>"
+        f"the curve {found.auc:.3f} [{low:.3f}, {high:.3f}], 95&nbsp;% by bootstrap over prompts; average precision "
+        f"{found.average_precision:.3f}. The straight line is chance.</p>"
     )
 
 
@@ -48,12 +49,12 @@ def sides(table: Any) -> str:
     if own.empty:
         return "<p class=note>Nothing was pushed.</p>"
     rows = []
-    for (name, kind, method), group in own.groupby(["set", "kind", "method"], sort=False):
+    for (name, kind, way), group in own.assign(way=html.ways(own)).groupby(["set", "kind", "way"], sort=False):
         away, towards = int((group["scale"] < 0).sum()), int((group["scale"] > 0).sum())
         score = group["score"].dropna()
         spread = "" if score.empty else " … ".join(f"{score.quantile(at):.4f}" for at in (0.05, 0.5, 0.95))
         cells = (f"{away} ({away / len(group):.0%})", f"{towards} ({towards / len(group):.0%})", spread)
-        rows.append([escape(name), escape(kind), escape(method), *cells])
+        rows.append([escape(name), escape(kind), escape(way), *cells])
     return html.table(
         ("set", "kind", "way", "away from refusal", "towards refusal", "score, 5 % … median … 95 %"), rows, 3
     )
@@ -71,6 +72,6 @@ def sizes(found: Sequence[Mapping[str, Any]]) -> str:
     head = ("way", "layers", "push, in residual norms", "KL, nats")
     note = (
         f"KL: from the plain to the steered distribution of the first token, mean over {found[0]['n']} harmless "
-        "validation prompts, 95 % by bootstrap."
+        "validation prompts, 95&nbsp;% by bootstrap."
     )
     return f"{html.table(head, rows, 2)}<p class=note>{note}</p>"

@@ -65,7 +65,10 @@ def compare(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 24,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at once; by default what fits and pays.")] = None,
 ) -> None:
-    """SCANS beside its rivals: same anchors, same validation prompts for every knob, same questions, same judge; `methods` lists them."""
+    """SCANS beside its rivals: same anchors, same validation prompts for every knob, same questions, same judge.
+
+    `methods` lists what can be compared.
+    """
     with sentences():
         from scans_lens import effort as efforts
         from scans_lens import table, world
