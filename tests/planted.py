@@ -698,6 +698,13 @@ BUGS = (
         "_over_items(moved, range(len(moved)), resamples, seed))",
     ),
     Bug(
+        "texts that go on are written in the places of those that ended",
+        "test_capability.py::test_a_continuation_ends_before_what_stops_it_and_leaves_the_others_alone",
+        "decoding.py",
+        "places = [places[row] for row in kept.tolist()]",
+        "places = places[: len(kept)]",
+    ),
+    Bug(
         "the second context keeps rows that have left",
         "test_self_cd.py::test_rows_that_end_leave_both_contexts_together",
         "decoding.py",
