@@ -81,7 +81,7 @@ class AnchorLayers(Sequence[int]):
         """One row a layer."""
         import pandas as pd
 
-        return pd.DataFrame([asdict(one) for one in self.evidence]).set_index("layer")
+        return pd.DataFrame([asdict(layer) for layer in self.evidence]).set_index("layer")
 
 
 class NoAnchorLayers(Refused):
@@ -315,7 +315,7 @@ def _band(evidence: Sequence[LayerEvidence]) -> tuple[tuple[int, ...], str]:
     n = len(evidence)
     last = max(1, int(LAST_FIFTH * n))
     narrow, wide = max(1, n // 4), max(1, n // 3)
-    able = [one.qualifies and one.layer < last for one in evidence]
+    able = [layer.qualifies and layer.layer < last for layer in evidence]
     if not any(able):
         raise NoAnchorLayers(evidence)
     note = f"Band of {narrow} to {wide} of {n} layers with the largest mean causal drop"
@@ -338,4 +338,4 @@ def _agreement(evidence: Sequence[LayerEvidence]) -> float:
     open_ = evidence[: max(1, int(LAST_FIFTH * len(evidence)))]
     if len(open_) < 3:
         return float("nan")
-    return float(spearmanr([one.z for one in open_], [one.drop for one in open_]).statistic)  # type: ignore[attr-defined]
+    return float(spearmanr([layer.z for layer in open_], [layer.drop for layer in open_]).statistic)  # type: ignore[attr-defined]

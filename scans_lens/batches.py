@@ -79,12 +79,12 @@ def in_batches(
     more: int = 0,
     progress: str | None = None,
 ) -> Iterator[tuple[Int[Tensor, "row"], Result]]:
-    """What `work` makes of token_batches of like length, each with its rows' places in the whole.
+    """What `work` makes of batches of like length, each with its rows' places in the whole.
 
     Rows whose replies open in other ways, such as with thinking on and off, are not in one batch.
 
     A batch that does not fit the memory is done again in halves, and the later ones are as small as that; what was done
-    before is kept. Texts that rotary positions treat otherwise are in token_batches of their own (see `running.sides`).
+    before is kept. Texts that rotary positions treat otherwise are in batches of their own (see `cache.sides`).
 
     Args:
         work: from the rows' places in the whole, and their tokens.
@@ -133,7 +133,7 @@ def token_batches(
 def _groups(model: Model, whole: Tokens, lengths: Int[Tensor, "row"], more: int) -> list[tuple[int, int]]:
     """For every row, which opening and which rotary table it has; only rows that share both may be in a batch."""
     number: dict[tuple[int, ...], int] = {}
-    openings = [number.setdefault(one.opening, len(number)) for one in whole.templates] or [0] * len(whole)
+    openings = [number.setdefault(template.opening, len(number)) for template in whole.templates] or [0] * len(whole)
     return list(zip(openings, sides(model, lengths, more).tolist(), strict=True))
 
 

@@ -123,7 +123,7 @@ def leaving(over: Bool[Tensor, "row"]) -> Int[Tensor, "kept"]:
 
 def _norms(source: Any) -> list[Any]:
     """A bridge's norms that give what the original norm gives, and compute it again for their hook points."""
-    return [one for one in source.modules() if getattr(one, "use_native_layernorm_autograd", False) is True]
+    return [norm for norm in source.modules() if getattr(norm, "use_native_layernorm_autograd", False) is True]
 
 
 _POINTS = ("hook_in", "hook_scale", "hook_normalized", "hook_out")
@@ -135,14 +135,14 @@ def _computed_once(norms: Sequence[Any]) -> Iterator[None]:
 
     The hook points of a norm cost as much as the norm, a twentieth of a step of decoding.
     """
-    bare = [one for one in norms if not any(_watched(getattr(one, point)) for point in _POINTS)]
-    for one in bare:  # past the bridge's own setter, which would reach the original
-        one.__dict__["forward"] = partial(_of_its_type, one.original_component)
+    bare = [norm for norm in norms if not any(_watched(getattr(norm, point)) for point in _POINTS)]
+    for norm in bare:  # past the bridge's own setter, which would reach the original
+        norm.__dict__["forward"] = partial(_of_its_type, norm.original_component)
     try:
         yield
     finally:
-        for one in bare:
-            one.__dict__.pop("forward", None)
+        for norm in bare:
+            norm.__dict__.pop("forward", None)
 
 
 def _watched(point: Any) -> bool:
@@ -227,10 +227,10 @@ class _BridgeRunner:
         if not self._past.recurrent:  # else it begins again from its tokens
             other._cache = self._past.empty(self._source)
             for layer in self._cache.layers:
-                own = roomy_layer()()
-                own.lazy_initialization(layer.keys, layer.values)
-                own.keys, own.values = (there[rows.to(there.device)] for there in (layer.keys, layer.values))
-                other._cache.layers.append(own)
+                copied = roomy_layer()()
+                copied.lazy_initialization(layer.keys, layer.values)
+                copied.keys, copied.values = (there[rows.to(there.device)] for there in (layer.keys, layer.values))
+                other._cache.layers.append(copied)
         other.ids, other.mask, other.length, other._long = self.ids[rows], self.mask[rows], self.length, self._long
         return other
 
@@ -289,8 +289,8 @@ class _HookedRunner:
         return TransformerLensKeyValueCache.init_cache(self.model.cfg, device, rows)
 
     def _take(self, cache: Any, rows: Tensor) -> None:
-        for own, entry in zip(self._cache.entries, cache.entries, strict=True):
-            own.past_keys, own.past_values = entry.past_keys[rows], entry.past_values[rows]
+        for empty, entry in zip(self._cache.entries, cache.entries, strict=True):
+            empty.past_keys, empty.past_values = entry.past_keys[rows], entry.past_values[rows]
         self._cache.previous_attention_mask = cache.previous_attention_mask[rows]
 
 

@@ -66,7 +66,7 @@ class Picker:
         if self._sampling is None:
             chosen = logits.argmax(dim=-1)
         else:
-            drawn = [self._sampling.draw(row, own) for row, own in zip(logits, self._generators, strict=True)]
+            drawn = [self._sampling.draw(row, luck) for row, luck in zip(logits, self._generators, strict=True)]
             chosen = torch.tensor(drawn, device=logits.device)
         if self._seen is not None:
             self._seen[torch.arange(len(chosen), device=chosen.device), chosen] = True
@@ -94,7 +94,7 @@ class Rider:
     method: Method
     rows: Rows
     flight: Flight
-    at: Int[Tensor, "own"]
+    at: Int[Tensor, "taken"]
     """Which rows of the batch it steers, in the order of what it decided about them."""
 
     def kept(self, rows: Int[Tensor, "kept"], of: int) -> Rider:
@@ -117,11 +117,11 @@ def hooks_of_riders(riders: Sequence[Rider], n: int) -> list[Hook]:
     ]
 
 
-def _on_rows(function: Callable[..., Any], rows: Int[Tensor, "own"]) -> Callable[..., Any]:
+def _on_rows(function: Callable[..., Any], rows: Int[Tensor, "taken"]) -> Callable[..., Any]:
     def act(state: Tensor, hook: Any) -> Tensor | None:
-        own = rows.to(state.device)
-        moved = function(state[own], hook)
-        return None if moved is None else state.index_copy(0, own, moved.to(state.dtype))
+        there = rows.to(state.device)
+        moved = function(state[there], hook)
+        return None if moved is None else state.index_copy(0, there, moved.to(state.dtype))
 
     return act
 

@@ -58,21 +58,21 @@ def _cells(layers: Sequence[int], evidence: Sequence[LayerEvidence]) -> tuple[li
         "top tokens",
     ]
     rows = []
-    for one in evidence:
+    for layer in evidence:
         rows.append(
             [
-                "*" if one.layer in layers else "",
-                str(one.layer),
-                f"{one.drop:.2f}",
-                f"[{one.drop_interval[0]:.2f}, {one.drop_interval[1]:.2f}]",
-                f"{one.z:.2f}",
-                f"[{one.z_interval[0]:.2f}, {one.z_interval[1]:.2f}]",
-                f"{one.z_null:.2f}",
-                f"{one.p:.3f}",
-                str(one.rank),
-                repr(one.loudest)[1:-1],
-                f"{one.auc:.2f}",
-                " ".join(repr(token)[1:-1].strip() or "␣" for token in one.top[:6]),
+                "*" if layer.layer in layers else "",
+                str(layer.layer),
+                f"{layer.drop:.2f}",
+                f"[{layer.drop_interval[0]:.2f}, {layer.drop_interval[1]:.2f}]",
+                f"{layer.z:.2f}",
+                f"[{layer.z_interval[0]:.2f}, {layer.z_interval[1]:.2f}]",
+                f"{layer.z_null:.2f}",
+                f"{layer.p:.3f}",
+                str(layer.rank),
+                repr(layer.loudest)[1:-1],
+                f"{layer.auc:.2f}",
+                " ".join(repr(token)[1:-1].strip() or "␣" for token in layer.top[:6]),
             ]
         )
     return header, rows

@@ -43,7 +43,7 @@ class Flight:
         self._steered = False
         self._in_the_callers_loop = False
         # A text that is no chat may be shorter than the template's tail
-        instructed = [max(one.end_of_instruction, -tokens.ids.shape[1]) for one in self.templates]
+        instructed = [max(each.end_of_instruction, -tokens.ids.shape[1]) for each in self.templates]
         rest = self._begun(-min(instructed))
         with _watching(model, _all_layers(model), ([-1] * len(tokens), instructed)) as self._ends:
             self.logits = self.run.feed(rest.ids, rest.mask)
@@ -210,7 +210,7 @@ def opening_ids(model: Model, tokens: Tokens, templates: Sequence[Template]) -> 
     Raises:
         ValueError: there is no room for it, or rows have other openings than others; `in_batches` parts them.
     """
-    openings, width = {one.opening for one in templates}, tokens.ids.shape[1]
+    openings, width = {each.opening for each in templates}, tokens.ids.shape[1]
     if len(openings) > 1:
         raise ValueError(
             "These conversations open their replies in several ways, so their transitions are not read in one batch: "

@@ -154,7 +154,7 @@ def replies_under(
     if repetition_penalty is not None and repetition_penalty <= 0:
         raise ValueError(f"A repetition penalty is above 0, not {repetition_penalty}.")
     context, whole = int(model.cfg.n_ctx), chat_tokens(model, asked)
-    opened = [one.thinking for one in whole.templates]
+    opened = [template.thinking for template in whole.templates]
     _require_room(whole, context)
     said = [_Said.nothing(len(prompts)) for _ in methods]
     shown = progress and len(prompts) * len(methods) > 1
@@ -165,27 +165,27 @@ def replies_under(
         def answer(places: Int[Tensor, "row"], tokens: Tokens) -> None:
             before = bar.n
             try:
-                for own, part in _with_room(places, tokens, max_new_tokens, context):
-                    decoder.answer(own, part, methods, said, repetition_penalty, batch_size)
+                for rows, part in _with_room(places, tokens, max_new_tokens, context):
+                    decoder.answer(rows, part, methods, said, repetition_penalty, batch_size)
             except (RuntimeError, MemoryError):
                 bar.update(before - bar.n)  # those rows may be asked again
                 raise
 
         for _ in in_batches(model, whole, answer, batch_size=batch_size, more=max_new_tokens):
             pass
-    return tuple(_replies(model, prompts, opened, one) for one in said)
+    return tuple(_replies(model, prompts, opened, reply) for reply in said)
 
 
 def _replies(model: Model, prompts: Sequence[Prompt], opened: Sequence[bool], said: _Said) -> Replies:
     parts = [spoken(model, ids, thinking=thinking) for ids, thinking in zip(said.tokens, opened, strict=True)]
     return Replies(
         prompts=tuple(prompts),
-        texts=tuple(one.answer for one in parts),
+        texts=tuple(part.answer for part in parts),
         tokens=tuple(map(tuple, said.tokens)),
         finish=tuple(said.finish),
         decisions=said.decisions,
-        thoughts=tuple(one.thought for one in parts),
-        finished=tuple(one.finished for one in parts),
+        thoughts=tuple(part.thought for part in parts),
+        finished=tuple(part.finished for part in parts),
     )
 
 
@@ -221,7 +221,7 @@ def _require_room(whole: Tokens, context: int) -> None:
 
 def _with_room(
     places: Int[Tensor, "row"], tokens: Tokens, most: int, context: int
-) -> Iterator[tuple[Int[Tensor, "own"], Tokens]]:
+) -> Iterator[tuple[Int[Tensor, "alike"], Tokens]]:
     """The batch itself; near the end of the context only rows of one length, so that none is cut for another."""
     if tokens.ids.shape[1] + most <= context:
         yield places, tokens

@@ -173,9 +173,9 @@ def perplexity(
     if not any(tokens):
         raise ValueError("There is nothing to foretell: there are no texts, or no tokens in them.")
     for place, ids in enumerate(tokens):
-        own = list(_windows((first, *ids), window))
-        pieces += own
-        owner += [place] * len(own)
+        cut = list(_windows((first, *ids), window))
+        pieces += cut
+        owner += [place] * len(cut)
     nats = [0.0] * len(texts)
     scores = scored(model, pieces, method, sign, batch_size=batch_size, progress=progress)
     for place, score in zip(owner, scores, strict=True):
@@ -223,10 +223,10 @@ def scored(
     hidden = not progress or len(groups) < 2
     with tqdm(total=len(groups), desc="scoring", unit="text", disable=hidden, leave=False) as bar:
         for batch in piece_batches(model, [pieces[group[0]] for group in groups], batch_size):
-            own = [pieces[groups[number][0]] for number in batch]
-            behind = begun(model, own, method, sign)
+            distinct = [pieces[groups[number][0]] for number in batch]
+            behind = begun(model, distinct, method, sign)
             scales = behind.scales
-            for row, (number, logits) in enumerate(zip(batch, _logits(model, behind, own), strict=True)):
+            for row, (number, logits) in enumerate(zip(batch, _logits(model, behind, distinct), strict=True)):
                 for place in groups[number]:
                     found[place] = _score(logits, pieces[place], None if scales is None else float(scales[row]))
             bar.update(len(batch))
@@ -260,10 +260,10 @@ def _logits(model: Model, behind: Begun, pieces: Sequence[Piece]) -> Iterator[Fl
         states = seen[-1][:, -longest:]  # the whole text may have been run again
         _require_plain_logits(behind.logits, _unembedded(model, states[:, -1:])[:, 0])
     for row, rest in enumerate(rests):
-        own = first[row : row + 1]
+        logits = first[row : row + 1]
         if states is not None and rest:
-            own = torch.cat([own, _unembedded(model, states[row : row + 1, : len(rest)])[0]])
-        yield own
+            logits = torch.cat([logits, _unembedded(model, states[row : row + 1, : len(rest)])[0]])
+        yield logits
 
 
 def _unembedded(model: Any, states: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_vocab"]:
@@ -272,10 +272,10 @@ def _unembedded(model: Any, states: Float[Tensor, "row pos d_model"]) -> Float[T
     return cap * torch.tanh(logits / cap) if cap > 0 else logits
 
 
-def _require_plain_logits(own: Tensor, ours: Tensor) -> None:
+def _require_plain_logits(theirs: Tensor, ours: Tensor) -> None:
     """The same column two ways, so that nobody gets numbers of a model that does more to its logits than is known."""
-    apart = float((own.float() - ours.float()).abs().max())
-    if not apart <= 0.05 * float(own.float().abs().max()):
+    apart = float((theirs.float() - ours.float()).abs().max())
+    if not apart <= 0.05 * float(theirs.float().abs().max()):
         raise ValueError(
             "This model does something to its logits behind the unembedding that is not known here, or they are not "
             f"finite: the last ones are {apart:.3g} apart."

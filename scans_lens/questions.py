@@ -84,7 +84,7 @@ def mmlu(
         raise ValueError(
             f"{FOLDER_VARIABLE} has no MMLU files of {named}; it has those of {', '.join(files) or 'none'}."
         )
-    own = _letters(model) if chat else None
+    letters = _letters(model) if chat else None
     pieces: list[Piece] = []
     answers: list[tuple[str, int]] = []
     for subject in subjects or files:
@@ -96,9 +96,9 @@ def mmlu(
         for row in asked[:limit]:
             text = said + _question(row)
             answers.append((subject, LETTERS.index(row[5].strip())))
-            if own:
+            if letters:
                 before = tuple(prompt_ids(model, text))
-                pairs = [(before, (token,)) for token in own]
+                pairs = [(before, (token,)) for token in letters]
             else:
                 pairs = [parted(model, text, f" {letter}") for letter in LETTERS]
             pieces += [Piece((*before, *after), len(before), len(after)) for before, after in pairs]
@@ -118,8 +118,8 @@ def mmlu(
         if choices[0].scale is not None:
             scales.setdefault(subject, []).append(choices[0].scale)
     return Accuracy(
-        {subject: tuple(own) for subject, own in right.items()},
-        {subject: tuple(own) for subject, own in scales.items()},
+        {subject: tuple(answers) for subject, answers in right.items()},
+        {subject: tuple(pushes) for subject, pushes in scales.items()},
     )
 
 

@@ -96,7 +96,7 @@ def transitions(
         read,
         batch_size=batch_size,
         progress="transitions" if progress else None,
-        more=max(len(one.opening) for one in whole.templates),
+        more=max(len(template.opening) for template in whole.templates),
     )
 
 
@@ -181,10 +181,10 @@ def _gathered(
     model: Model, whole: Tokens, read: Callable[[Tensor, Tokens], Tensor], **how: Any
 ) -> Float[Tensor, "prompt layer d_model"]:
     result = torch.empty(len(whole), 0, int(model.cfg.d_model))
-    for rows, found in in_batches(model, whole, lambda rows, tokens: read(rows, tokens).cpu(), **how):
+    for rows, states in in_batches(model, whole, lambda rows, tokens: read(rows, tokens).cpu(), **how):
         if not result.shape[1]:
-            result = result.new_empty(len(whole), *found.shape[1:])
-        result[rows] = found
+            result = result.new_empty(len(whole), *states.shape[1:])
+        result[rows] = states
     return result
 
 
@@ -234,10 +234,10 @@ def readings(
     moved: list[Tensor] = [torch.empty(0)] * len(prompts)
     total = torch.zeros(())
     whole = chat_tokens(model, prompts)
-    for rows, (own, mass, other) in in_batches(model, whole, read, batch_size=batch_size, progress=progress):
+    for rows, (ends, mass, extra) in in_batches(model, whole, read, batch_size=batch_size, progress=progress):
         total = total + mass
         for place, row in enumerate(rows.tolist()):
-            states[row] = own[place]
-            if other is not None:
-                moved[row] = other[place]
+            states[row] = ends[place]
+            if extra is not None:
+                moved[row] = extra[place]
     return Readings(torch.stack(states), total / len(prompts), torch.stack(moved) if moves else None)

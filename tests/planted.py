@@ -268,8 +268,8 @@ BUGS = (
         "a copied batch shares its keys with the first",
         "test_cache.py::test_a_copy_runs_on_and_what_it_was_copied_from_stays",
         "cache.py",
-        "own.keys, own.values = (there[rows.to(there.device)] for there in (layer.keys, layer.values))\n"
-        "                other._cache.layers.append(own)",
+        "copied.keys, copied.values = (there[rows.to(there.device)] for there in (layer.keys, layer.values))\n"
+        "                other._cache.layers.append(copied)",
         "other._cache.layers.append(layer)",
     ),
     Bug(
@@ -360,14 +360,14 @@ BUGS = (
         "norms that are watched are passed by",
         "test_cache.py::test_a_hook_on_a_norm_is_heard_and_obeyed",
         "cache.py",
-        "bare = [one for one in norms if not any(_watched(getattr(one, point)) for point in _POINTS)]",
+        "bare = [norm for norm in norms if not any(_watched(getattr(norm, point)) for point in _POINTS)]",
         "bare = list(norms)",
     ),
     Bug(
         "norms stay passed by",
         "test_cache.py::test_norms_are_as_they_were_after_a_batch_even_if_it_failed",
         "cache.py",
-        'one.__dict__.pop("forward", None)',
+        'norm.__dict__.pop("forward", None)',
         "pass",
     ),
     Bug(
@@ -521,7 +521,7 @@ BUGS = (
         "prompts with other openings are read in one batch",
         "test_templates.py::test_prompts_with_other_openings_are_read_in_batches_of_their_own",
         "batches.py",
-        "number.setdefault(one.opening, len(number))",
+        "number.setdefault(template.opening, len(number))",
         "0",
     ),
     Bug(
@@ -703,6 +703,13 @@ BUGS = (
         "_over_items(moved, range(len(moved)), resamples, seed))",
     ),
     Bug(
+        "texts that go on are written in the places of those that ended",
+        "test_capability.py::test_a_continuation_ends_before_what_stops_it_and_leaves_the_others_alone",
+        "decoding.py",
+        "places = [places[row] for row in kept.tolist()]",
+        "places = places[: len(kept)]",
+    ),
+    Bug(
         "the second context keeps rows that have left",
         "test_self_cd.py::test_rows_that_end_leave_both_contexts_together",
         "decoding.py",
@@ -769,8 +776,8 @@ BUGS = (
         "the end of the instruction is read a token late",
         "test_variants.py::test_the_end_of_the_instruction_reads_the_same_alone_and_in_company",
         "flight.py",
-        "max(one.end_of_instruction, ",
-        "max(one.end_of_instruction + 1, ",
+        "max(each.end_of_instruction, ",
+        "max(each.end_of_instruction + 1, ",
     ),
     Bug(
         "a push in proportion has no end",
@@ -993,8 +1000,8 @@ BUGS = (
         "readings come back in the order of the batches",
         "test_one_pass.py::test_one_pass_reads_what_passes_of_their_own_read",
         "reading.py",
-        "states[row] = own[place]",
-        "states[place] = own[place]",
+        "states[row] = ends[place]",
+        "states[place] = ends[place]",
     ),
     Bug(
         "each batch weighs the same in the mean of next tokens",

@@ -68,7 +68,7 @@ def test_a_reply_that_ends_sooner_keeps_the_state_of_its_last_token(model, promp
     flight = Flight(model, chat_tokens(model, prompts))
     said = scans_lens.replies(model, prompts, max_new_tokens=3, progress=False).tokens
     plain = [flight.ahead(k) for k in range(4)]
-    monkeypatch.setattr(flight, "end_tokens", lambda model: (said[0][2],))
+    monkeypatch.setattr("scans_lens.flight.end_tokens", lambda model: (said[0][2],))
     found = Flight(model, chat_tokens(model, prompts)).ahead(3)
     for row, own in enumerate(said):
         last = own.index(said[0][2]) if said[0][2] in own else 3
