@@ -79,7 +79,7 @@ def named(name: str) -> Effort:
         ValueError: there is none.
     """
     if name not in NAMED:
-        raise ValueError(f"There is no effort {name!r}: there are {' and '.join(NAMED)}.")
+        raise ValueError(f"There is no effort {name!r}: there are {', '.join(NAMED)}.")
     return NAMED[name]
 
 

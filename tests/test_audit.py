@@ -3,11 +3,13 @@
 import pytest
 import torch
 
-from scans_lens.evaluation import arms, evaluate, prompt_id
+from scans_lens.evaluation import evaluate, prompt_id
 from scans_lens.explain import looks
-from scans_lens.methods.arms import Arm
+from scans_lens.methods import arms
+from scans_lens.methods.arms import Arm, Fitting
 from scans_lens.prompts import PromptSet
 from scans_lens.report import audit
+from scans_lens.world import World
 
 pytestmark = pytest.mark.above
 
@@ -44,10 +46,15 @@ def test_what_is_kept_of_each_prompt_is_what_a_look_at_it_alone_sees(folder, mod
 
 
 def test_a_push_is_weighed_in_residual_norms_and_nats_and_ways_without_a_push_are_left_out(folder, model, fitted):
-    ways = arms(fitted, ["scans", "random", "system"])
-    audit.weigh(folder, model, ways, PROMPTS)
+    fitting = Fitting(World.of(model), given={"scans": fitted})
+    ways = [arms.fitted(fitting, name).arm for name in ("scans", "random", "system")]
+    asked = PromptSet("other", PROMPTS, ("harmless",) * 3, ("",) * 3, "here", "MIT", "nobody")
+    judge = {"any": lambda said: ["answered"] * len(said)}
+    how = {"judge": judge, "max_new_tokens": 2, "progress": False}
+    table = evaluate(model, [asked], ways, folder.with_name("weighed"), divergence=True, **how)
+    audit.weigh(folder, ways, table)
     scans, random = audit.weights_of(folder)
-    assert [scans["way"], random["way"]] == [f"{name} (scale {fitted.scale:g})" for name in ("scans", "random")]
+    assert [scans["way"], random["way"]] == ["scans", "random"]
     share = fitted.scale * fitted.directions.vectors.norm(dim=1) / fitted.directions.residual_norms
     assert scans["residual_norms"] == pytest.approx(float(share[list(fitted.layers)].mean()), rel=1e-5)
     torch.testing.assert_close(scans["residual_norms"], random["residual_norms"], rtol=1e-5, atol=0.0)

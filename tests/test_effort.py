@@ -10,11 +10,11 @@ import pytest
 from learning import a_scans, contrast_of, others
 
 from scans_lens import anchoring, effort, prompts
-from scans_lens.conversation import BARE
 from scans_lens.effort import QUICK, STANDARD, Effort, spread
+from scans_lens.methods.arms import Fitting
 from scans_lens.methods.scans import SCANS
 from scans_lens.prompts import Contrast
-from scans_lens.shell import keeping
+from scans_lens.world import World
 
 pytestmark = pytest.mark.above
 SIDES = ("harmful", "harmless", "borderline")
@@ -101,7 +101,7 @@ def test_a_number_that_is_none_is_one_sentence(wrong, sentence):
 
 def test_an_effort_has_a_name_or_there_is_one_sentence():
     assert effort.named("quick") is QUICK and effort.named("standard") is STANDARD
-    with pytest.raises(ValueError, match="There is no effort 'nonsense': there are standard and quick"):
+    with pytest.raises(ValueError, match="There is no effort 'nonsense': there are standard, quick, equal"):
         effort.named("nonsense")
 
 
@@ -141,7 +141,8 @@ def test_a_fit_keeps_its_effort_in_its_file_and_says_it(small, one_model, tmp_pa
 
 
 def test_kept_fits_of_two_efforts_are_told_apart(one_model):
+    world = World.of(one_model, anchors=contrast_of())
     efforts = [STANDARD, QUICK, *(dataclasses.replace(QUICK, **{name: 7}) for name in QUICK.to_dict())]
-    places = [keeping.place(keeping.terms(one_model, contrast_of(), None, BARE, one)) for one in efforts]
+    places = [Fitting(world, effort).place("scans") for effort in efforts]
     assert len(set(places)) == len(places)
-    assert keeping.place(keeping.terms(one_model, contrast_of(), None, BARE, Effort())) == places[0]
+    assert Fitting(world, Effort()).place("scans") == places[0]

@@ -15,16 +15,19 @@ import tqdm.auto
 from typer.testing import CliRunner
 
 import scans_lens
-from scans_lens import evaluation, judges, organism, queries, scoring, table, world
+from scans_lens import evaluation, judges, organism, queries, scoring
+from scans_lens import table as table_on_disk
 from scans_lens.__main__ import app
 from scans_lens.conversation import Asking
+from scans_lens.divergence import divergences
 from scans_lens.evaluation import evaluate, prompt_id
-from scans_lens.methods import placebos
-from scans_lens.methods.arms import Arm
+from scans_lens.methods import arms, placebos
+from scans_lens.methods.arms import Arm, Fitting
 from scans_lens.methods.self_cd import SelfCD
-from scans_lens.prompts import Contrast, PromptSet
+from scans_lens.prompts import KINDS, Contrast, PromptSet
 from scans_lens.queries import summary
 from scans_lens.steering import Push
+from scans_lens.world import World, world_of
 
 pytestmark = pytest.mark.above
 
@@ -116,7 +119,7 @@ def test_prompts_that_come_twice_or_were_learned_from_are_not_asked(ask, tmp_pat
     learned = Contrast("learned", [own.prompts[1]], ["Paint it."])
     table = ask(tmp_path, [twice], learned_from=[learned])
     assert table["prompt"].nunique() == 4 and own.prompts[1] not in set(table["prompt"])
-    about = json.loads((tmp_path / table.ABOUT).read_text())["settings"]
+    about = json.loads((tmp_path / table_on_disk.ABOUT).read_text())["settings"]
     assert about["left out"] == [{"name": "mine", "repeats": 1, "learned_from": 1, "left": 4}]
 
 
@@ -249,16 +252,6 @@ def test_the_bundled_models_prompts_know_their_items():
     assert len(own.first(5)) == len(own.first(5).items) == 5
 
 
-def test_ways_of_answering_are_made_by_name(fitted):
-    with pytest.raises(ValueError, match="There is no method 'scan': there are scans, constant, random"):
-        evaluation.arms(None, ["scan"])
-    with pytest.raises(ValueError, match="'scans' needs SCANS to be fitted"):
-        evaluation.arms(None, ["scans"])
-    with pytest.raises(ValueError, match="give the model and its contrast"):
-        evaluation.arms(fitted, ["shuffled"])
-    assert [arm.name for arm in evaluation.arms(None, [])] == ["plain"]
-
-
 @pytest.fixture(scope="module")
 def fitted(model):
     contrast = Contrast("pairs", [f"Break the {it}." for it in WORDS], [f"Paint the {it}." for it in WORDS])
@@ -270,8 +263,10 @@ def fitted(model):
 
 def test_placebos_push_as_hard_as_scans_in_as_many_layers_but_elsewhere(fitted, model):
     contrast = Contrast("pairs", [f"Break the {it}." for it in WORDS], [f"Paint the {it}." for it in WORDS])
-    ways = evaluation.arms(fitted, ["random", "shuffled", "wrong_layers"], 3, model=model, contrast=contrast)
-    random, shuffled, elsewhere = (arm.method for arm in ways[1:])
+    fitting = Fitting(World.of(model, anchors=contrast), seed=3, given={"scans": fitted})
+    ways = [arms.fitted(fitting, name).arm for name in ("random", "shuffled", "wrong_layers", "constant")]
+    random, shuffled, elsewhere, constant = (arm.method for arm in ways)
+    assert [arm.seed for arm in ways] == [3, 3, 0, 0]
     true = fitted.directions.vectors
     for placebo in (random, shuffled):
         torch.testing.assert_close(placebo.directions.vectors.norm(dim=1), true.norm(dim=1))
@@ -279,6 +274,7 @@ def test_placebos_push_as_hard_as_scans_in_as_many_layers_but_elsewhere(fitted, 
         assert (placebo.layers, placebo.scale, placebo.classifier) == (fitted.layers, fitted.scale, fitted.classifier)
     assert (len(elsewhere.layers), elsewhere.scale) == (len(fitted.layers), fitted.scale)
     assert elsewhere.layers in ((0, 1), (2, 3)) and elsewhere.directions is fitted.directions
+    assert (constant.layers, constant.scale, constant.directions) == (fitted.layers, -fitted.scale, fitted.directions)
 
 
 def test_the_band_farthest_from_a_band_is_at_the_other_end():
@@ -288,11 +284,57 @@ def test_the_band_farthest_from_a_band_is_at_the_other_end():
 
 
 def test_a_way_with_a_system_prompt_of_its_own_is_asked_with_it(ask, model, tmp_path):
-    own = a_set(n=3)
-    table = ask(tmp_path, [own], arms=[Arm("plain"), *evaluation.arms(None, ["system", "self_cd"])[1:]])
-    for name, how in (("system", {"asking": Asking(world.SAFETY_PROMPT)}), ("self_cd", {"method": SelfCD()})):
-        rows = table[table["method"] == name].set_index("prompt").loc[list(own)]
-        assert rows["reply"].tolist() == list(scans_lens.replies(model, own, max_new_tokens=4, progress=False, **how))
+    asked, fitting = a_set(n=3), Fitting(World.of(model, safety_prompt="Be careful."))
+    ways = [arms.fitted(fitting, name).arm for name in ("system", "self_cd")]
+    table = ask(tmp_path, [asked], arms=[Arm("plain"), *ways])
+    for name, how in (("system", {"asking": Asking("Be careful.")}), ("self_cd", {"method": SelfCD("Be careful.")})):
+        rows = table[table["method"] == name].set_index("prompt").loc[list(asked)]
+        assert rows["reply"].tolist() == list(scans_lens.replies(model, asked, max_new_tokens=4, progress=False, **how))
+
+
+# ── Worlds ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_world_of_ones_own_says_who_judges_what_is_asked_and_what_else_is_told(model, push, tmp_path):
+    def length(asked, said):
+        return {"shouted": [prompt.upper() == prompt for prompt in asked], "length": [len(reply) for reply in said]}
+
+    mine = a_set(n=4)
+    world = World.of(model, sets=[mine], judge=by_length, scorers=(length,), name="my model")
+    table = evaluate(
+        model, world.sets, [Arm("plain"), Arm("push", push)], tmp_path / "run", world=world, max_new_tokens=4,
+        progress=False,
+    )  # fmt: skip
+    assert table["length"].tolist() == [len(reply) for reply in table["reply"]] and not table["shouted"].any()
+    assert table["verdict_own"].tolist() == by_length(table["reply"])
+    settings = json.loads((tmp_path / "run" / table_on_disk.ABOUT).read_text())["settings"]
+    assert settings["model"]["name"] == "my model" and settings["scorers"] == ["length"]
+    broken = World.of(model, sets=[mine], judge=by_length, scorers=(lambda asked, said: {"x": [1]},))
+    with pytest.raises(ValueError, match="A scorer gave 1 values of 'x' for 4 replies"):
+        evaluate(model, [mine], [Arm("plain")], tmp_path / "other", world=broken, max_new_tokens=2, progress=False)
+
+
+def test_the_bundled_models_parts_share_no_prompt(bundled):
+    world = world_of(bundled)
+    learned = {text for side in (world.anchors, world.validation) for kind in KINDS for text in getattr(side, kind)}
+    learned |= {text for side in world.jailbreaks for kind in KINDS for text in getattr(side, kind)}
+    learned |= {text for part in world.refusals for text, _ in part} | set(world.borderline)
+    asked = {text for each in world.sets for text in each}
+    asked |= {text for kind in KINDS for text in getattr(world.test, kind)}
+    assert len(asked) > 1000 < len(learned) and not learned & asked
+    assert not set(world.borderline) & set(world.validation.borderline)
+    assert world.bundled and world.judge is next(iter(world.judges.values())) and world.with_borderline() is world
+
+
+def test_the_divergence_of_a_row_is_that_of_its_prompt_and_of_harmless_ones_alone(ask, model, push, tmp_path):
+    kinds = ("harmless", "harmful", "borderline", "harmless")
+    asked = dataclasses.replace(a_set(n=4), kinds=kinds)
+    table = ask(tmp_path, [asked], divergence=True)
+    rows = table[table["method"] == "push"].set_index("prompt").loc[list(asked)]
+    (moved,) = divergences(model, asked.harmless, [push])
+    assert rows["kl"].notna().tolist() == [True, False, False, True]
+    assert rows["kl"].dropna().tolist() == pytest.approx(moved.tolist(), rel=1e-4)
+    assert table[table["method"] == "plain"]["kl"].isna().all()
 
 
 # ── Draws of the anchors ─────────────────────────────────────────────────────────────────────────────────────
@@ -388,7 +430,7 @@ def test_killed_at_many_moments_every_reply_is_there_once(ask, model, tmp_path, 
         time.sleep(rng.uniform(0.02, 0.5) * taken)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        there = evaluation.read(folder)[0] if (folder / table.ABOUT).is_file() else whole[:0]
+        there = evaluation.read(folder)[0] if (folder / table_on_disk.ABOUT).is_file() else whole[:0]
         assert not there.duplicated(list(evaluation.KEY)).any() if len(there) else True
         assert len(there) >= most  # nothing is lost
         most = len(there)
