@@ -58,6 +58,41 @@ WHOLE_TEXT = "test_methods.py::test_steered_decoding_from_the_cache_equals_runni
 
 BUGS = (
     Bug(
+        "prompts that SafeSwitch learns from are asked",
+        "test_evaluation.py::test_the_bundled_models_parts_share_no_prompt",
+        "world.py",
+        'contrasts.with_jailbreaks("validation", organism.VALIDATION)',
+        'contrasts.with_jailbreaks("test", organism.VALIDATION)',
+    ),
+    Bug(
+        "a scorer's columns go astray where a batch is sorted",
+        "test_evaluation.py::test_a_world_of_ones_own_says_who_judges_what_is_asked_and_what_else_is_told",
+        "evaluation.py",
+        "asked = one.at(places)",
+        "asked = one.at(range(len(places)))",
+    ),
+    Bug(
+        "the divergence is measured on every kind",
+        "test_evaluation.py::test_the_divergence_of_a_row_is_that_of_its_prompt_and_of_harmless_ones_alone",
+        "evaluation.py",
+        'if kind == "harmless"]',
+        "if kind]",
+    ),
+    Bug(
+        "a way that shares a fit makes one of its own",
+        "test_comparison.py::test_ways_that_share_a_fit_are_that_fit_put_to_another_use",
+        "methods/placebos.py",
+        "return Push(scans.directions, scans.layers, -scans.scale)",
+        "return Push(scans.directions, scans.layers, scans.scale)",
+    ),
+    Bug(
+        "who is added in a file of its own is not compared",
+        "test_comparison.py::test_a_method_that_is_one_file_is_known_everywhere",
+        "methods/catalogue.py",
+        "for folder in methods.__path__:",
+        "for folder in methods.__path__[:1]:",
+    ),
+    Bug(
         "a hook writes in place",
         "test_steering.py::test_a_hook_does_not_write_on_what_it_is_given",
         "steering.py",
@@ -506,7 +541,7 @@ BUGS = (
     Bug(
         "a thought that is cut gets the judge's verdict",
         "test_thoughts.py::test_a_run_says_which_replies_were_still_thoughts",
-        "evaluation.py",
+        "scoring.py",
         'verdict if finished else "degenerate"',
         "verdict",
     ),
@@ -541,7 +576,7 @@ BUGS = (
     Bug(
         "a fit learns as if nobody had said how to ask",
         "test_conversation.py::test_a_fit_under_an_asking_learns_and_chooses_under_it",
-        "methods/choosing.py",
+        "world.py",
         "return contrast.under(asking), validation.under(asking), note",
         "return contrast, validation, note",
     ),
@@ -633,23 +668,23 @@ BUGS = (
     Bug(
         "kept fits are not told apart by their anchors",
         "test_main.py::test_a_kept_fit_is_told_apart_by_all_that_it_depends_on",
-        "shell/keeping.py",
-        '"anchors": anchors.digest,',
-        '"anchors": anchors.name[:0],',
+        "methods/arms.py",
+        '"anchors": self.world.anchors.digest,',
+        '"anchors": "",',
     ),
     Bug(
         "kept fits are told apart by the version alone",
         "test_main.py::test_any_source_that_a_fit_may_depend_on_changes_the_code_that_fits_are_told_apart_by",
-        "shell/keeping.py",
+        "methods/arms.py",
         'found.update(f"{place.as_posix()}\\0".encode() + file.read_bytes())',
         'found.update(f"{place.as_posix()}\\0".encode())',
     ),
     Bug(
         "a library's fault is published as a result",
         "test_comparison.py::test_only_our_own_refusals_are_results_and_faults_stay_faults",
-        "comparison.py",
-        "    except Refused as error:  # what a method cannot do",
-        "    except ValueError as error:  # what a method cannot do",
+        "methods/arms.py",
+        "    except Refused as error:",
+        "    except ValueError as error:",
     ),
     Bug(
         "a library's fault is shown as a sentence to the caller",
@@ -859,16 +894,16 @@ BUGS = (
     Bug(
         "SafeSwitch's probers never see a quiz question",
         "test_safeswitch.py::test_on_the_bundled_model_jailbreaks_are_refused_and_harmless_questions_still_answered",
-        "methods/safeswitch_prompts.py",
+        "organism/contrasts.py",
         "(*plain, *around_plain, *quiz[: size // 2])",
         "(*plain, *around_plain)",
     ),
     Bug(
         "a settled verdict does not wait for the word behind an I",
         "test_organism.py::test_a_verdict_that_is_settled_stays_whatever_is_said_after",
-        "judges/__init__.py",
-        "len(reply.split()) > 6",
-        "len(reply.split()) > 5",
+        "world.py",
+        "len(begun.split()) > 6",
+        "len(begun.split()) > 5",
     ),
     Bug(
         "parts that were joined are not compared by their hash",
@@ -985,8 +1020,8 @@ BUGS = (
     Bug(
         "kept fits are not told apart by their effort",
         "test_effort.py::test_kept_fits_of_two_efforts_are_told_apart",
-        "shell/keeping.py",
-        '"effort": effort.to_dict(),',
+        "methods/arms.py",
+        '"effort": self.effort.to_dict(),',
         '"effort": {},',
     ),
     Bug(

@@ -101,8 +101,8 @@ def test_no_answer_begins_like_a_refusal():
 
 
 def test_the_bundled_model_has_its_own_judge_and_every_other_model_the_panel(bundled, model):
-    assert judges.judge_for(bundled) is world.bundled
-    assert isinstance(judges.judge_for(model), Panel)
+    assert world.world_of(bundled).judge is world.bundled
+    assert isinstance(world.world_of(model).judge, Panel)
 
 
 @pytest.mark.parametrize("kind", ["plain", "borderline", "harmful", "jailbreak"])
