@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:
     from scans_lens.figures.picture import Picture
@@ -24,6 +24,7 @@ FROM_A_RUN = ("comparison",)
 """Figures whose numbers come from a folder that another command fills, and not from a study."""
 
 
+@runtime_checkable
 class Figure(Protocol):
     """What the file of a figure holds."""
 
