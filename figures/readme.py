@@ -1,6 +1,6 @@
 """Readme: the tables of README.md, written again from the numbers in `measured/`.
 
-`python figures/readme.py` after `python -m scans_lens.figures --again` and a comparison; a test says when it is due.
+`python figures/readme.py` after `python -m scans_lens.figures --again --compared FOLDER`; a test says when it is due.
 """
 
 from __future__ import annotations
