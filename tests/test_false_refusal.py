@@ -17,8 +17,8 @@ from steered import close, first_logits, odds_of_refusal, taking_out
 from scans_lens import artefacts, judges, organism, world
 from scans_lens.conversation import BARE
 from scans_lens.generation import replies
+from scans_lens.methods import candidates, refusal_direction
 from scans_lens.methods import false_refusal as module
-from scans_lens.methods import refusal_direction
 from scans_lens.methods.candidates import SITES, NoDirection
 from scans_lens.methods.false_refusal import FalseRefusal, Trial, orthogonalised
 from scans_lens.methods.refusal_direction import ActivationAddition, RefusalDirection
@@ -96,7 +96,7 @@ def test_both_differences_are_those_that_directional_ablation_learns(one_model, 
     found = quickly(one_model)
     swapped = Contrast("swapped", contrast.borderline, contrast.harmless)
     everything = refusal_direction.Filters(math.inf, -math.inf, 0.0)
-    monkeypatch.setattr(refusal_direction, "places", lambda *_: [(-1, 2)])
+    monkeypatch.setattr(candidates, "places", lambda *_: [(-1, 2)])
     for learned, own in ((contrast, found.refusal), (swapped, found.borderline)):
         other = RefusalDirection.fit(one_model, learned, validation=contrast_of(2), filters=everything, tried=1, **ask)
         close(own, other.candidates)
@@ -150,11 +150,11 @@ def test_only_refused_borderline_prompts_are_learned_from_and_too_few_are_counte
         on = [1.0 if ("kill" in text and "game" not in text) or "game in" in text else -1.0 for text in prompts]
         return torch.tensor([one if "boat" not in text else -one for one, text in zip(on, prompts, strict=True)])
 
-    monkeypatch.setattr(refusal_direction, "refusal_scores", scores)
-    monkeypatch.setattr(refusal_direction, "FEWEST", 1)
+    monkeypatch.setattr(candidates, "refusal_scores", scores)
+    monkeypatch.setattr(candidates, "FEWEST", 1)
     found = quickly(one_model, filtered=True)
     assert found.n_borderline == 1  # of the boat, the only one whose score is above 0
-    monkeypatch.setattr(refusal_direction, "FEWEST", 2)
+    monkeypatch.setattr(candidates, "FEWEST", 2)
     with pytest.raises(ValueError, match=r"Of 8 borderline training prompts the model refuses 1 .*and 2 are needed"):
         quickly(one_model, filtered=True)
 
@@ -191,6 +191,7 @@ def test_another_candidate_or_strictness_can_be_taken_and_one_that_is_none_canno
 # ── Keeping ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 def test_a_file_that_is_none_of_ours_or_of_another_shape_is_refused(found, tmp_path):
     (tmp_path / "cut").write_bytes(b"\x00" * 40)
     with pytest.raises(ValueError, match="no safetensors file"):
