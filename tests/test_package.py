@@ -127,7 +127,9 @@ def test_only_what_loads_and_what_runs_a_batch_touch_transformer_lens():
 def test_only_the_world_knows_the_bundled_model():
     """Beside it, what loads the model knows where it lies, and four figures show what only its own corpus can tell."""
     knowing = {file for file in FILES if any(name.startswith("scans_lens.organism") for name in imported(file))}
-    figures = {f"figures/{name}.py" for name in ("anchor_size", "capability", "prompt_types", "switch_study", "switching")}
+    figures = {
+        f"figures/{name}.py" for name in ("anchor_size", "capability", "prompt_types", "switch_study", "switching")
+    }
     known = {"__init__.py", "world.py", "loading.py"} | figures
     assert {file for file in knowing if not file.startswith("organism/")} <= known
     asking = {file for file in FILES if re.search(r"\bis_bundled\(", (ROOT / file).read_text())}
