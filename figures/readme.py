@@ -55,8 +55,8 @@ def comparison(found: Numbers) -> dict[str, Any]:
         kl, tuned = own.get("kl"), own.get("tuning", {}).get("replies")
         table[way] = {
             **{f"{kind} refused": _percent(own["refused"][kind]) for kind in ("borderline", "harmful", "jailbreak")},
-            "plain answered well": _percent(own["answered well"]),
-            "quiz right": _percent(own["quiz"]),
+            "plain answered well": _percent(own["right"]["plain"]),
+            "quiz right": _percent(own["right"]["quiz"]),
             "KL (nats)": "{:.3f} [{:.3f}, {:.3f}]".format(kl["value"], *kl["interval"]) if kl else "",
             "tuned on": f"{tuned:,}" if tuned else "",
             "not beaten": "yes" if own.get("front") else "",
