@@ -2,7 +2,7 @@
 
 import typer
 
-from scans_lens.shell import comparing, evaluating, looking, models, transferring
+from scans_lens.shell import comparing, evaluating, judging, looking, models, transferring
 
 app = typer.Typer(
     help="Find where a chat model decides to refuse, show it, and steer it prompt by prompt.",
@@ -18,14 +18,14 @@ COMMANDS = {
     "evaluate": evaluating.evaluate,
     "compare": comparing.compare,
     "methods": comparing.methods,
-    "calibrate": evaluating.calibrate,
+    "calibrate": judging.calibrate,
     "transfer": transferring.transfer,
     "reproduce": comparing.reproduce,
-    "report": evaluating.report,
-    "label": evaluating.label,
-    "judges": evaluating.judged,
-    "data": evaluating.data,
-    "form": evaluating.form,
+    "report": judging.report,
+    "label": judging.label,
+    "judges": judging.judged,
+    "data": judging.data,
+    "form": judging.form,
     "check": looking.check,
 }
 for name, command in COMMANDS.items():
