@@ -18,8 +18,10 @@ from scans_lens.methods.caa import CAA
 from scans_lens.methods.cast import CAST, Condition
 from scans_lens.methods.false_refusal import FalseRefusal
 from scans_lens.methods.jailbreak_antidote import JailbreakAntidote, mask_of
+from scans_lens.methods.readers import Centred, InstructionEnd, Transitions
 from scans_lens.methods.refusal_direction import ActivationAddition, DirectionalAblation
 from scans_lens.methods.refusal_head import RefusalHead
+from scans_lens.methods.rules import Continuous
 from scans_lens.methods.safeswitch import SafeSwitch
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import identity
@@ -45,7 +47,7 @@ def directions(model: Any = None, seed: int = 1) -> Directions:
 
 
 def scans(model: Any, prompts: Sequence[str], **how: Any) -> SCANS:
-    classifier = TransitionClassifier(vectors(4, 64, seed=3), (1, 2, 3), 0.0, "nothing", how.pop("centre", None))
+    classifier = TransitionClassifier(vectors(4, 64, seed=3), (1, 2, 3), 0.0, "nothing")
     made = SCANS(directions(model), (1, 3), 1.5, "residual norms", classifier, **how)
     score = made.decide(Flight(model, chat_tokens(model, prompts)))["score"].sort().values
     return replace(made, classifier=replace(classifier, threshold=float(score[1] + score[2]) / 2))
@@ -124,9 +126,11 @@ METHODS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
         )
     ),
     "SCANS": scans,
-    "SCANS, centred": lambda model, prompts: scans(model, prompts, centre=vectors(4, 64, seed=6)),
+    "SCANS, centred": lambda model, prompts: scans(
+        model, prompts, reader=Centred(Transitions(), vectors(4, 64, seed=6))
+    ),
     "SCANS at the instruction's end, in proportion": lambda model, prompts: scans(
-        model, prompts, at_instruction=True, width=0.05
+        model, prompts, reader=InstructionEnd(), rule=Continuous(0.05)
     ),
     "CAST": cast,
     "CAST from the prompt's end on": lambda model, prompts: cast(model, prompts, whole_prompt=False),
