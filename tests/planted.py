@@ -773,6 +773,20 @@ BUGS = (
         'towards = table["score"] < threshold',
     ),
     Bug(
+        "the paper's draws come from the anchors that every method learns from",
+        "test_reproduce.py::test_anchors_of_the_bundled_model_are_drawn_from_its_whole_training_split",
+        "paper/experiments.py",
+        "return self.world.pool or self.world.anchors",
+        "return self.world.anchors",
+    ),
+    Bug(
+        "the paper's tables are asked without the run's system prompt",
+        "test_reproduce.py::test_how_prompts_are_put_reaches_the_fit_and_what_is_asked",
+        "paper/experiments.py",
+        "            asking=self.asking,\n",
+        "",
+    ),
+    Bug(
         "the divergence runs the other way",
         "test_capability.py::test_the_divergence_is_0_without_a_push_and_is_that_of_the_two_next_token_distributions",
         "divergence.py",

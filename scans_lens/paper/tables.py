@@ -42,8 +42,6 @@ TITLES = {
     6: "how hard is pushed",
     7: "where the threshold lies",
 }
-ASKED = (2, 5, 6, 7)
-"""Tables for which the sets are answered."""
 ALPHAS = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
 """Of table 6."""
 USUAL = 3.5
