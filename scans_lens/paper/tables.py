@@ -24,11 +24,12 @@ from scans_lens.methods.catalogue import PLAIN
 from scans_lens.methods.scans import PUBLISHED, SCANS
 from scans_lens.model import Model, device_of
 from scans_lens.paper import published, released
-from scans_lens.paper.experiments import PROMPTS, Experiments
+from scans_lens.paper.experiments import Experiments
 from scans_lens.prompts.overlaps import without
 from scans_lens.prompts.texts import wikitext
 from scans_lens.rates import Rate
 from scans_lens.steering import Method
+from scans_lens.world import ITEMS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -218,7 +219,7 @@ def _thresholds(runs: Experiments, fits: Sequence[SCANS]) -> tuple[dict[str, lis
 
 def capability(runs: Experiments) -> Sheet:
     """Table 3."""
-    fits, knows, rows = runs.fits(), runs.capability, []
+    fits, knows, rows, questions = runs.fits(), runs.capability, [], 0
     ways: list[tuple[str, list[SCANS | None], float | None, bool]] = [
         ("plain", [None], None, True),
         ("SCANS, each its own way", [*fits], None, True),
@@ -229,8 +230,9 @@ def capability(runs: Experiments) -> Sheet:
         # WikiText has no prompts, and so nothing that each could be pushed by
         foretold = not knows.needs_sign or methods == [None] or sign is not None
         lost = spread([knows.perplexity(method, sign).value for method in methods], 3) if foretold else ""
-        right = rate_cell([knows.right(method, runs.limit) for method in methods]) if answers else ""
-        rows.append((name, "here", lost, right))
+        rates = [knows.right(method, runs.limit) for method in methods] if answers else []
+        questions = rates[0].total if rates else questions
+        rows.append((name, "here", lost, rate_cell(rates) if rates else ""))
     notes = []
     if runs.of_the_paper:
         rows += [_as_released(runs, "plain, the authors' form", [None])]
@@ -239,7 +241,7 @@ def capability(runs: Experiments) -> Sheet:
     for name, row in published.CAPABILITY.get(runs.published, {}).items():
         rows.append((name, "paper", f"{row['WikiText-2']:.2f}", f"{row['MMLU']:.1f}"))
     notes.append(
-        f"{PROMPTS} answers of the corpus to plain test prompts, after those prompts, and {PROMPTS} quiz questions; "
+        f"{ITEMS} answers of the corpus to plain test prompts, after those prompts, and {questions} quiz questions; "
         "mean ± standard deviation over the draws of anchors, the plain model with its 95 % interval."
         if runs.world.bundled
         else "MMLU: the subjects that lie in the folder of local copies."
