@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         model,
         models,
         organism,
+        paper,
         pieces,
         prober,
         processes,
@@ -49,9 +50,7 @@ if TYPE_CHECKING:
         questions,
         rates,
         reading,
-        released,
         report,
-        reproduce,
         steering,
         table,
         transfer,
@@ -101,8 +100,8 @@ _MODULES = (
     "anchoring", "batches", "cache", "calibration", "chat", "check", "classifier", "comparison", "continuing",
     "conversation", "decoding", "directions", "divergence", "effort", "evaluation", "evidence", "explain", "figures",
     "flight", "generation", "judges", "lens", "likelihoods", "lm_eval", "loading", "methods", "model", "models",
-    "organism", "pieces", "prober", "processes", "prompts", "questions", "rates", "reading", "released", "report",
-    "queries", "reproduce", "scoring", "steering", "table", "transfer", "world",
+    "organism", "paper", "pieces", "prober", "processes", "prompts", "queries", "questions", "rates", "reading",
+    "report", "scoring", "steering", "table", "transfer", "world",
 )  # fmt: skip
 
 __all__ = [*_HOME, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

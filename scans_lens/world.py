@@ -82,6 +82,8 @@ class World:
     load_sets: Callable[[], Sequence[PromptSet]]
     """The sets that the model is asked unless others are named."""
     safety_prompt: str = SAFETY_PROMPT
+    pool: Contrast | None = None
+    """What draws of anchors are taken from, where that is more than `anchors`."""
     borderline: tuple[Prompt, ...] = ()
     """Borderline prompts to learn from, none of them in `validation`."""
     jailbreaks: tuple[Contrast, Contrast] | None = None
@@ -271,6 +273,7 @@ def _bundled_world(model: Model) -> World:
         judges={"bundled": bundled},
         load_sets=lambda: [organism.prompt_set(kind) for kind in organism.KINDS],
         safety_prompt=organism.SAFETY_PROMPT,
+        pool=_whole_training_split(),
         borderline=organism.prompts("borderline", "train"),
         jailbreaks=(
             contrasts.with_jailbreaks("train", contrasts.TRAINED),
@@ -285,6 +288,14 @@ def _bundled_world(model: Model) -> World:
         filters={"most_kl": 0.3, "last": 0.0},  # its card says why: no candidate passes the paper's
         bundled=True,
     )
+
+
+@functools.cache
+def _whole_training_split() -> Contrast:
+    """Every harmful training prompt of the bundled model, and as many plain ones."""
+    sides = organism.prompts("harmful", "train"), organism.prompts("plain", "train")
+    size = min(map(len, sides))
+    return Contrast("organism train", *(side[:size] for side in sides))
 
 
 @functools.cache

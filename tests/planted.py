@@ -768,9 +768,23 @@ BUGS = (
     Bug(
         "a threshold that is looked up takes the other push",
         "test_reproduce.py::test_a_threshold_that_is_looked_up_gives_what_scans_with_that_threshold_says",
-        "reproduce/__init__.py",
+        "paper/tables.py",
         'towards = table["score"] >= threshold',
         'towards = table["score"] < threshold',
+    ),
+    Bug(
+        "the paper's draws come from the anchors that every method learns from",
+        "test_reproduce.py::test_anchors_of_the_bundled_model_are_drawn_from_its_whole_training_split",
+        "paper/experiments.py",
+        "return self.world.pool or self.world.anchors",
+        "return self.world.anchors",
+    ),
+    Bug(
+        "the paper's tables are asked without the run's system prompt",
+        "test_reproduce.py::test_how_prompts_are_put_reaches_the_fit_and_what_is_asked",
+        "paper/experiments.py",
+        "            asking=self.asking,\n",
+        "",
     ),
     Bug(
         "the divergence runs the other way",

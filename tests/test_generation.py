@@ -22,7 +22,7 @@ from scans_lens.directions import Directions, Origin
 from scans_lens.generation import Replies, replies, replies_under
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import identity, resid_post
-from scans_lens.steering import Ablation, Push
+from scans_lens.steering import Ablation, Method, Push
 
 TIE = 1e-4
 """Logits closer than this are a tie; which of the two is taken, float32 may decide either way."""
@@ -482,10 +482,8 @@ def test_bad_prompts_penalties_and_batches_are_refused_with_a_sentence(model):
         quick(model, PROMPTS, batch_size=0)
 
 
-class Broken:
+class Broken(Method):
     """Decides, and then raises: at once, or inside of a hook while a step is under way."""
-
-    whole_prompt = False
 
     def __init__(self, where: str, calls: int = 0) -> None:
         self.where, self.calls = where, calls

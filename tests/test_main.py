@@ -516,7 +516,7 @@ def test_any_source_that_a_fit_may_depend_on_changes_the_code_that_fits_are_told
     import shutil
 
     copy = tmp_path / "scans_lens"
-    ignored = shutil.ignore_patterns("weights", "__pycache__", "figures", "report", "reproduce")
+    ignored = shutil.ignore_patterns("weights", "__pycache__", "figures", "report", "paper")
     shutil.copytree(keeping.ROOT, copy, ignore=ignored)
     monkeypatch.setattr(keeping, "ROOT", copy)
     code = keeping.code.__wrapped__

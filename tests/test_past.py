@@ -19,7 +19,7 @@ from scans_lens.loading import load_model
 from scans_lens.model import resid_post
 from scans_lens.pieces import Piece
 from scans_lens.reading import collect, residuals, seen_at, transitions
-from scans_lens.steering import add
+from scans_lens.steering import Method, add
 
 SWITCH = 42
 """Where LongRoPE's tables change here: two of the prompts are longer, one is as long, two cross it in their replies."""
@@ -178,10 +178,8 @@ def pushes(model, since):
     return add(vectors, [1, 2], 1.0, since=since)
 
 
-class Pushed:
+class Pushed(Method):
     """A method that pushes every prompt alike, from its end on."""
-
-    whole_prompt = False
 
     def decide(self, flight):
         return {"scale": torch.ones(len(flight.tokens))}

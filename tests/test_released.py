@@ -7,9 +7,9 @@ import torch
 from conftest import one_by_one
 
 import scans_lens
-from scans_lens import released
 from scans_lens.chat import chat_tokens, prompt_ids, text_of
 from scans_lens.model import resid_post
+from scans_lens.paper import released
 from scans_lens.steering import Push
 
 TEXT = "One two three four. Why is it so? Because the sea is deep, and so on, and on, and on again until the end."

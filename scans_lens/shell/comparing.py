@@ -192,24 +192,35 @@ def reproduce(
     table: Annotated[list[int] | None, typer.Option(help="Only this one; may be repeated.")] = None,
     draws: Annotated[int, typer.Option(min=1, help="Of 64 anchors a side.")] = 5,
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts of each kind of a set, at most.")] = None,
+    system: System = None,
+    thinking: Thinking = None,
+    effort: Effort = "standard",
 ) -> None:
     """Measure the tables of the SCANS paper on a model, beside the paper's numbers where it is one of the paper's."""
     with sentences():
         from rich import box
         from rich.table import Table
 
+        from scans_lens import effort as efforts
+        from scans_lens import table as kept
+
         for number in table or []:
             if number not in TABLES:
                 raise ValueError(f"The paper has no table {number}: there are {', '.join(map(str, TABLES))}.")
+        asking, allowed = asking_with(system, thinking), efforts.named(effort)
         require_model(model, backend, device, dtype, revision)
         writable(out / "tables.json")
+        for number in table or TABLES:
+            for folder in sorted(out.glob(f"table-{number}/draw-*")):
+                kept.require_free(folder, {"asking": asking.to_dict()})
 
-        from scans_lens import reproduce as reproduction
+        from scans_lens.paper import experiments, page, tables
 
-        made = reproduction.Reproduction(model_named(model, backend, device, dtype, revision), out, draws, limit)
+        world = experiments.papers_world(model_named(model, backend, device, dtype, revision))
+        runs = experiments.Experiments(world, out, draws, limit, effort=allowed, asking=asking)
         sheets = []
-        for number in table or reproduction.TABLES:
-            sheet = made.sheet(number)
+        for number in table or TABLES:
+            sheet = tables.sheet(runs, number)
             sheets.append(sheet)
             shown = Table(title=f"Table {number}: {sheet.title}", box=box.SIMPLE_HEAD, padding=(0, 1))
             for place, column in enumerate(sheet.head):
@@ -219,5 +230,5 @@ def reproduce(
             screen().print(shown)
             for note in sheet.notes:
                 typer.echo(note)
-            page = reproduction.write(made, sheets)
-        typer.echo(f"Written to {page}.")
+            written = page.write(runs, sheets)
+        typer.echo(f"Written to {written}.")
