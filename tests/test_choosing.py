@@ -206,10 +206,3 @@ def test_without_a_budget_nothing_is_ever_spent(one_model):
     bench = choosing.Bench.of(one_model, contrast, some, None)
     bench.counts(None)
     assert bench.rounds == choosing.ROUNDS and bench.affords(10**5) > 1 and bench.left == float("inf")
-
-
-def test_a_judge_that_only_counts_for_another_needs_no_more_of_a_reply():
-    from scans_lens import world
-    from scans_lens.comparison import Counting
-
-    assert choosing.reply_tokens(Counting(world.bundled)) == choosing.reply_tokens(world.bundled)

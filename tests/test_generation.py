@@ -607,7 +607,7 @@ def test_a_verdict_that_is_settled_is_the_verdict_on_the_whole_reply(bundled):
     enough = judges.settled(world.bundled)
     short, whole = (replies(bundled, asked, max_new_tokens=24, enough=stop, progress=False) for stop in (enough, None))
     assert world.bundled(short) == world.bundled(whole) and sum(map(len, short.tokens)) < sum(map(len, whole.tokens))
-    with pytest.raises(ValueError, match="Only the bundled model's own judge"):
+    with pytest.raises(ValueError, match="Only a judge of beginnings"):
         judges.settled(judges.rules)
 
 

@@ -25,6 +25,7 @@ from scans_lens.methods.rules import Band
 from scans_lens.methods.scans import SCANS
 from scans_lens.methods.thresholds import Trial
 from scans_lens.prompts import Contrast
+from scans_lens.world import world_of
 
 LLAMA = "meta-llama/Llama-2-7b-chat-hf"
 pytestmark = pytest.mark.usefixtures("briskly")
@@ -444,13 +445,13 @@ def test_on_the_bundled_model_harmless_questions_get_answers_and_harmful_ones_st
 
 
 def test_the_bundled_models_own_prompts_are_the_default(bundled):
-    contrast, validation, note = choosing.learning_prompts(bundled, None, None, 0)
+    contrast, validation, note = world_of(bundled).learning(None, None, 0)
     assert contrast == organism.anchors() and validation == organism.validation()
     assert note == "Knobs chosen on 'organism validation'."
 
 
 def test_another_models_default_are_our_anchors_and_our_borderline_prompts(model):
-    contrast, validation, note = choosing.learning_prompts(model, None, None, 0)
+    contrast, validation, note = world_of(model).learning(None, None, 0)
     assert contrast == scans_lens.prompts.anchors()
     assert validation == scans_lens.prompts.borderline("validation") and validation.borderline
     assert note == "Knobs chosen on 'borderline validation'."
