@@ -41,7 +41,10 @@ def here(name):
 
 @pytest.fixture(scope="module", params=[(name, backend) for name in SMALL for backend in BACKENDS], ids="-".join)
 def model(request):
+    """Half a billion parameters through a HookedTransformer take minutes a law, and are left to `--all`."""
     name, backend = request.param
+    if (name, backend) == (SMALL[0], "hooked") and not request.config.getoption("--all"):
+        pytest.skip("with --all, since it takes minutes")
     yield scans_lens.load_model(here(name), backend=backend)
     gc.collect()
 

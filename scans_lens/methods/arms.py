@@ -80,7 +80,7 @@ class Fitted:
     """A way of answering with its method, and what it took."""
 
     name: str
-    arm: Arm | None
+    arm: Arm | None = None
     """None where it could not be fitted."""
     learned: Any = None
     """What was learned, and is kept."""
@@ -223,35 +223,40 @@ def fitted(fitting: Fitting, name: str) -> Fitted:
     """
     recipe = catalogue.recipe(name)
     if recipe.shares:
-        return _used(fitting, name, recipe, fitted(fitting, recipe.shares))
-    if recipe.fit is None:
-        return _used(fitting, name, recipe, Fitted(name, None, stored=len(fitting.world.safety_prompt)), made=True)
-    if name in fitting.given:
-        return _used(fitting, name, recipe, Fitted(name, None, fitting.given[name]), made=True)
+        fit = fitted(fitting, recipe.shares)
+    elif recipe.fit is None:
+        fit = Fitted(name, stored=len(fitting.world.safety_prompt))
+    elif name in fitting.given:
+        fit = Fitted(name, learned=fitting.given[name], knobs=str(fitting.given[name]))
+    else:
+        fit = _kept(fitting, name, recipe)
+    if fit.learned is None and fit.knobs:  # it could not be fitted
+        return replace(fit, name=name)
+    arm = recipe.use(fitting, fit.learned)
+    return replace(fit, name=name, arm=arm if isinstance(arm, Arm) else Arm(name, arm))
+
+
+def _kept(fitting: Fitting, name: str, recipe: Recipe) -> Fitted:
+    """What was learned and what that took, from where it is kept; fitted now where it is not."""
     file = fitting.place(name)
-    kept = None if fitting.again else _taken(file.with_suffix(".json"))
-    method = None
-    if kept is not None and not kept["failed"]:
+    took, method = None if fitting.again else _taken(file.with_suffix(".json")), None
+    if took is not None and not took["failed"]:
         try:
             method = recipe.kind.load(file, fitting.world.model)
         except ValueError:
             fitting.said(f"What was kept in {file} cannot be read, so it is fitted again.")
-            kept = None
-    if kept is None:
-        method, kept = _fit(fitting, name, recipe, file)
-    took = Fitted(name, None, method, kept["replies"], kept["seconds"], knobs=kept["failed"])
-    if method is None:
-        return took
-    trials = tuple(asdict(trial) for trial in method.trials)
-    stored = file.stat().st_size if file.is_file() else 0
-    return _used(fitting, name, recipe, replace(took, stored=stored, knobs=str(method), trials=trials), made=True)
-
-
-def _used(fitting: Fitting, name: str, recipe: Recipe, fit: Fitted, made: bool = False) -> Fitted:
-    if not made and fit.learned is None:  # what it shares could not be fitted
-        return replace(fit, name=name)
-    arm = recipe.use(fitting, fit.learned)
-    return replace(fit, name=name, arm=arm if isinstance(arm, Arm) else Arm(name, arm))
+            took = None
+    if took is None:
+        method, took = _fit(fitting, name, recipe, file)
+    return Fitted(
+        name,
+        learned=method,
+        replies=took["replies"],
+        seconds=took["seconds"],
+        stored=file.stat().st_size if method is not None and file.is_file() else 0,
+        knobs=took["failed"] if method is None else str(method),
+        trials=() if method is None else tuple(asdict(trial) for trial in method.trials),
+    )
 
 
 def _fit(fitting: Fitting, name: str, recipe: Recipe, file: Path) -> tuple[Any, dict[str, Any]]:

@@ -20,7 +20,7 @@ from scans_lens.directions import Origin, origin_of
 from scans_lens.errors import Refused
 from scans_lens.flight import Flight
 from scans_lens.judges import Judge
-from scans_lens.methods.arms import learned
+from scans_lens.methods.arms import Fitting, learned
 from scans_lens.methods.candidates import (
     FEWEST,
     NOTHING,
@@ -343,12 +343,11 @@ def _prompts(
     return contrast, borderline, validation
 
 
-RECIPES = {
-    "false_refusal": learned(
-        FalseRefusal,
-        lambda fitting: FalseRefusal.fit(
-            fitting.world.model, fitting.world.anchors, borderline=fitting.world.borderline, asking=fitting.asking,
-            seed=fitting.seed, **fitting.how(),
-        ),
-    )
-}  # fmt: skip
+def _of_world(fitting: Fitting) -> FalseRefusal:
+    """From borderline prompts that are not chosen on; where the world has none, from half of its validation prompts."""
+    world = fitting.world.with_borderline()
+    how = {**fitting.how(), "validation": world.validation, "asking": fitting.asking, "seed": fitting.seed}
+    return FalseRefusal.fit(world.model, world.anchors, borderline=world.borderline, **how)
+
+
+RECIPES = {"false_refusal": learned(FalseRefusal, _of_world)}
