@@ -30,8 +30,7 @@ def measure(study: Study) -> dict[str, Any]:
     from scans_lens.figures.estimates import INSIDE
     from scans_lens.rates import Rate
 
-    names = [name for name in ("bundled", *judges.known()) if name != "bundled" or study.bundled]
-    who: dict[str, Judge] = {name: judges.named(name) for name in dict.fromkeys(names)}
+    who: dict[str, Judge] = {**study.world.judges, **{name: judges.named(name) for name in judges.known()}}
     ways: dict[str, Method | None] = {"plain model": None, "SCANS": study.scans}
     said = {
         way: {kind: study.replies(texts, method, study.effort.judged_tokens) for kind, texts in study.test.items()}
