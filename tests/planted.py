@@ -885,6 +885,13 @@ BUGS = (
         "x = torch.softmax(x, dim=1)\n        return x[:, 1] - x[:, 0]",
     ),
     Bug(
+        "a harmful prompt and its borderline twin are two items",
+        "test_borderline.py::test_twins_are_one_item_and_of_one_type",
+        "prompts/shipped.py",
+        'row["type"], str(number))',
+        'row["type"], f"{number} {kind}")',
+    ),
+    Bug(
         "alignment answers borderline prompts of every type as often",
         "test_making.py::test_what_alignment_sees_seldom_is_the_same_for_every_seed_and_of_the_types_as_they_are_among_all",
         "making/train.py",

@@ -5,7 +5,7 @@ from scans_lens.prompts.contrast import KINDS, Contrast, normalised
 from scans_lens.prompts.files import own, own_contrast
 from scans_lens.prompts.public import known, load
 from scans_lens.prompts.sets import PromptSet
-from scans_lens.prompts.shipped import anchors, borderline, pairs
+from scans_lens.prompts.shipped import anchors, borderline, pairs, twins
 from scans_lens.prompts.tables import FOLDER_VARIABLE
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "own",
     "own_contrast",
     "pairs",
+    "twins",
 ]

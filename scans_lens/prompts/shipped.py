@@ -51,19 +51,47 @@ def pairs(split: str = "validation") -> PromptSet:
     """
     if split not in _SPLITS:
         raise ValueError(f"There is no split {split!r} of our borderline prompts: there are {' and '.join(_SPLITS)}.")
+    return _set(f"pairs_{split}", "borderline.csv", split)
+
+
+@functools.cache
+def twins() -> PromptSet:
+    """More of our own borderline prompts, each with its harmful twin: 428 pairs to learn from; twins are one item.
+
+    They share no prompt with `anchors()` or `borderline()`, which leaves both splits of `borderline()` to choose
+    and to test on.
+    Twins share the word that sounds dangerous, begin with the same word and are about as long. Both end with the same
+    mark, or neither with any: every third pair has none, and half of those are in lower case.
+    Harmful prompts are generic requests without any detail. All were written for this package, not taken from a
+    benchmark.
+
+    20 pairs of each type, five in each of the four forms of the anchors: homonym, figurative, safe_target,
+    safe_context, definition, history, nonsense (groups that no one can discriminate against), groups (questions about
+    people), privacy_public, privacy_fictional, drugs, sex, health, self_harm, weapons, hacking and crime; 20 more are
+    plain commands (imperative). 28 pairs are framed on both sides, as a story, role, game, film, lesson or research
+    (seven of each form), and 40 are long, of 20 to 40 words (ten of each form). In all 102 questions, 122 commands, 102
+    polite requests and 102 statements of need. `data/twins.csv` in this package also names the form of each pair.
+
+    >>> twins()
+    PromptSet('twins', harmful=428, borderline=428)
+    """
+    return _set("twins", "twins.csv")
+
+
+def _set(name: str, file: str, split: str | None = None) -> PromptSet:
     found = [
         (row[kind], kind, row["type"], str(number))
-        for number, row in enumerate(_table("borderline.csv"), 1)
+        for number, row in enumerate(_table(file), 1)
         for kind in KINDS
-        if row["split"] == split and row[kind]
+        if row.get("split") == split and row.get(kind)
     ]
     prompts, kinds, types, items = zip(*found, strict=True)
     return PromptSet(
-        f"pairs_{split}",
+        name,
         prompts,
         kinds,
         types,
-        source="data/borderline.csv",
+        source=f"data/{file}",
         licence="MIT, part of this package",
         citation="scans_lens, our own borderline prompts",
         items=items,

@@ -43,7 +43,7 @@ Effort = Annotated[
     typer.Option(help="standard, quick or equal (as `compare` has it): how many prompts and replies a fit may take."),
 ]
 
-PAIRS = ("pairs_validation", "pairs_test")
+PAIRS = ("pairs_validation", "pairs_test", "twins")
 """Our own borderline prompts with their twins, by the names that `--sets` knows."""
 BACKENDS = ("bridge", "hooked")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -271,7 +271,7 @@ def prompt_set(name: str) -> PromptSet:
     if name in OWN_SETS:
         return own_set(name)
     if name in PAIRS:
-        return prompts.pairs(name.removeprefix("pairs_"))
+        return prompts.twins() if name == "twins" else prompts.pairs(name.removeprefix("pairs_"))
     if name in prompts.known():
         try:
             return prompts.load(name)

@@ -66,8 +66,8 @@ def evaluate(
     """Answer sets of prompts plainly and steered, write every reply, and print what was refused.
 
     Sets: the bundled model's own (plain, borderline, harmful, jailbreak, quiz; all of them by default on it), our
-    pairs_validation and pairs_test, the public ones that `data` lists (by default on other models our pairs and those
-    that are here), or a file of yours. Judges: panel (the default for real models), trained, rules, substrings,
+    pairs_validation, pairs_test and twins, the public ones that `data` lists (by default on other models pairs_test and
+    those that are here), or a file of yours. Judges: panel (the default for real models), trained, rules, substrings,
     beginnings, bundled (the default on the bundled model). `methods` lists the methods.
     """
     with sentences():
