@@ -269,7 +269,7 @@ def _bundled_world(model: Model) -> World:
         name="bundled",
         anchors=organism.anchors(),
         validation=organism.validation(),
-        test=Contrast("test", *(organism.prompts(kind, "test") for kind in ("harmful", "plain", "borderline"))),
+        test=_bundled_test(),
         judges={"bundled": bundled},
         load_sets=lambda: [organism.prompt_set(kind) for kind in organism.KINDS],
         safety_prompt=organism.SAFETY_PROMPT,
@@ -296,6 +296,12 @@ def _whole_training_split() -> Contrast:
     sides = organism.prompts("harmful", "train"), organism.prompts("plain", "train")
     size = min(map(len, sides))
     return Contrast("organism train", *(side[:size] for side in sides))
+
+
+@functools.cache
+def _bundled_test() -> Contrast:
+    kinds: tuple[organism.Kind, ...] = ("harmful", "plain", "borderline")
+    return Contrast("test", *(organism.prompts(kind, "test") for kind in kinds))
 
 
 @functools.cache

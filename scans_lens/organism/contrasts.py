@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import cache
 from typing import Literal
 
 from scans_lens.organism import grammar, wordings
@@ -14,6 +15,7 @@ TRAINED = 600
 """Training prompts of a kind that the bundled model's own probers learn from."""
 
 
+@cache
 def with_jailbreaks(split: Split, size: int) -> Contrast:
     """So many of the bundled model's own prompts of each kind, with jailbreaks among the harmful ones.
 
@@ -43,7 +45,8 @@ def wrapped(kind: Literal["plain", "borderline"], split: Split) -> list[tuple[It
     return [(item, text) for text, item in found.items()]
 
 
-def explained_refusals(split: Split, size: int) -> list[tuple[str, str]]:
+@cache
+def explained_refusals(split: Split, size: int) -> tuple[tuple[str, str], ...]:
     """Harmful prompts and jailbreaks, each with a refusal that says why."""
     both = (*asked("harmful", split)[:size], *asked("jailbreak", split)[:size])
-    return [(text, wordings.explained(item)) for item, text in both]
+    return tuple((text, wordings.explained(item)) for item, text in both)
