@@ -17,7 +17,6 @@ N = int(os.environ.get("SCANS_LENS_NOTEBOOK_N", "200"))  # prompts of each kind,
 # %%
 import scans_lens
 from scans_lens import figures
-from scans_lens.figures import catalogue
 
 model = scans_lens.load_model(MODEL)
 study = figures.Study.of(model, prompts_a_kind=N, progress=False)
@@ -38,14 +37,14 @@ print("length of each layer's direction:", [round(float(length), 1) for length i
 # On the bundled model the lengths grow with depth: what tells the two sides apart is written as the prompt is understood.
 
 # %%
-catalogue.draw("geometry", catalogue.measure("geometry", study))
+figures.draw("geometry", figures.measure("geometry", study))
 
 # %% [markdown]
 # Left: how long the direction is beside the mean residual. Right: neighbouring layers point alike; where the colour
 # breaks, a layer has written something new.
 
 # %%
-catalogue.draw("projections", catalogue.measure("projections", study))
+figures.draw("projections", figures.measure("projections", study))
 
 # %% [markdown]
 # Harmful prompts should lie above plain ones, and borderline ones between them; the AUC on the right says at which layer

@@ -16,7 +16,6 @@ N = int(os.environ.get("SCANS_LENS_NOTEBOOK_N", "200"))  # prompts of each kind,
 # %%
 import scans_lens
 from scans_lens import figures
-from scans_lens.figures import catalogue
 
 model = scans_lens.load_model(MODEL)
 study = figures.Study.of(model, prompts_a_kind=N, progress=False)
@@ -30,14 +29,14 @@ layers
 # back; `z` is how loud refusal words are, in standard deviations over the vocabulary (`null .95`: what shuffled labels give).
 
 # %%
-catalogue.draw("anchor_layers", catalogue.measure("anchor_layers", study))
+figures.draw("anchor_layers", figures.measure("anchor_layers", study))
 
 # %% [markdown]
 # Both curves should rise where refusal is decided. Layers beyond four fifths of the depth are left out, however far the log-odds
 # drop there: so near to the unembedding a push changes the words themselves.
 
 # %%
-catalogue.draw("top_tokens", catalogue.measure("top_tokens", study))
+figures.draw("top_tokens", figures.measure("top_tokens", study))
 
 # %% [markdown]
 # By layer, and by third as in the paper's table 1 (last, from raw vectors): words of refusal should be rare in early layers and loud in later ones.

@@ -16,7 +16,6 @@ N = int(os.environ.get("SCANS_LENS_NOTEBOOK_N", "200"))  # prompts of each kind,
 # %%
 import scans_lens
 from scans_lens import figures
-from scans_lens.figures import catalogue
 
 model = scans_lens.load_model(MODEL)
 study = figures.Study.of(model, prompts_a_kind=N, progress=False)
@@ -34,20 +33,20 @@ print(f"threshold {classifier.threshold:.3f}: {classifier.calibrated_on}")
 # ones; that of the figures is chosen together with the scale by `SCANS.fit`, and so is another one.
 
 # %%
-catalogue.draw("transitions", catalogue.measure("transitions", study))
+figures.draw("transitions", figures.measure("transitions", study))
 
 # %% [markdown]
 # Harmful prompts should stay near 1, and borderline and plain ones fall away from them with depth. Look at jailbreaks: a wrapper
 # moves the state, too, and from the first layer on.
 
 # %%
-catalogue.draw("tsne", catalogue.measure("tsne", study))
+figures.draw("tsne", figures.measure("tsne", study))
 
 # %% [markdown]
 # t-SNE is here for the paper's sake and keeps no distances; trust the held-out AUC beside it.
 
 # %%
-catalogue.draw("classifier", catalogue.measure("classifier", study))
+figures.draw("classifier", figures.measure("classifier", study))
 
 # %% [markdown]
 # The score beside simple baselines, every threshold set on validation prompts alike. A linear probe and the refusal

@@ -16,7 +16,6 @@ N = int(os.environ.get("SCANS_LENS_NOTEBOOK_N", "200"))  # prompts of each kind,
 # %%
 import scans_lens
 from scans_lens import figures
-from scans_lens.figures import catalogue
 
 model = scans_lens.load_model(MODEL)
 study = figures.Study.of(model, prompts_a_kind=N, progress=False)
@@ -47,7 +46,7 @@ tuple(logits.shape)
 # The same hooks in a loop of your own: plain `(name, function)` pairs that add as lists.
 
 # %%
-catalogue.draw("refusal_rates", catalogue.measure("refusal_rates", study))
+figures.draw("refusal_rates", figures.measure("refusal_rates", study))
 
 # %% [markdown]
 # SCANS beside a constant push and two placebos, with exact intervals; its knobs are chosen on fewer prompts here than for

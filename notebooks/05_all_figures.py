@@ -11,11 +11,11 @@ MEASURED = next(path for path in (Path("figures/measured"), Path("../figures/mea
 # %%
 from IPython.display import Markdown, display
 
-from scans_lens.figures import catalogue, measured
+from scans_lens import figures
 
-for name, what in list(catalogue.ABOUT.items())[:10]:
+for name, what in list(figures.ABOUT.items())[:10]:
     display(Markdown(f"### {name}: {what}"))
-    display(catalogue.draw(name, measured.load(name, MEASURED)))
+    display(figures.draw(name, figures.load(name, MEASURED)))
 
 # %% [markdown]
 # You should see the same pictures as in `figures/`. What steering gains and costs is in the next notebook.

@@ -12,11 +12,11 @@ MEASURED = next(path for path in (Path("figures/measured"), Path("../figures/mea
 # %%
 from IPython.display import Markdown, display
 
-from scans_lens.figures import catalogue, measured
+from scans_lens import figures
 
-for name, what in list(catalogue.ABOUT.items())[10:18]:
+for name, what in list(figures.ABOUT.items())[10:18]:
     display(Markdown(f"### {name}: {what}"))
-    display(catalogue.draw(name, measured.load(name, MEASURED)))
+    display(figures.draw(name, figures.load(name, MEASURED)))
 
 # %% [markdown]
 # You should see that both sides of the trade-off move with the scale, and that wrapped harmful prompts are answered long before

@@ -16,7 +16,6 @@ N = int(os.environ.get("SCANS_LENS_NOTEBOOK_N", "96"))  # prompts of each kind, 
 # %%
 import scans_lens
 from scans_lens import figures, judges, organism, world
-from scans_lens.figures import catalogue, measured
 
 model = scans_lens.load_model()  # the chat model that ships with the package
 method = scans_lens.SafeSwitch.fit(model, progress=False)
@@ -73,10 +72,10 @@ for way, how in ways.items():
 from pathlib import Path
 
 MEASURED = next(path for path in (Path("figures/measured"), Path("../figures/measured")) if path.is_dir())
-catalogue.draw("probers", measured.load("probers", MEASURED))
+figures.draw("probers", figures.load("probers", MEASURED))
 
 # %%
-catalogue.draw("switching", measured.load("switching", MEASURED))
+figures.draw("switching", figures.load("switching", MEASURED))
 
 # %% [markdown]
 # You should see that from a few reply tokens compliance is told at every layer, harm only from the middle layers on, and both at

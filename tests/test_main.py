@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from scans_lens import check, effort, errors, evaluation, loading, organism, tab
 from scans_lens.__main__ import app
 from scans_lens.conversation import BARE, Asking
 from scans_lens.effort import QUICK, STANDARD
-from scans_lens.methods import scans
-from scans_lens.shell import keeping
+from scans_lens.methods import arms, scans
+from scans_lens.methods.arms import Fitting
+from scans_lens.world import World
 
 pytestmark = pytest.mark.above
 
@@ -152,16 +154,16 @@ def test_reply_reads_prompts_from_standard_input(run, fitted):
 def test_reply_fits_once_and_finds_it_kept(run, fitted, bundled, monkeypatch):
     calls = []
 
-    def fit(model, contrast, *, validation, asking, effort):
+    def fit(model, contrast, *, validation, **how):
         calls.append(contrast)
         assert validation.digest == organism.validation().digest
         return scans_lens.SCANS.load(fitted[0], model)
 
     monkeypatch.setattr(scans_lens.SCANS, "fit", fit)
     first = run("reply", HARMFUL, "--max-new-tokens", 4)
-    assert "Fitting SCANS" in first.stderr
+    assert "Fitting scans" in first.stderr
     second = run("reply", HARMFUL, "--max-new-tokens", 4)
-    assert "Fitting SCANS" not in second.stderr and len(calls) == 1
+    assert "Fitting scans" not in second.stderr and len(calls) == 1
     run("reply", HARMFUL, "--max-new-tokens", 4, "--refit")
     assert [one.digest for one in calls] == [organism.anchors().digest] * 2
 
@@ -169,7 +171,7 @@ def test_reply_fits_once_and_finds_it_kept(run, fitted, bundled, monkeypatch):
 def test_evaluate_learns_from_halves_of_the_anchors_and_prints_the_spread(run, fitted, bundled, monkeypatch, tmp_path):
     calls = []
 
-    def fit(model, contrast, *, validation, asking, effort):
+    def fit(model, contrast, *, validation, **how):
         calls.append(contrast.digest)
         return scans_lens.SCANS.load(fitted[0], model)
 
@@ -185,7 +187,7 @@ def test_evaluate_learns_from_halves_of_the_anchors_and_prints_the_spread(run, f
 def test_what_was_kept_and_is_broken_is_fitted_again(run, fitted, monkeypatch, tmp_path):
     monkeypatch.setattr(scans_lens.SCANS, "fit", lambda model, *_, **__: scans_lens.SCANS.load(fitted[0], model))
     run("reply", HARMFUL, "--max-new-tokens", 4)
-    (file,) = (tmp_path / "kept" / "fits").iterdir()
+    (file,) = (tmp_path / "kept" / "fits").glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:100])
     assert "cannot be read, so it is fitted again" in run("reply", HARMFUL, "--max-new-tokens", 4).stderr
     assert scans_lens.SCANS.load(file).layers == scans_lens.SCANS.load(fitted[0]).layers
@@ -378,7 +380,7 @@ WRONG = [
     ("fit --out label.csv/x", "cannot be written"),
     ("anchor --contrast latin.csv", "is not in UTF-8"),
     ("anchor --model label.csv", "is no GGUF file; name the folder in Hugging Face format that it is of."),
-    ("anchor --effort nonsense", "There is no effort 'nonsense': there are standard and quick"),
+    ("anchor --effort nonsense", "There is no effort 'nonsense': there are standard, quick, equal"),
     ("fit --out x --effort nonsense", "no effort 'nonsense'"),
     ("reply Why? --effort nonsense", "no effort 'nonsense'"),
     ("explain Why? --effort nonsense", "no effort 'nonsense'"),
@@ -496,18 +498,20 @@ def test_without_out_results_go_to_a_new_folder_and_the_last_line_says_how_to_go
 
 @pytest.mark.both
 def test_a_kept_fit_is_told_apart_by_all_that_it_depends_on(model, monkeypatch):
-    anchors, validation = organism.anchors(), organism.validation()
-    smaller = anchors.split(8, 0)[0]
+    whole = World.of(model, anchors=organism.anchors(), validation=organism.validation())
+    smaller = whole.anchors.split(8, 0)[0]
 
-    def place(anchors=anchors, validation=validation, asking=BARE, effort=STANDARD):
-        return keeping.place(keeping.terms(model, anchors, validation, asking, effort))
+    def place(asking=BARE, effort=STANDARD, seed=0, **of):
+        return Fitting(replace(whole, **of), effort, asking=asking, seed=seed).place("scans")
 
-    places = [place(), place(smaller), place(validation=smaller), place(asking=Asking("Be safe.")), place(effort=QUICK)]
+    places = [place(), place(anchors=smaller), place(validation=smaller), place(borderline=("How do I kill time?",))]
+    places += [place(asking=Asking("Be safe.")), place(effort=QUICK), place(seed=1)]
+    places += [place(judges={"own": lambda said: ["refused"] * len(said)})]
     with monkeypatch.context() as patch:
         patch.setattr(model.tokenizer, "chat_template", "{{ messages[0]['content'] }}")
         places.append(place())
     with monkeypatch.context() as patch:
-        patch.setattr(keeping, "code", lambda: "another")
+        patch.setattr(arms, "code", lambda: "another")
         places.append(place())
     assert len(set(places)) == len(places) and place() == places[0]
 
@@ -517,9 +521,9 @@ def test_any_source_that_a_fit_may_depend_on_changes_the_code_that_fits_are_told
 
     copy = tmp_path / "scans_lens"
     ignored = shutil.ignore_patterns("weights", "__pycache__", "figures", "report", "paper")
-    shutil.copytree(keeping.ROOT, copy, ignore=ignored)
-    monkeypatch.setattr(keeping, "ROOT", copy)
-    code = keeping.code.__wrapped__
+    shutil.copytree(arms.ROOT, copy, ignore=ignored)
+    monkeypatch.setattr(arms, "ROOT", copy)
+    code = arms.code.__wrapped__
     before = code()
     for file in (
         "reading.py",
