@@ -14,8 +14,8 @@ from traitlets.config import Config
 
 import scans_lens
 from scans_lens import figures
-from scans_lens.methods import safeswitch_prompts
 from scans_lens.methods.safeswitch import SafeSwitch
+from scans_lens.organism import contrasts
 
 pytestmark = pytest.mark.above
 
@@ -48,9 +48,9 @@ def study(bundled):
 @pytest.fixture(scope="module")
 def few():
     """What SafeSwitch learns from by default, but less of it, and little effort all through."""
-    train, validation = (safeswitch_prompts.with_jailbreaks(split, 2 * N) for split in ("train", "validation"))
+    train, validation = (contrasts.with_jailbreaks(split, 2 * N) for split in ("train", "validation"))
     with effort.little():
-        yield {"contrast": train, "validation": validation, "pairs": safeswitch_prompts._told("train", 3 * N)}
+        yield {"contrast": train, "validation": validation, "pairs": contrasts.explained_refusals("train", 3 * N)}
 
 
 HOOKED = [pytest.mark.both]

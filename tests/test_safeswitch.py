@@ -26,7 +26,7 @@ from scans_lens.methods.safeswitch_probers import complied, threshold_above
 from scans_lens.methods.safeswitch_prompts import REFUSING
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import resid_post
-from scans_lens.organism import corpus, wordings
+from scans_lens.organism import contrasts, corpus, wordings
 from scans_lens.steering import Together
 
 BOTH = ("kill", "steal")
@@ -481,7 +481,7 @@ def test_its_own_explained_refusal_is_one_that_the_bundled_model_was_taught():
 
 
 def test_by_default_the_bundled_model_learns_from_every_kind_and_from_harmless_prompts_in_wrappings(bundled):
-    contrast, validation, note = safeswitch_prompts._prompts(bundled, None, None, 0)
+    contrast, validation, note = safeswitch_prompts.learning(bundled, None, None, 0)
     for split, found, size in (("train", contrast, 600), ("validation", validation, 384)):
         kinds = {kind: organism.prompts(kind, split)[:size] for kind in ("plain", "borderline", "harmful", "jailbreak")}
         assert found.harmful == kinds["harmful"] + kinds["jailbreak"]
@@ -497,8 +497,8 @@ def test_by_default_the_bundled_model_learns_from_every_kind_and_from_harmless_p
 @pytest.mark.above
 def test_on_the_bundled_model_jailbreaks_are_refused_and_harmless_questions_still_answered(bundled, monkeypatch):
     monkeypatch.setattr(prober, "EPOCHS", 40)
-    sides = [safeswitch_prompts.with_jailbreaks(split, n) for split, n in (("train", 64), ("validation", 32))]
-    pairs = safeswitch_prompts._told("train", 64)
+    sides = [contrasts.with_jailbreaks(split, n) for split, n in (("train", 64), ("validation", 32))]
+    pairs = contrasts.explained_refusals("train", 64)
     found = SafeSwitch.fit(bundled, sides[0], validation=sides[1], pairs=pairs, progress=False)
     harmful = organism.prompts("jailbreak", "validation")[100:196]
     harmless = organism.prompts("plain", "validation")[100:124] + organism.prompts("borderline", "validation")[100:124]
