@@ -396,7 +396,7 @@ def test_the_shell_evaluates_ones_own_prompts_and_goes_on(bundled, tmp_path):
         (("--sets", "none.csv"), "There is no file 'none.csv'."),
         (
             ("--method", "scan"),
-            "There is no method 'scan': there are scans, constant, random, shuffled, wrong_layers, system, self_cd.",
+            "There is no method 'scan': there are scans, constant, scans_centred,",
         ),
         (("--judge", "jury"), "There is no judge 'jury': the known ones are panel, trained"),
     ],
@@ -427,7 +427,7 @@ def test_killed_at_many_moments_every_reply_is_there_once(ask, model, tmp_path, 
                 ask(folder, [own])
             finally:
                 os._exit(0)
-        time.sleep(rng.uniform(0.02, 0.5) * taken)
+        time.sleep(rng.uniform(0.02, 0.9) * taken)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         there = evaluation.read(folder)[0] if (folder / table_on_disk.ABOUT).is_file() else whole[:0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scans_lens.figures import captions
 from scans_lens.figures.captions import Numbers
-from scans_lens.figures.style import FAINT, KINDS, SOFT, blank, looks, save, settled
+from scans_lens.figures.style import FAINT, INK, KINDS, SOFT, blank, looks, save, settled
 
 if TYPE_CHECKING:
     from scans_lens.figures.picture import Picture
@@ -58,8 +58,15 @@ def _asked(numbers: Numbers) -> dict[str, Any]:
 
 
 def _kinds(ways: Numbers) -> list[str]:
-    """Kinds of prompts that all of them were asked."""
-    return [kind for kind in KINDS if all(kind in way["refused"] for way in ways.values())]
+    """Kinds of prompts, or sets with their kind, that all of them were asked: our kinds where there are some."""
+    asked = [name for name in ways["plain"]["refused"] if all(name in way["refused"] for way in ways.values())]
+    return [kind for kind in KINDS if kind in asked] or asked
+
+
+def _look(name: str) -> dict[str, Any]:
+    """Colour and mark of a kind, or of a set by the kind behind its name."""
+    kind = name.rpartition(", ")[2]
+    return KINDS.get({"harmless": "plain"}.get(kind, kind), {"color": INK, "marker": "o"})
 
 
 def draw(numbers: Numbers, settings: Numbers) -> Picture:
@@ -67,10 +74,10 @@ def draw(numbers: Numbers, settings: Numbers) -> Picture:
     ways = _asked(numbers)
     kinds = _kinds(ways)
     picture = blank(10.0, 1.5 + 0.27 * len(ways), caption(numbers, settings))
-    panels = picture.subplots(1, len(kinds), sharey=True)
+    panels = picture.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     names = list(ways)[::-1]
     for ax, kind in zip(panels, kinds, strict=True):
-        look = KINDS[kind]
+        look = _look(kind)
         plain = ways["plain"]["refused"][kind]
         ax.axvspan(*(100 * edge for edge in plain["interval"]), color=FAINT, alpha=0.5, linewidth=0)
         ax.axvline(100 * plain["value"], color=SOFT, linewidth=0.8)
