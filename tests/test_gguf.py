@@ -234,9 +234,9 @@ def test_two_at_once_make_one_folder(file, kept_in, monkeypatch):
 def test_a_known_models_file_is_called_by_its_short_name(file, monkeypatch):
     model = dataclasses.replace(known.KNOWN["smollm2-135m"], sha256=hashlib.sha256(file.read_bytes()).hexdigest())
     monkeypatch.setitem(known.KNOWN, model.name, model)
-    assert shown_name(load_model(file)) == "smollm2-135m (F32, dequantised)"
+    assert identity(load_model(file)).title == "smollm2-135m (F32, dequantised)"
     file.unlink()
-    assert shown_name(load_model("smollm2-135m")) == "smollm2-135m (F32, dequantised)"
+    assert identity(load_model("smollm2-135m")).title == "smollm2-135m (F32, dequantised)"
 
 
 # ── What is refused ──────────────────────────────────────────────────────────────────────────────────────────

@@ -66,7 +66,7 @@ def test_another_version_and_a_folder_of_something_else_are_refused(tmp_path):
     about.write_text(json.dumps({**json.loads(about.read_text()), "format": 99}))
     (tmp_path / "notes.txt").write_text("mine")
     for folder, what in (
-        (tmp_path / "run", "is in format 99, and this version writes format 1"),
+        (tmp_path / "run", "is in format 99, and this version writes format 2"),
         (tmp_path, "and is no folder of results"),
     ):
         with pytest.raises(ValueError, match=what):  # noqa: SIM117
@@ -129,8 +129,8 @@ def test_a_full_disk_loses_nothing_that_was_there(tmp_path, monkeypatch):
 
 WRITER = """
 import sys, time
-from scans_lens import runs
-with runs.opened(sys.argv[1], {"model": "tiny", "tokens": 8}) as run:
+from scans_lens import table
+with table.opened(sys.argv[1], {"model": "tiny", "tokens": 8}) as run:
     done = set(run.table()["number"]) if len(run.table()) else set()
     print("going", flush=True)
     for number in range(60):
