@@ -86,6 +86,9 @@ class World:
     """What draws of anchors are taken from, where that is more than `anchors`."""
     borderline: tuple[Prompt, ...] = ()
     """Borderline prompts to learn from, none of them in `validation`."""
+    twins: Contrast | None = None
+    """Harmful prompts with borderline ones like them to learn a gate from, none of them in `validation`; None where
+    none are known."""
     jailbreaks: tuple[Contrast, Contrast] | None = None
     """To learn from and to choose on, with harmful prompts that the model complies with; None where none are known."""
     refusals: tuple[Refusals, Refusals] | None = None

@@ -186,6 +186,7 @@ class Fitting:
             "anchors": self.world.anchors.digest,
             "validation": self.world.validation.digest,
             "borderline": sha256(json.dumps([str(prompt) for prompt in self.world.borderline]).encode()).hexdigest(),
+            "twins": self.world.twins.digest if self.world.twins is not None else "",
             "judge": description(self.world.judge),
             "asking": self.asking.to_dict(),
             "effort": self.effort.to_dict(),
