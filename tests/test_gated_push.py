@@ -15,12 +15,16 @@ from safetensors.torch import load_file
 from sklearn.linear_model import Ridge
 
 import scans_lens
+from scans_lens import organism
+from scans_lens.comparison import grid
 from scans_lens.conversation import Asking
 from scans_lens.errors import Refused
 from scans_lens.flight import Flight
 from scans_lens.generation import replies
+from scans_lens.methods import choosing, gating, ridge
 from scans_lens.methods import gated_push as module
-from scans_lens.methods import gating, ridge
+from scans_lens.methods.arms import Fitting
+from scans_lens.methods.arms import fitted as fitted_way
 from scans_lens.methods.choosing import FALL
 from scans_lens.methods.gated_push import GatedPush
 from scans_lens.methods.gating import Asked, Trial
@@ -227,7 +231,7 @@ def test_no_reply_is_asked_for_twice(one_model, monkeypatch):
         asked.extend((str(scale), prompt) for prompt in said.prompts)
         return some(said)
 
-    monkeypatch.setattr(gating.choosing, "ROUNDS", 2)
+    monkeypatch.setattr(choosing, "ROUNDS", 2)
     found = a_gated_push(one_model, judge=judge)
     assert len(asked) == len(set(asked)) <= 20 * len(found.trials)
     assert len({trial.scale for trial in found.trials}) == len(found.trials) > 3
@@ -249,7 +253,7 @@ def test_the_smallest_scale_that_answers_nearly_all_refused_borderline_prompts_i
 
 def test_the_search_ends_at_the_first_scale_that_does_and_looks_for_smaller_ones(one_model, monkeypatch):
     monkeypatch.setattr(gating, "SHARES", (0.1, 0.2, 0.4))
-    monkeypatch.setattr(gating.choosing, "ROUNDS", 2)
+    monkeypatch.setattr(choosing, "ROUNDS", 2)
 
     def refusing(said):
         """The plain model and pushes below .15 refuse."""
@@ -345,3 +349,30 @@ def test_thresholds_in_the_wrong_order_are_refused(fitted, tmp_path):
     replace(fitted, low=fitted.high + 1).save(tmp_path / "odd")
     with pytest.raises(ValueError, match=r"the low threshold, .* lies above the high one"):
         GatedPush.load(tmp_path / "odd")
+
+
+# ── On a model that refuses ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.above
+def test_on_the_bundled_model_borderline_prompts_are_answered_harm_is_not_and_jailbreaks_are_left_alone(
+    bundled, tmp_path, monkeypatch
+):
+    """Through the catalogue: fitted, kept, read again, and every trial in the comparison's grid."""
+    monkeypatch.setattr(choosing, "VALIDATION_TOKENS", 16)
+    monkeypatch.setattr(gating, "SHARES", (0.05, 0.1))
+    effort = scans_lens.Effort(anchors=48, pushed=16, validation=16, tokens=16, rounds=1, resamples=50, settings=6)
+    fitting = Fitting(world_of(bundled), effort, tmp_path, progress=False)
+    way = fitted_way(fitting, "gated_push")
+    assert way.learned is not None and way.replies <= fitting.budget == 6 * 32
+    found, plain = way.learned.chosen, way.learned.trials[0]
+    assert found.harmless[0] < plain.harmless[0] and found.harmful[0] >= plain.harmful[0] - 1
+    assert len(grid([way])) == len(way.learned.trials) == len(way.trials) and {"low", "left"} <= set(grid([way]))
+    assert fitted_way(fitting, "gated_push").replies == way.replies and fitting.judged == way.replies
+    asked = [organism.prompts(kind, "validation")[:24] for kind in ("harmful", "borderline", "jailbreak")]
+    harmful, borderline, jailbreaks = (
+        Flight(bundled, scans_lens.chat_tokens(bundled, prompts)) for prompts in asked
+    )  # fmt: skip
+    assert (way.learned.decide(harmful)["scale"] < 0).sum() <= 2
+    assert (way.learned.decide(borderline)["scale"] < 0).sum() >= 18
+    assert (way.learned.decide(jailbreaks)["scale"] < 0).sum() <= 2

@@ -57,7 +57,7 @@ class GatedPush(Method, Artefact):
     """
 
     KIND = "gated push"
-    WHAT = "These gate and directions"
+    WHAT = "This gate and its directions"
 
     directions: Directions
     """As they are added: `scale` times these vectors, whose lengths are the layers' mean residual norms."""

@@ -113,7 +113,7 @@ def evaluate(
         judging = {name: world.judge_named(name) for name in heard} or None
         loaded = model_named(model, backend, device, dtype, revision)
         own = world.world_of(loaded)
-        if {"false_refusal", "gated_push"} & set(wanted):
+        if "false_refusal" in wanted or ("gated_push" in wanted and own.twins is None):
             own = own.with_borderline()
         if not named and not own.bundled and world.may_be_bundled(model):
             chosen = [each if limit is None else each.first(limit) for each in own.sets]
