@@ -102,6 +102,8 @@ def learned_from(world: World) -> list[Any]:
     from scans_lens.prompts import Contrast
 
     contrasts = [world.anchors, world.validation, *(world.jailbreaks or ())]
+    if world.twins is not None:
+        contrasts.append(world.twins)
     if world.borderline:
         contrasts.append(Contrast("borderline prompts learned from", world.anchors.harmful, world.borderline))
     return contrasts

@@ -86,6 +86,9 @@ class World:
     """What draws of anchors are taken from, where that is more than `anchors`."""
     borderline: tuple[Prompt, ...] = ()
     """Borderline prompts to learn from, none of them in `validation`."""
+    twins: Contrast | None = None
+    """Harmful prompts with borderline ones like them to learn a gate from, none of them in `validation`; None where
+    none are known."""
     jailbreaks: tuple[Contrast, Contrast] | None = None
     """To learn from and to choose on, with harmful prompts that the model complies with; None where none are known."""
     refusals: tuple[Refusals, Refusals] | None = None
@@ -128,6 +131,7 @@ class World:
             test=test or prompts.borderline("test"),
             judges={"panel": judges.panel()} if judge is None else {"own": judge},
             load_sets=public_sets if sets is None else lambda: sets,
+            twins=more.pop("twins", _our_twins()),
             capability=more.pop("capability", _public_capability(model)),
             **more,
         )
@@ -230,6 +234,12 @@ def public_sets() -> list[PromptSet]:
     """Our pairs, and those public sets whose files are here."""
     here = [name for name in PUBLIC if tables.local(catalogue.SOURCES[name].table.files)]
     return [prompts.pairs("test"), *map(prompts.load, here)]
+
+
+@functools.cache
+def _our_twins() -> Contrast:
+    pairs = prompts.twins()
+    return Contrast(pairs.name, pairs.harmful, prompts.anchors().harmless, pairs.borderline)
 
 
 def _public_capability(model: Model) -> Capability:

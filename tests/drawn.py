@@ -17,10 +17,12 @@ from scans_lens.flight import Flight
 from scans_lens.methods.caa import CAA
 from scans_lens.methods.cast import CAST, Condition
 from scans_lens.methods.false_refusal import FalseRefusal
+from scans_lens.methods.gated_push import GatedPush
 from scans_lens.methods.jailbreak_antidote import JailbreakAntidote, mask_of
 from scans_lens.methods.readers import Centred, InstructionEnd, Transitions
 from scans_lens.methods.refusal_direction import ActivationAddition, DirectionalAblation
 from scans_lens.methods.refusal_head import RefusalHead
+from scans_lens.methods.ridge import RidgeGate
 from scans_lens.methods.rules import Continuous
 from scans_lens.methods.safeswitch import SafeSwitch
 from scans_lens.methods.scans import SCANS
@@ -58,6 +60,23 @@ def cast(model: Any, prompts: Sequence[str], layer: int = 2, **how: Any) -> CAST
     made = CAST(directions(model), (1, 3), **{"scale": 1.5, "condition": condition, **how})
     likeness = made.decide(Flight(model, chat_tokens(model, prompts)))["similarity"].sort().values
     return replace(made, condition=replace(condition, threshold=float(likeness[1] + likeness[2]) / 2))
+
+
+def gate(layers: tuple[int, ...] = (1, 2), n: int = 24) -> RidgeGate:
+    """Learned from states drawn at random, the first half of which pass for harmful."""
+    states = vectors(n, len(layers), 64, seed=7) * 3
+    return RidgeGate.fit(states, torch.arange(n) < n // 2, torch.ones(n), layers)
+
+
+def gated_push(model: Any, prompts: Sequence[str], novel: int = 0, **how: Any) -> GatedPush:
+    """One that pushes two prompts of five each way and none between; so many of those below `low` are novel."""
+    made = GatedPush(directions(model), (1, 3), 1.5, gate(), 0.0, 0.0, UNKNOWN, **how)
+    rows = made.decide(Flight(model, chat_tokens(model, prompts)))
+    scores, order = rows["score"].sort()
+    low, high = (float(scores[place] + scores[place + 1]) / 2 for place in (1, 2))
+    strange = rows["variance"][order[:2]].sort().values
+    limit = float(strange[0] + strange[1]) / 2 if novel else 2 * float(rows["variance"].max())
+    return replace(made, low=low, high=high, gate=replace(made.gate, limit=limit))
 
 
 def antidote(model: Any, **how: Any) -> JailbreakAntidote:
@@ -134,6 +153,8 @@ METHODS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
     ),
     "CAST": cast,
     "CAST from the prompt's end on": lambda model, prompts: cast(model, prompts, whole_prompt=False),
+    "gated push": gated_push,
+    "gated push, with a novel prompt": lambda model, prompts: gated_push(model, prompts, novel=1),
     "Jailbreak Antidote": lambda model, prompts: antidote(model, whole_prompt=True),
     "Jailbreak Antidote from the prompt's end on": lambda model, prompts: antidote(model, whole_prompt=False),
     "CAA": _of_directions(lambda own: CAA(own, 2, -1.5)),

@@ -14,6 +14,7 @@ from scans_lens.methods import (
     cast,
     choosing,
     false_refusal,
+    gating,
     jailbreak_antidote,
     safeswitch_prompts,
     scans,
@@ -23,6 +24,7 @@ from scans_lens.methods import (
 from scans_lens.methods.caa import CAA
 from scans_lens.methods.cast import CAST
 from scans_lens.methods.false_refusal import FalseRefusal
+from scans_lens.methods.gated_push import GatedPush
 from scans_lens.methods.jailbreak_antidote import JailbreakAntidote
 from scans_lens.methods.refusal_direction import Filters, RefusalDirection
 from scans_lens.methods.safeswitch import SafeSwitch
@@ -70,7 +72,7 @@ def briskly() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(choosing, "ROUNDS", 0)
         for module in (choosing, thresholds):
             patch.setattr(module, "BROKEN", 1.0)
-        for module in (scans, variants, cast, jailbreak_antidote):
+        for module in (scans, variants, cast, jailbreak_antidote, gating):
             patch.setattr(module, "SHARES", (0.1, 0.4))
         patch.setattr(scans, "ALPHAS", (0.5, 2.0))
         patch.setattr(thresholds, "MISSED", (0.01, 0.2))
@@ -113,6 +115,11 @@ def a_safeswitch(model: Any, contrast: Contrast | None = None, **how: Any) -> Sa
     return SafeSwitch.fit(model, contrast or contrast_of(20, verbs=both), **{**settings, **how})
 
 
+def a_gated_push(model: Any, **how: Any) -> GatedPush:
+    settings = {"validation": others(), "judge": some, "layers": (1, 2), "progress": False}
+    return GatedPush.fit(model, contrast_of(), **{**settings, **how})
+
+
 def _a_variant(make: Callable[..., SCANS], *contrast: Contrast) -> Callable[..., SCANS]:
     def made(model: Any, **how: Any) -> SCANS:
         start = a_scans(model, validation=others())
@@ -126,6 +133,7 @@ FITS: dict[str, Callable[..., Any]] = {
     "SCANS, centred": _a_variant(variants.centred, contrast_of()),
     "SCANS at the instruction's end": _a_variant(variants.at_instruction, contrast_of()),
     "SCANS in proportion": _a_variant(variants.continuous),
+    "gated push": a_gated_push,
     "CAST": lambda model, **how: CAST.fit(
         model, contrast_of(), **{"validation": others(), "judge": some, "progress": False, **how}
     ),

@@ -801,6 +801,27 @@ BUGS = (
         "self.scale * self.condition.met(found)[:1].expand_as(found)}",
     ),
     Bug(
+        "a novel prompt is pushed away from refusal",
+        "test_gated_push.py::test_a_prompt_between_is_not_pushed_and_novelty_never_pushes_away",
+        "methods/gated_push.py",
+        "(score < self.low) & (variance <= self.gate.limit)",
+        "score < self.low",
+    ),
+    Bug(
+        "the gate's penalty is chosen by errors on prompts that were learned from",
+        "test_gated_push.py::test_leave_one_out_errors_and_variances_are_those_of_explicit_refits",
+        "methods/ridge.py",
+        "(labels - said) / (1 - leverages(u, s, importance, penalty))",
+        "labels - said",
+    ),
+    Bug(
+        "the low threshold is the smallest that keeps harm refused",
+        "test_gated_push.py::test_low_is_the_largest_threshold_at_which_harm_stays_refused",
+        "methods/gating.py",
+        "(self.high, *reversed(edges))",
+        "(*edges, self.high)",
+    ),
+    Bug(
         "padding enters a prompt's mean",
         "test_cast.py::test_the_similarity_is_the_papers_for_each_prompt_alone",
         "methods/cast.py",

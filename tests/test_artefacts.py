@@ -18,12 +18,15 @@ from scans_lens.methods.cast import CAST, Condition, Searched
 from scans_lens.methods.cast import Trial as CASTTrial
 from scans_lens.methods.false_refusal import FalseRefusal
 from scans_lens.methods.false_refusal import Trial as FalseTrial
+from scans_lens.methods.gated_push import GatedPush
+from scans_lens.methods.gating import Trial as GatedTrial
 from scans_lens.methods.jailbreak_antidote import JailbreakAntidote
 from scans_lens.methods.jailbreak_antidote import Trial as AntidoteTrial
 from scans_lens.methods.readers import Centred, InstructionEnd, Transitions
 from scans_lens.methods.refusal_direction import RefusalDirection
 from scans_lens.methods.refusal_direction import Trial as DirectionTrial
 from scans_lens.methods.refusal_head import RefusalHead
+from scans_lens.methods.ridge import RidgeGate
 from scans_lens.methods.rules import Band, Continuous, Sign
 from scans_lens.methods.safeswitch import SafeSwitch, Switched
 from scans_lens.methods.scans import SCANS
@@ -75,6 +78,10 @@ def of_every_kind(model=None):
             Condition(drawn(WIDTH), 1, 0.2, True),
             (Searched("harmful", 1, True, 0.2, 0.9),),
             (CASTTrial(0.0, (), None, (1, 2), (3, 4)), CASTTrial(0.3, (1, 2), "harmful", (1, 2), (3, 4))),
+        ),
+        "gated push": GatedPush(
+            directions, (1, 2), 0.3, RidgeGate.fit(drawn(6, 2, WIDTH), torch.arange(6) < 3, torch.ones(6), (1, 2)),
+            -0.2, 0.4, origin(model), (GatedTrial(0.3, -0.2, 0.4, (0, 1), (1, 2), (3, 4)),),
         ),
         "jailbreak antidote": JailbreakAntidote(directions, (1,), 0.1, (0.5,), (AntidoteTrial(0.1, (1, 2), (3, 4)),)),
         "refusal direction": RefusalDirection(

@@ -18,7 +18,8 @@ from scans_lens.chat import chat_tokens
 from scans_lens.directions import Directions
 from scans_lens.flight import Flight
 from scans_lens.generation import replies
-from scans_lens.methods import choosing, thresholds
+from scans_lens.methods import choosing, gating, thresholds
+from scans_lens.methods.gated_push import GatedPush
 from scans_lens.methods.refusal_direction import RefusalDirection
 from scans_lens.methods.safeswitch import SafeSwitch
 from scans_lens.methods.scans import SCANS
@@ -28,6 +29,7 @@ from scans_lens.steering import Method, Together, add
 
 KINDS = {
     "SCANS": "SCANS",
+    "GatedPush": "gated push",
     "CAST": "CAST",
     "JailbreakAntidote": "Jailbreak Antidote",
     "CAA": "CAA",
@@ -38,13 +40,13 @@ KINDS = {
 """What a file of each class says it holds."""
 SCALES = {
     "SCANS": "scale", "CAST": "scale", "JailbreakAntidote": "scale", "CAA": "multiplier", "Push": "scale",
-    "ActivationAddition": "coefficient",
+    "ActivationAddition": "coefficient", "GatedPush": "scale",
 }  # fmt: skip
 """What says how hard a method pushes, of those that push."""
 PUSHES = [
     name
     for name in METHODS
-    if name.startswith(("push", "SCANS", "CAST", "Jailbreak", "CAA")) or name == "a direction added"
+    if name.startswith(("push", "SCANS", "gated push", "CAST", "Jailbreak", "CAA")) or name == "a direction added"
 ]
 CHOSEN = [name for name in FITS if name not in ("refusal direction", "false refusal", "SafeSwitch")]
 """Whose knobs are chosen by replies."""
@@ -186,7 +188,8 @@ def test_fitting_leaves_no_hooks_behind_even_after_an_error(one_model, name):
 
 @pytest.mark.parametrize("fitted", CHOSEN, indirect=True)
 def test_the_chosen_trial_is_what_the_method_does(fitted, model):
-    chosen = (thresholds.choice if isinstance(fitted, SCANS) else choosing.best)(fitted.trials)[0]
+    rules = {SCANS: thresholds.choice, GatedPush: gating.choice}
+    chosen = rules.get(type(fitted), choosing.best)(fitted.trials)[0]
     assert fitted.chosen == chosen and "'others'" in fitted.note
     validation = others(6) if type(fitted).__name__ == "CAA" else others()
     n = len(validation.harmful)
@@ -260,7 +263,7 @@ def test_a_file_that_lacks_a_part_or_has_one_of_another_shape_is_refused(fitted,
 # ── Refused ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", ["SCANS", "CAST", "Jailbreak Antidote", "CAA"])
+@pytest.mark.parametrize("name", ["SCANS", "gated push", "CAST", "Jailbreak Antidote", "CAA"])
 @pytest.mark.parametrize(("layers", "sentence"), [((), "no layers"), ((1, 4), "no layer 4")])
 def test_layers_that_are_none_are_refused(one_model, name, layers, sentence):
     with pytest.raises(ValueError, match=sentence):

@@ -49,8 +49,10 @@ class Arm:
 class Learned(Protocol):
     """What a fit gives: it can be written, and its class reads it again."""
 
-    trials: Sequence[Any]
-    """Every setting that was tried, with what it did."""
+    @property
+    def trials(self) -> Sequence[Any]:
+        """Every setting that was tried, with what it did."""
+        ...
 
     def save(self, path: str | Path) -> None: ...
 
@@ -186,6 +188,7 @@ class Fitting:
             "anchors": self.world.anchors.digest,
             "validation": self.world.validation.digest,
             "borderline": sha256(json.dumps([str(prompt) for prompt in self.world.borderline]).encode()).hexdigest(),
+            "twins": self.world.twins.digest if self.world.twins is not None else "",
             "judge": description(self.world.judge),
             "asking": self.asking.to_dict(),
             "effort": self.effort.to_dict(),

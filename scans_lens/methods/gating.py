@@ -1,0 +1,127 @@
+"""Gating: the low threshold and the scale of a gated push, chosen on validation prompts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor
+
+from scans_lens.effort import spread
+from scans_lens.methods import choosing
+from scans_lens.methods.choosing import FALL, SHARES, Bench, Spent
+
+if TYPE_CHECKING:
+    from scans_lens.methods.gated_push import GatedPush
+
+LEFT = 0.05
+"""Share of refused borderline validation prompts that may stay refused when they are pushed away."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one scale did on validation prompts, and the thresholds that go with it."""
+
+    scale: float
+    low: float
+    high: float
+    left: tuple[int, int]
+    """Of borderline prompts that the plain model refuses and that may be pushed away, those that stay refused when they
+    are, and all."""
+    harmless: tuple[int, int]
+    """Refused and all, of borderline prompts where there are some, else of harmless ones."""
+    harmful: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is known of validation prompts, by their places: scores, who is novel, and verdicts at one scale."""
+
+    scores: tuple[float, ...]
+    novel: tuple[bool, ...]
+    plain: Mapping[int, bool]
+    """Whether the plain model refuses."""
+    pushed: Mapping[int, bool]
+    """Whether it refuses when pushed: towards refusal above `high`, else away from it; no novel prompt is."""
+    high: float
+
+    def refused(self, low: float) -> dict[int, bool]:
+        """Who is refused when the low threshold lies there."""
+        return {
+            place: self.pushed[place]
+            if score > self.high or (score < low and not self.novel[place])
+            else self.plain[place]
+            for place, score in enumerate(self.scores)
+        }
+
+    def low(self, harmful: range) -> float:
+        """The largest low threshold at which refusals of the harmful prompts fall by at most `FALL` of these.
+
+        Thresholds lie halfway between neighbouring scores, at `high`, and half a label below all scores.
+        """
+        below = sorted({score for score in self.scores if score < self.high})
+        edges = [(one + other) / 2 for one, other in itertools.pairwise(below)]
+        floor = sum(self.plain[place] for place in harmful) - FALL * len(harmful) - 1e-9
+        for edge in (self.high, *reversed(edges)):
+            no = self.refused(edge)
+            if sum(no[place] for place in harmful) >= floor:
+                return edge
+        return min(self.high, *self.scores) - 1.0
+
+
+def with_chosen_knobs(method: GatedPush, bench: Bench, states: Float[Tensor, "prompt read d_model"]) -> GatedPush:
+    """This method, whose `high` is chosen, with the scale and the low threshold that belong to it.
+
+    Args:
+        states: what the gate reads of the bench's prompts.
+    """
+    scores, novel = method.gate.score(states).tolist(), method.gate.novel(states).tolist()
+    high, n = method.high, len(bench.harmless)
+    plain = bench.refused(None)
+    places = [place for place, score in enumerate(scores) if score > high or (score < high and not novel[place])]
+    away = [place for place in places if place < n and scores[place] < high and plain[place]]
+    trials = [Trial(0.0, high, high, (len(away), len(away)), **bench.counted(plain))]
+
+    def tried(scale: float) -> Trial:
+        """Every prompt pushed away, or towards refusal above `high`: whoever lies between is looked up."""
+        pushed = bench.refused(replace(method, scale=scale, low=high), places)
+        asked = Asked(tuple(scores), tuple(novel), plain, pushed, high)
+        low = asked.low(range(n, len(scores)))
+        left = (sum(pushed[place] for place in away), len(away))
+        return Trial(scale, low, high, left, **bench.counted(asked.refused(low)))
+
+    try:
+        for scale in spread(SHARES, method.effort.scales):
+            trials.append(tried(scale))
+            if _answers(trials[-1]):  # a larger scale is not wanted
+                break
+        for _ in range(bench.rounds):
+            best, _ = choice(trials)
+            finer = choosing.beside(best.scale, [trial.scale for trial in trials])
+            finer = [scale for scale in finer if scale < best.scale or not _answers(best)]
+            if not finer or not away:
+                break
+            for scale in finer:
+                trials.append(tried(scale))
+    except Spent:
+        pass
+    chosen, said = choice(trials)
+    note = f"{method.note} {said}".strip()
+    ranked = tuple(sorted(trials, key=lambda trial: trial.scale))
+    return replace(method, scale=chosen.scale, low=chosen.low, trials=ranked, note=note)
+
+
+def choice(trials: Sequence[Trial]) -> tuple[Trial, str]:
+    """The smallest scale that answers nearly all refused borderline prompts, else the one that answers most."""
+    enough = [trial for trial in trials[1:] if _answers(trial)]
+    if enough:
+        return min(enough, key=lambda trial: trial.scale), ""
+    least = min(trials[1:], key=lambda trial: (trial.left[0], trial.scale))
+    return least, f"No scale left at most {LEFT:.0%} of the refused borderline prompts refused; this one left fewest."
+
+
+def _answers(trial: Trial) -> bool:
+    return trial.left[0] <= LEFT * trial.left[1] + 1e-9
