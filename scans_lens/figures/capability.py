@@ -31,8 +31,8 @@ def measure(study: Study) -> dict[str, Any]:
 
     if not study.bundled:
         raise ValueError(
-            "This figure is of the bundled model's own quiz and corpus; for other models scans_lens.capability has "
-            "MMLU and perplexity, and `python -m scans_lens reproduce --table 3` measures both."
+            "This figure is of the bundled model's own quiz and corpus; for other models scans_lens.questions has MMLU "
+            "and scans_lens.likelihoods perplexity, and `python -m scans_lens reproduce --table 3` measures both."
         )
     scans = study.scans
     asked = corpus.asked("quiz", "test")[: len(study.test["plain"])]
