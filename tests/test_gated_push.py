@@ -278,7 +278,8 @@ def test_twins_count_more_than_anchors_and_a_prompt_that_is_both_counts_once():
 
 def test_a_worlds_twins_come_before_its_borderline_prompts(one_model):
     contrast = Contrast("anchors", ["kill"], ["cook"])
-    world = World.of(one_model)
+    assert World.of(one_model).twins.borderline == scans_lens.prompts.twins().borderline
+    world = World.of(one_model, twins=None)
     with pytest.raises(Refused, match="no borderline prompts to learn the gate from"):
         module.twins_of(world, contrast)
     found = module.twins_of(world.with_borderline(), contrast)
