@@ -170,9 +170,9 @@ def evaluate(
                     asked = one.at(places)
                     moved = _moved(model, asked, own, asking) if divergence else {}
                     rows = []
-                    for arm, said in zip(own, given, strict=True):
+                    for seat, (arm, said) in enumerate(zip(own, given, strict=True)):
                         columns = columns_of(asked, said, judge, world.scorers)
-                        columns["kl"] = moved.get(own.index(arm), [None] * len(places))
+                        columns["kl"] = moved.get(seat, [None] * len(places))
                         rows += [_row(one, place, arm, said, row, seconds, columns) for row, place in enumerate(places)]
                     run.write(rows)
                     bar.update(len(rows) * rank.of)
