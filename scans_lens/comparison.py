@@ -92,21 +92,9 @@ def compare(
     arms = [Arm(PLAIN), *(way.arm for way in ways if way.arm is not None)]
     table = evaluate(
         model, sets, arms, out / "replies", world=world, max_new_tokens=max_new_tokens, asking=asking, divergence=True,
-        learned_from=learned_from(world), batch_size=batch_size, progress=progress,
+        learned_from=world.learned_from, batch_size=batch_size, progress=progress,
     )  # fmt: skip
     return told(fitting, ways, arms, table, {each.name: len(each) for each in sets}, max_new_tokens, out)
-
-
-def learned_from(world: World) -> list[Any]:
-    """The contrasts that a world's fits learn from or choose on, and what must not be asked therefore."""
-    from scans_lens.prompts import Contrast
-
-    contrasts = [world.anchors, world.validation, *(world.jailbreaks or ())]
-    if world.twins is not None:
-        contrasts.append(world.twins)
-    if world.borderline:
-        contrasts.append(Contrast("borderline prompts learned from", world.anchors.harmful, world.borderline))
-    return contrasts
 
 
 def told(
@@ -145,7 +133,7 @@ def told(
             }
     for (way, name), rate in queries.right(table).items():
         numbers["ways"][way].setdefault("right", {})[name] = rate.as_json()
-    for way, nats in queries.divergence(table).items():
+    for (way, _), nats in queries.divergence(table).items():
         numbers["ways"][way]["kl"] = nats.as_json()
     _cost(fitting, arms, numbers)
     _front(numbers)

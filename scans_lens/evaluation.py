@@ -129,7 +129,7 @@ def evaluate(
             for one in arms
         ],
         "judges": {name: judges.description(own) for name, own in judge.items()},
-        "scorers": [scorer.__name__ for scorer in world.scorers],
+        "scorers": [judges.description(scorer) for scorer in world.scorers],
         "divergence": divergence,
         "max_new_tokens": max_new_tokens,
         "asking": asking.to_dict(),

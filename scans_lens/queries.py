@@ -48,12 +48,12 @@ def right(table: pd.DataFrame) -> dict[tuple[str, str], Rate]:
     }
 
 
-def divergence(table: pd.DataFrame) -> dict[str, Mean]:
-    """KL of the reply's first token from the plain model's, in nats, by way, over the prompts it was measured on."""
+def divergence(table: pd.DataFrame) -> dict[tuple[str, str], Mean]:
+    """KL of the reply's first token from the plain model's, in nats, by way and setting, where it was measured."""
     if "kl" not in table:
         return {}
     told = table[table["kl"].notna()]
-    return {str(way): Mean.of(rows["kl"].tolist()) for way, rows in told.groupby("method", sort=False)}
+    return {_texts(way): Mean.of(rows["kl"].tolist()) for way, rows in told.groupby(["method", "setting"], sort=False)}
 
 
 def unsure(table: pd.DataFrame, judge: str) -> tuple[int, int] | None:

@@ -141,6 +141,16 @@ class World:
         """Whose verdicts rates are made of."""
         return next(iter(self.judges.values()))
 
+    @property
+    def learned_from(self) -> tuple[Contrast, ...]:
+        """All that fits may learn from or choose on, and that must not be asked therefore."""
+        parts = [self.anchors, self.validation, *(self.jailbreaks or ())]
+        if self.twins is not None:
+            parts.append(self.twins)
+        if self.borderline:
+            parts.append(Contrast("borderline prompts", self.anchors.harmful, self.borderline))
+        return tuple(parts)
+
     @functools.cached_property
     def sets(self) -> tuple[PromptSet, ...]:
         return tuple(self.load_sets())

@@ -58,6 +58,13 @@ WHOLE_TEXT = "test_methods.py::test_steered_decoding_from_the_cache_equals_runni
 
 BUGS = (
     Bug(
+        "settings of one way share their divergence",
+        "test_audit.py::test_settings_of_one_way_are_weighed_each_by_itself",
+        "report/audit.py",
+        "moved = nats.get((arm.name, arm.setting))",
+        "moved = nats.get((arm.name, arms[-1].setting))",
+    ),
+    Bug(
         "prompts that SafeSwitch learns from are asked",
         "test_evaluation.py::test_the_bundled_models_parts_share_no_prompt",
         "world.py",
@@ -669,8 +676,8 @@ BUGS = (
         "kept fits are not told apart by their anchors",
         "test_main.py::test_a_kept_fit_is_told_apart_by_all_that_it_depends_on",
         "methods/arms.py",
-        '"anchors": self.world.anchors.digest,',
-        '"anchors": "",',
+        '"learned from": [contrast.digest for contrast in self.world.learned_from],',
+        '"learned from": [],',
     ),
     Bug(
         "kept fits are told apart by the version alone",

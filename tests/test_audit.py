@@ -1,8 +1,11 @@
 """Audit: laws of what is kept beside a run's table."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from scans_lens import report
 from scans_lens.evaluation import evaluate, prompt_id
 from scans_lens.explain import looks
 from scans_lens.methods import arms
@@ -59,6 +62,27 @@ def test_a_push_is_weighed_in_residual_norms_and_nats_and_ways_without_a_push_ar
     assert scans["residual_norms"] == pytest.approx(float(share[list(fitted.layers)].mean()), rel=1e-5)
     torch.testing.assert_close(scans["residual_norms"], random["residual_norms"], rtol=1e-5, atol=0.0)
     assert scans["interval"][0] <= scans["kl"] <= scans["interval"][1] and scans["n"] == len(PROMPTS)
+
+
+def test_settings_of_one_way_are_weighed_each_by_itself(folder, model, fitted):
+    ways = [Arm("scans", replace(fitted, scale=scale), f"scale {scale:g}") for scale in (0.01, 3.0)]
+    asked = PromptSet("other", PROMPTS, ("harmless",) * 3, ("",) * 3, "here", "MIT", "nobody")
+    how = {"judge": {"any": lambda said: ["answered"] * len(said)}, "max_new_tokens": 2, "progress": False}
+    table = evaluate(model, [asked], ways, folder.with_name("settings"), divergence=True, **how)
+    audit.weigh(folder, ways, table)
+    gentle, hard = audit.weights_of(folder)
+    assert gentle["n"] == hard["n"] == 3 and gentle["kl"] < hard["kl"]
+
+
+def test_a_run_without_harmless_prompts_is_weighed_and_shown_without_a_divergence(folder, model, fitted):
+    ways = [Arm("plain"), Arm("scans", fitted)]
+    asked = PromptSet("other", PROMPTS, ("harmful", "borderline", "borderline"), ("",) * 3, "here", "MIT", "nobody")
+    how = {"judge": {"any": lambda said: ["answered"] * len(said)}, "max_new_tokens": 2, "progress": False}
+    out = folder.with_name("without")
+    table = evaluate(model, [asked], ways, out, divergence=True, **how)
+    audit.weigh(out, ways, table)
+    assert audit.weights_of(out)[0]["kl"] is None
+    assert "no harmless prompts were asked" in report.write(out).read_text()
 
 
 def test_nothing_kept_is_nothing_and_what_is_broken_is_said(folder):

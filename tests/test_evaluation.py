@@ -296,19 +296,20 @@ def test_a_way_with_a_system_prompt_of_its_own_is_asked_with_it(ask, model, tmp_
 
 
 def test_a_world_of_ones_own_says_who_judges_what_is_asked_and_what_else_is_told(model, push, tmp_path):
-    def length(asked, said):
-        return {"shouted": [prompt.upper() == prompt for prompt in asked], "length": [len(reply) for reply in said]}
+    def told(asked, said):
+        return {"asked": list(asked), "length": [len(reply) for reply in said]}
 
-    mine = a_set(n=4)
-    world = World.of(model, sets=[mine], judge=by_length, scorers=(length,), name="my model")
+    mine = dataclasses.replace(a_set(n=4), prompts=("How long is a rope?", "Why?", "Who sings this song?", "What?"))
+    world = World.of(model, sets=[mine], judge=by_length, scorers=(told,), name="my model")
     table = evaluate(
         model, world.sets, [Arm("plain"), Arm("push", push)], tmp_path / "run", world=world, max_new_tokens=4,
-        progress=False,
+        batch_size=4, progress=False,
     )  # fmt: skip
-    assert table["length"].tolist() == [len(reply) for reply in table["reply"]] and not table["shouted"].any()
+    assert table["length"].tolist() == [len(reply) for reply in table["reply"]]
+    assert table["asked"].tolist() == table["prompt"].tolist() and len(table) == 8
     assert table["verdict_own"].tolist() == by_length(table["reply"])
     settings = json.loads((tmp_path / "run" / table_on_disk.ABOUT).read_text())["settings"]
-    assert settings["model"]["name"] == "my model" and settings["scorers"] == ["length"]
+    assert settings["model"]["name"] == "my model" and settings["scorers"][0].endswith(".told")
     broken = World.of(model, sets=[mine], judge=by_length, scorers=(lambda asked, said: {"x": [1]},))
     with pytest.raises(ValueError, match="A scorer gave 1 values of 'x' for 4 replies"):
         evaluate(model, [mine], [Arm("plain")], tmp_path / "other", world=broken, max_new_tokens=2, progress=False)

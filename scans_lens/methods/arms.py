@@ -175,7 +175,7 @@ class Fitting:
 
     @functools.cached_property
     def terms(self) -> dict[str, Any]:
-        """All that fits depend on."""
+        """All that fits depend on; a judge is told by its name."""
         model = self.world.model
         weights, tokenizer = unembedding_of(model), model.tokenizer
         return {
@@ -185,10 +185,9 @@ class Fitting:
             "dtype": str(weights.dtype),
             "device": weights.device.type,
             "bridge": is_bridge(model),
-            "anchors": self.world.anchors.digest,
-            "validation": self.world.validation.digest,
-            "borderline": sha256(json.dumps([str(prompt) for prompt in self.world.borderline]).encode()).hexdigest(),
-            "twins": self.world.twins.digest if self.world.twins is not None else "",
+            "learned from": [contrast.digest for contrast in self.world.learned_from],
+            "refusals": sha256(json.dumps(self.world.refusals, default=str).encode()).hexdigest(),
+            "filters": dict(self.world.filters),
             "judge": description(self.world.judge),
             "asking": self.asking.to_dict(),
             "effort": self.effort.to_dict(),

@@ -93,7 +93,7 @@ def weigh(folder: str | Path, arms: Sequence[Arm], table: pd.DataFrame) -> Path:
         directions, layers = push.directions, list(push.layers)
         norms = directions.residual_norms[layers].cpu()
         lengths = abs(push.scale) * directions.vectors[layers].norm(dim=1).cpu() / norms
-        moved = nats.get(arm.name)
+        moved = nats.get((arm.name, arm.setting))
         pushes.append(
             {
                 "way": html.named(arm.name, arm.setting),

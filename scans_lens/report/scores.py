@@ -66,12 +66,14 @@ def sizes(found: Sequence[Mapping[str, Any]]) -> str:
         return ""
     rows = []
     for one in found:
-        low, high = one["interval"]
-        kl = f"{one['kl']:.3f} [{low:.3f}, {high:.3f}]"
+        kl = "" if one["kl"] is None else "{:.3f} [{:.3f}, {:.3f}]".format(one["kl"], *one["interval"])
         rows.append([escape(one["way"]), ", ".join(map(str, one["layers"])), f"{one['residual_norms']:.3f}", kl])
     head = ("way", "layers", "push, in residual norms", "KL, nats")
-    note = (
-        f"KL: from the plain to the steered distribution of the first token, mean over {found[0]['n']} harmless "
-        "validation prompts, 95&nbsp;% by bootstrap."
+    n = max(one["n"] for one in found)
+    note = "KL: from the plain to the steered distribution of the first token, "
+    note += (
+        f"mean over {n} harmless prompts of this run, 95&nbsp;% by bootstrap."
+        if n
+        else "of which nothing is known, since no harmless prompts were asked."
     )
     return f"{html.table(head, rows, 2)}<p class=note>{note}</p>"

@@ -106,7 +106,7 @@ def evaluate(
         if own_folder:
             typer.echo(f"Results go to {folder}; the same command with --out {folder} goes on there.", err=True)
 
-        from scans_lens import comparison, evaluation, queries
+        from scans_lens import evaluation, queries
         from scans_lens.methods.arms import Arm, fitted
         from scans_lens.methods.scans import SCANS
 
@@ -121,6 +121,8 @@ def evaluate(
         given = {"scans": SCANS.load(scans, loaded)} if scans else {}
         fits = fitting(own, asking, allowed, seed=seed, batch_size=batch_size, given=given)
         ways = [fitted(fits, name) for name in wanted]
+        if ways and all(way.arm is None for way in ways):
+            raise ValueError(f"{ways[0].name} could not be fitted: {ways[0].knobs}")
         for way in ways:
             if way.arm is None:
                 typer.secho(f"{way.name} could not be fitted: {way.knobs}", fg="yellow", err=True)
@@ -138,7 +140,7 @@ def evaluate(
         try:
             rows = evaluation.evaluate(
                 loaded, chosen, arms, folder, world=own, judge=judging, max_new_tokens=max_new_tokens,
-                batch_size=batch_size, learned_from=comparison.learned_from(own), divergence=True, asking=asking,
+                batch_size=batch_size, learned_from=own.learned_from, divergence=True, asking=asking,
             )  # fmt: skip
         except OSError as error:
             raise ValueError(str(error)) from error
@@ -165,14 +167,14 @@ def evaluate(
                 f"standard deviation {100 * one.deviation:.1f} points, {low:.1f} to {high:.1f} %."
             )
         for name in (column for column in rows.columns if column.startswith("verdict_")):
-            heard = name.removeprefix("verdict_")
-            if (doubt := queries.unsure(rows, heard)) and doubt[0]:
+            jury = name.removeprefix("verdict_")
+            if (doubt := queries.unsure(rows, jury)) and doubt[0]:
                 typer.echo(
-                    f"The judge {heard} was not sure of {doubt[0]} of {doubt[1]} verdicts; the report shows which."
+                    f"The judge {jury} was not sure of {doubt[0]} of {doubt[1]} verdicts; the report shows which."
                 )
             if missing := sum(not isinstance(verdict, str) for verdict in rows[name]):
                 typer.secho(
-                    f"The judge {heard} gave no verdict on {missing} of {len(rows)} replies; the same call asks again.",
+                    f"The judge {jury} gave no verdict on {missing} of {len(rows)} replies; the same call asks again.",
                     fg="red",
                     err=True,
                 )
