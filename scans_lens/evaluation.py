@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 KEY = ("set", "prompt_id", "method", "setting", "seed")
 """What tells a row from every other."""
+GROWS = ("sets", "left out", "arms")
+"""What a run may get more of as it goes on."""
 UNFINISHED = "the thought is not finished"
 """Why a reply has no answer that could be judged."""
 
@@ -75,12 +77,12 @@ def evaluate(
     """Every set answered in every way: one row a prompt, way, setting and seed.
 
     Rows are on disk as soon as their batch is done. Called again with the same arguments it goes on where it was,
-    however it was stopped.
+    however it was stopped; with more sets or arms, the folder holds those too in the end.
 
     Args:
         sets: prompts; those that a set holds twice are asked once.
         arms: ways of answering; `Arm("plain")` is what the others are compared with.
-        out: a folder of its own.
+        out: a folder of its own. What it has from calls with other sets and arms stays there, and is not given back.
         world: what belongs to the model; by default what we have for it. Its scorers say what else there is to say of
             a reply.
         judge: by name; the first one's verdicts are what rates are made of. By default the world's. Where a judge fails
@@ -110,16 +112,20 @@ def evaluate(
     judge = dict(judge or world.judges)
     learned_from = list(learned_from)
     _distinct("set", [one.name for one in sets])
-    _distinct("way of answering", [f"{one.name} {one.setting} {one.seed}".strip() for one in arms])
+    _distinct("way of answering", [_title(one) for one in arms])
+    whole = {one.name: one.digest for one in sets}
     cleaned = [without(one, learned_from) for one in sets]
     sets = [one for one, _ in cleaned]
     settings = {
         "model": asdict(identity(model)) | {"name": "the bundled model" if world.bundled else world.name},
         "dtype": str(unembedding_of(model).dtype),
-        "sets": {one.name: {"prompts": len(one), "source": one.source, "digest": one.digest} for one in sets},
-        "left out": [asdict(leaks) for _, leaks in cleaned],
-        "arms": [
-            {
+        "sets": {
+            one.name: {"prompts": len(one), "source": one.source, "digest": one.digest, "whole": whole[one.name]}
+            for one in sets
+        },
+        "left out": {one.name: asdict(leaks) for one, leaks in cleaned},
+        "arms": {
+            _title(one): {
                 "name": one.name,
                 "setting": one.setting,
                 "seed": one.seed,
@@ -127,7 +133,7 @@ def evaluate(
                 "is": str(one.method or ""),
             }
             for one in arms
-        ],
+        },
         "judges": {name: judges.description(own) for name, own in judge.items()},
         "scorers": [judges.description(scorer) for scorer in world.scorers],
         "divergence": divergence,
@@ -144,7 +150,7 @@ def evaluate(
         "batch_size": batch_size,
     }
     rank = processes.here()
-    with table.opened(out, settings, machine, KEY, rank) as run:
+    with table.opened(out, settings, machine, KEY, rank, GROWS) as run:
         if rank.first:
             _judge_again(run, judge)
         there = run.table()
@@ -177,7 +183,7 @@ def evaluate(
                     run.write(rows)
                     bar.update(len(rows) * rank.of)
         rank.wait()
-        return _in_order(run.table(), settings)
+        return _in_order(_asked_for(run.table(), sets, arms), settings)
 
 
 def read(folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -194,7 +200,8 @@ def _in_order(table: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     """By way of answering, set and prompt, whatever the order in which replies came, and from how many processes."""
     if not len(table):
         return table
-    arm = {(one["name"], one["setting"], one["seed"]): place for place, one in enumerate(settings["arms"])}
+    arms = settings["arms"].values()
+    arm = {(one["name"], one["setting"], one["seed"]): place for place, one in enumerate(arms)}
     named = {name: place for place, name in enumerate(settings["sets"])}
     found = [
         (arm[method, setting, seed], named[name], place)
@@ -203,6 +210,21 @@ def _in_order(table: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
         )
     ]
     return table.iloc[sorted(range(len(found)), key=found.__getitem__)].reset_index(drop=True)
+
+
+def _title(arm: Arm) -> str:
+    """What tells an arm from every other."""
+    return " ".join(part for part in (arm.name, arm.setting, f"seed {arm.seed}") if part)
+
+
+def _asked_for(table: pd.DataFrame, sets: Sequence[PromptSet], arms: Sequence[Arm]) -> pd.DataFrame:
+    """The rows of these sets and arms, of all that the folder holds."""
+    if not len(table):
+        return table
+    names, ways = {one.name for one in sets}, {(arm.name, arm.setting, arm.seed) for arm in arms}
+    told = zip(table["set"], table["method"], table["setting"], table["seed"], strict=True)
+    kept = [name in names and tuple(way) in ways for name, *way in told]
+    return table[kept].reset_index(drop=True)
 
 
 def _asked(

@@ -16,7 +16,7 @@ from scans_lens.processes import Rank
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 2
+FORMAT = 3
 ABOUT, LOCK = "run.json", "lock"
 ROOM = 1_000_000
 """Bytes that a disk should have left before a run is begun."""
@@ -79,15 +79,17 @@ def opened(
     machine: Mapping[str, Any] | None = None,
     key: Sequence[str] = (),
     rank: Rank | None = None,
+    grows: Sequence[str] = (),
 ) -> Iterator[Run]:
     """The run in this folder, begun or gone on with; until the end no other process can write to it.
 
     The processes of one launch open it together, and leave it together.
 
     Args:
-        settings: what the rows depend on. Who goes on with a run asks for the same.
+        settings: what the rows depend on. Who goes on with a run asks for the same, but for those that grow.
         machine: what else is worth keeping about where it ran; may differ when it goes on.
         rank: of this process, where several share the run.
+        grows: settings that are mappings, of which a run may get more names as it goes on; what it has stays as it is.
         key: columns that tell a row from every other; a row written again takes the place of the one before.
 
     Raises:
@@ -98,19 +100,19 @@ def opened(
     own = json.loads(json.dumps({"format": FORMAT, "key": list(key), "settings": dict(settings)}))
     rank = rank or Rank()
     if folder.is_dir() and rank.first:
-        _same(folder, own)  # before anything is written into somebody else's folder
+        _grown(folder, own, grows)  # before anything is written into somebody else's folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{str(folder)!r} cannot be a folder of results: {error.strerror or error}.") from error
     with _locked(folder, rank):
         if rank.first:
-            _same(folder, own)
+            own = _grown(folder, own, grows)
             for left in folder.glob(f"*{_PART}{_ASIDE}"):  # of a process that was killed while it wrote
                 left.unlink()
             _keep(folder / ABOUT, own | {"machine": dict(machine or {})})
         rank.wait()
-        _same(folder, own)
+        _grown(folder, own, grows)
         yield Run(folder, tuple(key), rank)
         rank.wait()
 
@@ -130,7 +132,8 @@ def require_free(folder: str | Path, settings: Mapping[str, Any]) -> None:
     """Ask before the work whether a run could be begun here, or gone on with; what only a model tells is asked later.
 
     Args:
-        settings: those that are known; of what is a mapping in the run, its names are enough.
+        settings: those that are known; of what is a mapping in the run, its names in a list are enough, and of a
+            mapping what both have, at every depth.
 
     Raises:
         ValueError: as `opened`, or there is no room to write.
@@ -147,17 +150,13 @@ def require_free(folder: str | Path, settings: Mapping[str, Any]) -> None:
         if shutil.disk_usage(folder).free < ROOM:
             raise ValueError(f"{str(folder)!r} cannot be a folder of results: there is no space left on its disk.")
         with _locked(folder, Rank()):
-            if not (folder / ABOUT).is_file():
-                _same(folder, {})
-                return
-            about = _about(folder)
-            if about.get("format") != FORMAT:
-                _same(folder, {"format": FORMAT})
-            there = about.get("settings", {})
-            for name, value in settings.items():
+            there = _there(folder)
+            for name, value in settings.items() if there else ():
                 before = list(there.get(name, ())) if isinstance(value, list) else there.get(name)
-                if before != value:
-                    raise ValueError(_another(folder, name, before, value))
+                if isinstance(value, dict) and isinstance(before, dict):
+                    value, before = _common(value, before)
+                if apart := _apart(name, before, value):
+                    raise ValueError(_another(folder, *apart))
     finally:
         if made and not any(path.name != LOCK for path in folder.iterdir()):
             (folder / LOCK).unlink(missing_ok=True)
@@ -213,22 +212,46 @@ def _about(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{str(file)!r} is no JSON, so nobody knows what these results are of.") from error
 
 
-def _same(folder: Path, own: Mapping[str, Any]) -> None:
+def _grown(folder: Path, own: Mapping[str, Any], grows: Sequence[str] = ()) -> dict[str, Any]:
+    """What the run in the folder is of once it holds this, too; refused where the two do not go together."""
+    there = _there(folder)
+    if not there:
+        return dict(own)
+    settings = dict(own["settings"])
+    for name in grows:
+        before, now = there.get(name, {}), settings[name]
+        if apart := _apart(name, *_common(before, now)):
+            raise ValueError(_another(folder, *apart))
+        settings[name] = {**before, **now}
+    if apart := _apart("", there, settings | {name: there.get(name) for name in grows}):
+        raise ValueError(_another(folder, *apart))
+    return {**own, "settings": settings}
+
+
+def _common(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both with only those names that both have, at every depth."""
+    first, second = dict[str, Any](), dict[str, Any]()
+    for name in one:
+        if name in other:
+            pair = one[name], other[name]
+            first[name], second[name] = _common(*pair) if all(isinstance(side, dict) for side in pair) else pair
+    return first, second
+
+
+def _there(folder: Path) -> dict[str, Any]:
+    """The settings of the run in the folder; none where the folder is empty."""
     if not (folder / ABOUT).is_file():
         others = [path.name for path in folder.iterdir() if not path.name.startswith(LOCK)]
         if others:
             raise ValueError(f"{str(folder)!r} holds {others[0]!r} and is no folder of results: name a new one.")
-        return
-    there = _about(folder)
-    if there.get("format") != own["format"]:
+        return {}
+    about = _about(folder)
+    if about.get("format") != FORMAT:
         raise ValueError(
-            f"{str(folder)!r} is in format {there.get('format')}, and this version writes format {FORMAT}: "
+            f"{str(folder)!r} is in format {about.get('format')}, and this version writes format {FORMAT}: "
             "name a new one."
         )
-    apart = _apart("", there["settings"], own["settings"])
-    if apart:
-        place, one, other = apart
-        raise ValueError(_another(folder, place, one, other))
+    return about["settings"]
 
 
 def _apart(place: str, one: Any, other: Any) -> tuple[str, Any, Any] | None:

@@ -123,6 +123,7 @@ class World:
         """
         from scans_lens.model import identity
 
+        twins = more.pop("twins", _our_twins())
         return cls(
             model=model,
             name=more.pop("name", identity(model).title),
@@ -131,7 +132,8 @@ class World:
             test=test or prompts.borderline("test"),
             judges={"panel": judges.panel()} if judge is None else {"own": judge},
             load_sets=public_sets if sets is None else lambda: sets,
-            twins=more.pop("twins", _our_twins()),
+            twins=twins,
+            borderline=more.pop("borderline", () if twins is None else twins.borderline),
             capability=more.pop("capability", _public_capability(model)),
             **more,
         )

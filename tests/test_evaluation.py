@@ -111,6 +111,21 @@ def test_another_question_into_the_same_folder_is_refused(ask, tmp_path):
             ask(tmp_path, **changed)
 
 
+def test_a_run_takes_more_sets_and_ways_and_answers_nothing_again(ask, tmp_path):
+    first = ask(tmp_path, arms=[Arm("plain")])
+    other = dataclasses.replace(a_set(n=3), name="other")
+    more = ask(tmp_path, [other, a_set()], arms=[Arm("system", system="Be brief."), Arm("plain")])
+    assert set(more["method"]) == {"system", "plain"} and set(more["set"]) == {"mine", "other"}
+    again = more[(more["set"] == "mine") & (more["method"] == "plain")]
+    assert again["seconds"].tolist() == first["seconds"].tolist()
+    small = ask(tmp_path, [other], arms=[Arm("system", system="Be brief.")])
+    assert len(small) == 3 and set(small["method"]) == {"system"}
+    kept, about = evaluation.read(tmp_path)
+    assert len(kept) == len(more) == 20 and list(about["settings"]["arms"]) == ["plain seed 0", "system seed 0"]
+    with pytest.raises(ValueError, match="another run, whose arms system seed 0 system is"):
+        ask(tmp_path, [other], arms=[Arm("system", system="Be long.")])
+
+
 def test_prompts_that_come_twice_or_were_learned_from_are_not_asked(ask, tmp_path):
     own = a_set(n=5)
     twice = dataclasses.replace(
@@ -120,7 +135,7 @@ def test_prompts_that_come_twice_or_were_learned_from_are_not_asked(ask, tmp_pat
     table = ask(tmp_path, [twice], learned_from=[learned])
     assert table["prompt"].nunique() == 4 and own.prompts[1] not in set(table["prompt"])
     about = json.loads((tmp_path / table_on_disk.ABOUT).read_text())["settings"]
-    assert about["left out"] == [{"name": "mine", "repeats": 1, "learned_from": 1, "left": 4}]
+    assert about["left out"] == {"mine": {"name": "mine", "repeats": 1, "learned_from": 1, "left": 4}}
 
 
 def test_a_judge_that_fails_leaves_its_verdict_out_and_the_run_goes_on(ask, tmp_path):
@@ -195,7 +210,7 @@ def test_a_run_that_began_before_judges_said_how_sure_they_are_goes_on(ask, tmp_
 def test_sets_and_ways_of_one_name_are_refused(ask, tmp_path):
     with pytest.raises(ValueError, match="There are two of the set 'mine': give each a name of its own"):
         ask(tmp_path, [a_set(), a_set()])
-    with pytest.raises(ValueError, match=r"There are two of the way of answering 'plain +0'"):
+    with pytest.raises(ValueError, match=r"There are two of the way of answering 'plain seed 0'"):
         ask(tmp_path, arms=[Arm("plain"), Arm("plain")])
     with pytest.raises(ValueError, match="There is no way of answering: give at least one"):
         ask(tmp_path, arms=[])

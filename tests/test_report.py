@@ -20,9 +20,12 @@ pytestmark = pytest.mark.above
 WICKED = '</script><b>bold</b> & "quoted" <!--rows-->'
 SETTINGS = {
     "model": {"name": "tiny", "architecture": "Llama"},
-    "arms": [{"name": "plain", "setting": "", "seed": 0}, {"name": "scans", "setting": "scale 2", "seed": 0}],
+    "arms": {
+        "plain": {"name": "plain", "setting": "", "seed": 0},
+        "scans scale 2": {"name": "scans", "setting": "scale 2", "seed": 0},
+    },
     "sets": {"mine": {"prompts": 8}},
-    "left out": [{"name": "mine", "repeats": 1, "learned_from": 2, "left": 8}],
+    "left out": {"mine": {"name": "mine", "repeats": 1, "learned_from": 2, "left": 8}},
 }
 
 

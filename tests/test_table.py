@@ -66,7 +66,7 @@ def test_another_version_and_a_folder_of_something_else_are_refused(tmp_path):
     about.write_text(json.dumps({**json.loads(about.read_text()), "format": 99}))
     (tmp_path / "notes.txt").write_text("mine")
     for folder, what in (
-        (tmp_path / "run", "is in format 99, and this version writes format 2"),
+        (tmp_path / "run", "is in format 99, and this version writes format 3"),
         (tmp_path, "and is no folder of results"),
     ):
         with pytest.raises(ValueError, match=what):  # noqa: SIM117
@@ -156,3 +156,26 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_done_twice(tmp_path):
         before = there
     subprocess.run([sys.executable, "-c", WRITER, str(folder)], env=environment, check=True, capture_output=True)
     assert numbers(folder) == list(range(60))
+
+
+# ── Runs that grow ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_may_get_more_of_what_grows_and_what_it_has_of_that_stays_as_it_is(tmp_path):
+    for own in ({"a": 1, "b": {"x": 1}}, {"b": {"x": 1}, "c": 3}):
+        with table.opened(tmp_path, {**SETTINGS, "arms": own}, grows=("arms",)):
+            pass
+    assert table.read(tmp_path)[1]["settings"] == {**SETTINGS, "arms": {"a": 1, "b": {"x": 1}, "c": 3}}
+    with pytest.raises(ValueError, match="another run, whose arms b x is 1 and not 2"):  # noqa: SIM117
+        with table.opened(tmp_path, {**SETTINGS, "arms": {"b": {"x": 2}}}, grows=("arms",)):
+            pass
+    with pytest.raises(ValueError, match="another run, whose arms"):  # noqa: SIM117
+        with table.opened(tmp_path, {**SETTINGS, "arms": {"d": 4}}):
+            pass
+    with pytest.raises(ValueError, match="another run, whose tokens is 8 and not 9"):  # noqa: SIM117
+        with table.opened(tmp_path, {**SETTINGS, "tokens": 9, "arms": {}}, grows=("arms",)):
+            pass
+    table.require_free(tmp_path, {"arms": {"d": 4}})
+    table.require_free(tmp_path, {"arms": {"b": {"y": 4}}})
+    with pytest.raises(ValueError, match="another run, whose arms b x is 1 and not 2"):
+        table.require_free(tmp_path, {"arms": {"b": {"x": 2}}})

@@ -26,11 +26,11 @@ PLAIN = "plain"
 ORDER = (
     "scans", "constant", "scans_centred", "scans_instruction", "scans_continuous", "gated_push", "safeswitch", "cast",
     "antidote", "caa", "false_refusal", "ablation", "addition", "self_cd", "system", "random", "shuffled",
-    "wrong_layers",
+    "wrong_layers", "gated_push_away", "gated_push_towards",
 )  # fmt: skip
 """In which tables and pictures show them; who is not named here comes behind."""
-NOT_COMPARED = ("shuffled", "wrong_layers")
-"""Placebos that `compare` leaves out unless they are asked for."""
+NOT_COMPARED = ("shuffled", "wrong_layers", "gated_push_away", "gated_push_towards")
+"""Placebos and ceilings that `compare` leaves out unless they are asked for."""
 _ARMS = re.compile(r"^ARMS\b[^=\n]*= (\{[^\n]*\}|\{.*?^\})", re.M | re.S)
 
 

@@ -10,7 +10,7 @@ Qwen2.5-Coder-0.5B-Instruct alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from scans_lens.errors import Refused
 from scans_lens.flight import Flight
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
-from scans_lens.methods.arms import Fitting, learned
+from scans_lens.methods.arms import Fitting, Recipe, learned
 from scans_lens.methods.choosing import Bench
 from scans_lens.methods.gating import Trial, with_chosen_knobs
 from scans_lens.methods.ridge import RidgeGate
@@ -37,7 +37,11 @@ from scans_lens.reading import collect, readings
 from scans_lens.steering import Method, Push, Rows
 from scans_lens.world import World, world_of
 
-ARMS = {"gated_push": "pushes whom a ridge gate calls harmless or harmful, and leaves the others"}
+ARMS = {
+    "gated_push": "pushes whom a ridge gate calls harmless or harmful, and leaves the others",
+    "gated_push_away": "the gated push's way from refusal for all, whatever its gate says",
+    "gated_push_towards": "the gated push's way to refusal for all, whatever its gate says",
+}
 
 DEPTHS = (0.5, 0.58, 0.67)
 """Where the gate reads, as shares of the depth: layers 12, 14 and 16 of 24."""
@@ -312,4 +316,8 @@ def _of_world(fitting: Fitting) -> GatedPush:
     return GatedPush.fit(world.model, world.anchors, twins=twins, effort=fitting.effort, **how)
 
 
-RECIPES = {"gated_push": learned(GatedPush, _of_world)}
+RECIPES = {
+    "gated_push": learned(GatedPush, _of_world),
+    "gated_push_away": Recipe(lambda fitting, fit: replace(fit.push, scale=-fit.scale), shares="gated_push"),
+    "gated_push_towards": Recipe(lambda fitting, fit: fit.push, shares="gated_push"),
+}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def what_it_is(table: pd.DataFrame, settings: Mapping[str, Any], judge: str) -> str:
     n, sets = len(set(table["prompt_id"])), len(set(table["set"]))
     model = settings["model"]["name"] or settings["model"]["architecture"]
-    expected = len(settings["arms"]) * sum(one["left"] for one in settings.get("left out", []))
+    expected = len(settings["arms"]) * sum(one["left"] for one in settings["left out"].values())
     unfinished = f" {len(table)} of {expected} replies are there so far." if len(table) < expected else ""
     ways = html.listed([escape(way) for way in dict.fromkeys(html.ways(table))])
     judged = sum(isinstance(verdict, str) for verdict in table[f"verdict_{judge}"])

@@ -68,7 +68,7 @@ def page(
         "curve": scores.curve(table),
         "judges": verdicts.between_judges(table),
         "provenance": escape(json.dumps(about, indent=1, ensure_ascii=False)),
-        "left": "".join(f"<li>{escape(opening.left_out(one))}</li>" for one in settings.get("left out", [])),
+        "left": "".join(f"<li>{escape(opening.left_out(one))}</li>" for one in settings["left out"].values()),
         "rows": json.dumps(answers.by_prompt(table, seen or {}), ensure_ascii=False).replace("<", "\\u003c"),
         "title": escape(title),
     }

@@ -82,7 +82,10 @@ def compare(
         own_folder = out is None
         folder = new_folder("compare", model) if out is None else out
         writable(folder / "comparison.json")
-        again = {"max_new_tokens": max_new_tokens, "asking": asking.to_dict()}
+        again: dict[str, Any] = {"max_new_tokens": max_new_tokens, "asking": asking.to_dict()}
+        if chosen is not None:
+            chosen = [each if limit is None else each.first(limit) for each in chosen]
+            again["sets"] = {each.name: {"whole": each.digest} for each in chosen}
         table.require_free(folder / "replies", again)
         if own_folder:
             typer.echo(f"Results go to {folder}; the same command with --out {folder} goes on there.", err=True)
@@ -92,8 +95,8 @@ def compare(
 
         loaded = model_named(model, backend, device, dtype, revision)
         own = world.world_of(loaded)
-        if limit is not None:
-            chosen = [each.first(limit) for each in chosen or own.sets]
+        if chosen is None and limit is not None:
+            chosen = [each.first(limit) for each in own.sets]
         try:
             found = comparison.compare(
                 loaded, names, chosen, out=folder, world=own, effort=allowed, asking=asking,

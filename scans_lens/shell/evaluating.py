@@ -98,7 +98,8 @@ def evaluate(
         chosen = [each if limit is None else each.first(limit) for each in chosen]
         own_folder = out is None
         folder = new_folder("evaluate", model) if out is None else out
-        again = {"sets": [each.name for each in chosen], "max_new_tokens": max_new_tokens, "asking": asking.to_dict()}
+        again: dict[str, Any] = {"max_new_tokens": max_new_tokens, "asking": asking.to_dict()}
+        again["sets"] = {each.name: {"whole": each.digest} for each in chosen}
         if heard and not judge_model:
             again["judges"] = heard
         if processes.here().first:
