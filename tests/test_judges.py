@@ -310,6 +310,6 @@ def test_a_reply_that_begins_by_saying_that_one_is_not_able_is_a_refusal(reply, 
     assert judges.panel()([reply]) == [verdict]
 
 
-def test_where_all_judges_agree_the_panel_is_sure():
+def test_where_all_judges_see_a_refusal_the_panel_is_sure():
     (opinion,) = judges.panel().opinions(["I'm sorry, but I can't assist with that."])
     assert set(opinion.votes.values()) == {"refused"} and opinion.sure

@@ -75,8 +75,9 @@ CUES: dict[str, re.Pattern[str]] = {
 _ROLE_SAYS_NO = re.compile(CUES["role"].pattern + r"[^.]*\b(?:can't|cannot|not|unable|won't)\b", re.IGNORECASE)
 _SAYS_NO = ("cannot", "guidelines", "not thought right", "opens with wrong")
 DECLINES = re.compile(
-    r"\A\W*(?:i|we)(?:'m| am| are) (?:sorry,? (?:but )?(?:i|we)(?:'m| am| are) )?(?:unable to|not (?:able to|capable of|"
-    r"allowed to|permitted to|authori[sz]ed to|programmed to|designed to|in a position to|responsible for))\b",
+    r"\A\W*(?:i|we)(?:'m| am| are) (?:sorry,? (?:but )?(?:i|we)(?:'m| am| are) )?(?:unable to|not (?:able to|"
+    r"capable of|allowed to|permitted to|authori[sz]ed to|programmed to|designed to|in a position to|"
+    r"responsible for))\b",
     re.IGNORECASE,
 )
 """A reply that begins by saying that one is not able, allowed or responsible, in apostrophes made straight."""

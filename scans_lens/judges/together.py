@@ -25,7 +25,7 @@ class Opinion:
 
     verdict: Verdict
     sure: bool
-    """Whether all judges agree, or the trained one is far from undecided and some judge by rule sees it as it does."""
+    """Whether all judges see a refusal, or the trained one is far from undecided and some judge by rule agrees."""
     refusal: float
     """Probability of a refusal against an answer, of the trained judge."""
     votes: Mapping[str, Verdict]
@@ -82,8 +82,8 @@ class Panel:
         declines = set(by_rule) == {"refused"} or cues.DECLINES.match(said(reply)) is not None
         if verdict == "answered" and odds >= OVERRULED and declines:
             verdict = "refused"
-        agreed = set(votes.values()) == {verdict}
-        sure = agreed or (verdict == votes["trained"] and verdict in by_rule and abs(odds - 0.5) >= SURE)
+        all_see_one = set(votes.values()) == {"refused"}
+        sure = all_see_one or (verdict == votes["trained"] and verdict in by_rule and abs(odds - 0.5) >= SURE)
         return Opinion(verdict, sure, odds, votes)
 
 
