@@ -99,22 +99,10 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]
 
 def header_of(path: str | Path, kind: str) -> dict[str, Any]:
     """The header of a file that `write` made, without its tensors and without torch; raises as `read` does."""
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"There is no file {str(path)!r}.")
-    try:
-        with safe_open(path, framework="np") as file:
-            about = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{str(path)!r} is no safetensors file, or it is cut short: {error}") from error
+    about = _metadata(path)
     if about.get("kind") != kind:
         raise ValueError(f"{str(path)!r} holds no {kind}, but {about.get('kind', 'something of another program')}.")
-    if about.get("format") != str(FORMAT):
-        raise ValueError(
-            f"{str(path)!r} is in format {about.get('format')}, and this version reads format {FORMAT}: fit it again."
-        )
+    _require_format(path, about)
     try:
         header = json.loads(about.get("header", ""))
     except json.JSONDecodeError as error:
@@ -122,6 +110,33 @@ def header_of(path: str | Path, kind: str) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise ValueError(f"{str(path)!r} has a header that is a {type(header).__name__}, not an object of JSON.")
     return header
+
+
+def require_ours(path: str | Path) -> None:
+    """Refuse a file that `write` did not make, whatever it holds, without torch."""
+    about = _metadata(path)
+    if "kind" not in about:
+        raise ValueError(f"{str(path)!r} holds nothing that `fit` has saved, but something of another program.")
+    _require_format(path, about)
+
+
+def _metadata(path: str | Path) -> dict[str, str]:
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise ValueError(f"There is no file {str(path)!r}.")
+    try:
+        with safe_open(path, framework="np") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{str(path)!r} is no safetensors file, or it is cut short: {error}") from error
+
+
+def _require_format(path: str | Path, about: Mapping[str, str]) -> None:
+    if about.get("format") != str(FORMAT):
+        raise ValueError(
+            f"{str(path)!r} is in format {about.get('format')}, and this version reads format {FORMAT}: fit it again."
+        )
 
 
 # ── What is kept ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -49,6 +49,7 @@ def compare(
     world: World | None = None,
     effort: Effort = EQUAL,
     asking: Asking = BARE,
+    given: Mapping[str, Any] | None = None,
     max_new_tokens: int = NEW_TOKENS,
     batch_size: int | None = None,
     progress: bool = True,
@@ -70,6 +71,7 @@ def compare(
         world: what belongs to the model; by default what we have for it.
         effort: what each fit may take.
         asking: how all prompts are put, in learning and in asking.
+        given: by name, what was learned before, and is used as it is, whatever that took.
 
     Returns:
         What `comparison.json` holds: for each way its rates by set and kind with intervals and paired tests against the
@@ -85,7 +87,7 @@ def compare(
     if sets is None:
         sets = [each.first(TESTED) for each in world.sets] if world.bundled else list(world.sets)
     fitting = Fitting(
-        world, effort, out / "methods", asking, batch_size=batch_size, progress=progress,
+        world, effort, out / "methods", asking, batch_size=batch_size, progress=progress, given=given or {},
         said=(lambda sentence: print(sentence, flush=True)) if progress else lambda sentence: None,
     )  # fmt: skip
     ways = [fitted(fitting, name) for name in methods]

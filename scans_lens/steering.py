@@ -68,6 +68,16 @@ class Method(Protocol):
         """What it adds to a prompt that is pushed whole, where that is one direction a layer and one scale."""
         return None
 
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """The thresholds that it holds a prompt's score against, smallest first."""
+        return ()
+
+    @property
+    def scale_unit(self) -> str:
+        """Such as "residual norms"."""
+        return ""
+
     def decide(self, flight: Flight) -> Rows:
         """What it does to each row, from what the unsteered prompts left behind."""
         return {}

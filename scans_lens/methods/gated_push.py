@@ -110,6 +110,14 @@ class GatedPush(Method, Artefact):
     def push(self) -> Push:
         return Push(self.directions, self.layers, self.scale)
 
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        return self.low, self.high
+
+    @property
+    def scale_unit(self) -> str:
+        return "residual norms"
+
     # ── Learning ──
 
     @classmethod

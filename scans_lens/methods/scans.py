@@ -117,6 +117,14 @@ class SCANS(Method, Artefact):
     def push(self) -> Push:
         return Push(self.directions, self.layers, self.scale)
 
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        return (self.classifier.threshold,)
+
+    @property
+    def scale_unit(self) -> str:
+        return self.unit
+
     def transitions(
         self, model: Model, prompts: Sequence[Prompt], *, batch_size: int | None = None
     ) -> Float[Tensor, "prompt layer d_model"]:

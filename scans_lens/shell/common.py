@@ -43,6 +43,13 @@ Effort = Annotated[
     typer.Option(help="standard, quick or equal (as `compare` has it): how many prompts and replies a fit may take."),
 ]
 
+Fits = Annotated[
+    str | None,
+    typer.Option(
+        "--fitted", help="NAME=FILE: a method, and what `fit --method NAME` has saved; commas between several."
+    ),
+]
+
 PAIRS = ("pairs_validation", "pairs_test", "twins")
 """Our own borderline prompts with their twins, by the names that `--sets` knows."""
 BACKENDS = ("bridge", "hooked")
@@ -292,6 +299,29 @@ def require_fit(file: Path | None) -> None:
         from scans_lens import artefacts
 
         artefacts.header_of(file, "SCANS")
+
+
+def fits_in(given: str | None, scans: Path | None = None) -> dict[str, Path]:
+    """By the method's name, the files that --fitted names, and the one of --scans; looked into without torch.
+
+    Raises:
+        ValueError: no NAME=FILE, an unknown method, one that learns nothing or is named twice, or no file of ours.
+    """
+    from scans_lens import artefacts
+    from scans_lens.methods import catalogue
+
+    require_fit(scans)
+    found = {} if scans is None else {"scans": scans}
+    for part in names_in(given, "--fitted") if given is not None else ():
+        name, between, file = part.partition("=")
+        if not between or not file:
+            raise ValueError(f"--fitted takes NAME=FILE, such as gated_push=mine.safetensors, and not {part!r}.")
+        catalogue.require_known([name])
+        if name in found:
+            raise ValueError(f"Two files are named for {name}: give one.")
+        artefacts.require_ours(file)
+        found[name] = Path(file)
+    return found
 
 
 # ── Where things go ──────────────────────────────────────────────────────────────────────────────────────────

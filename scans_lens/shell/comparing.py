@@ -12,11 +12,13 @@ from scans_lens.shell.common import (
     Device,
     Dtype,
     Effort,
+    Fits,
     Name,
     Revision,
     System,
     Thinking,
     asking_with,
+    fits_in,
     model_named,
     names_in,
     new_folder,
@@ -26,6 +28,7 @@ from scans_lens.shell.common import (
     sentences,
     writable,
 )
+from scans_lens.shell.keeping import loaded_fits
 
 
 def methods() -> None:
@@ -62,6 +65,7 @@ def compare(
     system: System = None,
     thinking: Thinking = None,
     effort: Effort = "equal",
+    fits: Fits = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 24,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at once; by default what fits and pays.")] = None,
 ) -> None:
@@ -76,6 +80,7 @@ def compare(
 
         names = names_in(methods, "--methods") if methods is not None else list(catalogue.compared())
         catalogue.require_known(names)
+        files = fits_in(fits)
         asking, allowed = asking_with(system, thinking), efforts.named(effort)
         require_model(model, backend, device, dtype, revision)
         chosen = prompt_sets(sets) if sets is not None else None
@@ -100,7 +105,7 @@ def compare(
         try:
             found = comparison.compare(
                 loaded, names, chosen, out=folder, world=own, effort=allowed, asking=asking,
-                max_new_tokens=max_new_tokens, batch_size=batch_size,
+                given=loaded_fits(files, loaded), max_new_tokens=max_new_tokens, batch_size=batch_size,
             )  # fmt: skip
         except KeyboardInterrupt:
             how = f"with --out {folder} " if own_folder else ""

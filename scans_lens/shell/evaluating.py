@@ -12,22 +12,23 @@ from scans_lens.shell.common import (
     Device,
     Dtype,
     Effort,
+    Fits,
     Name,
     Revision,
     System,
     Thinking,
     asking_with,
+    fits_in,
     model_named,
     names_in,
     new_folder,
     prompt_sets,
-    require_fit,
     require_model,
     say_of,
     screen,
     sentences,
 )
-from scans_lens.shell.keeping import fitting, kept
+from scans_lens.shell.keeping import fitting, kept, loaded_fits
 
 
 def evaluate(
@@ -50,6 +51,7 @@ def evaluate(
         str | None, typer.Option(help="Its name there; alone, a hub name or folder of a chat model to load as a judge.")
     ] = None,
     scans: Annotated[Path | None, typer.Option(help="What `fit` has saved; else SCANS is fitted now.")] = None,
+    fits: Fits = None,
     system: System = None,
     thinking: Thinking = None,
     effort: Effort = "standard",
@@ -89,7 +91,7 @@ def evaluate(
         if judge_model and not judge_address:
             require_model(judge_model, "bridge", device, dtype, None)
         asking, allowed = asking_with(system, thinking), efforts.named(effort)
-        require_fit(scans)
+        files = fits_in(fits, scans)
         require_model(model, backend, device, dtype, revision)
         if out is None and processes.here().of > 1:
             raise ValueError("Several processes share this evaluation: name the folder that they write to, with --out.")
@@ -119,9 +121,9 @@ def evaluate(
         rank = processes.here()
         if not rank.first:
             rank.wait()  # the first one fits, and the others read what it has kept
-        given = {"scans": SCANS.load(scans, loaded)} if scans else {}
-        fits = fitting(own, asking, allowed, seed=seed, batch_size=batch_size, given=given)
-        ways = [fitted(fits, name) for name in wanted]
+        given = loaded_fits(files, loaded)
+        made = fitting(own, asking, allowed, seed=seed, batch_size=batch_size, given=given)
+        ways = [fitted(made, name) for name in wanted]
         if ways and all(way.arm is None for way in ways):
             raise ValueError(f"{ways[0].name} could not be fitted: {ways[0].knobs}")
         for way in ways:

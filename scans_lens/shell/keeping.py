@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -11,8 +13,9 @@ from scans_lens.conversation import BARE, Asking
 from scans_lens.effort import STANDARD, Effort
 
 if TYPE_CHECKING:
-    from scans_lens.methods.arms import Fitting
+    from scans_lens.methods.arms import Fitting, Recipe
     from scans_lens.methods.scans import SCANS
+    from scans_lens.model import Model
     from scans_lens.world import World
 
 
@@ -21,6 +24,30 @@ def fitting(world: World, asking: Asking = BARE, effort: Effort = STANDARD, **mo
     from scans_lens.methods.arms import Fitting
 
     return Fitting(world, effort, asking=asking, said=lambda sentence: typer.echo(sentence, err=True), **more)
+
+
+def loaded_fits(files: Mapping[str, Path], model: Model) -> dict[str, Any]:
+    """What `fit` has saved in these files, by the name of the method.
+
+    Raises:
+        ValueError: a method that keeps nothing of its own, or a file of another method or model.
+    """
+    return {name: recipe_with_a_file(name).kind.load(file, model) for name, file in files.items()}
+
+
+def recipe_with_a_file(name: str) -> Recipe:
+    """How this method is made, if it learns something of its own that can be kept in a file.
+
+    Raises:
+        ValueError: it does not.
+    """
+    from scans_lens.methods import catalogue
+
+    recipe = catalogue.recipe(name)
+    if recipe.kind is None:
+        why = f"it uses what {recipe.shares} has learned" if recipe.shares else "it learns nothing"
+        raise ValueError(f"Of {name} there is nothing to keep in a file: {why}.")
+    return recipe
 
 
 def kept(

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from scans_lens.conversation import Asking
     from scans_lens.generation import Replies
     from scans_lens.methods.scans import SCANS
+    from scans_lens.prompts import Contrast
+    from scans_lens.steering import Method
 
 from scans_lens.shell.common import (
     Backend,
     Device,
     Dtype,
     Effort,
+    Fits,
     Name,
     Pairs,
     Revision,
@@ -23,6 +27,7 @@ from scans_lens.shell.common import (
     Thinking,
     asking_with,
     contrast_in,
+    fits_in,
     lines_of_standard_input,
     model_named,
     require_fit,
@@ -33,7 +38,7 @@ from scans_lens.shell.common import (
     sentences,
     writable,
 )
-from scans_lens.shell.keeping import kept
+from scans_lens.shell.keeping import fitting, kept, loaded_fits, recipe_with_a_file
 
 
 def anchor(
@@ -97,9 +102,10 @@ def fit(
     system: System = None,
     thinking: Thinking = None,
     effort: Effort = "standard",
+    method: Annotated[str, typer.Option(help="Which; `methods` lists them.")] = "scans",
     abstain: Annotated[float, typer.Option(min=0.0, help="No push where the score is nearer to the threshold.")] = 0.0,
 ) -> None:
-    """Fit SCANS and keep it; prints what every scale did on validation prompts at the chosen threshold."""
+    """Fit SCANS, or another method, and keep it; of SCANS, print what every scale did on validation prompts."""
     with sentences():
         from dataclasses import replace
 
@@ -107,6 +113,9 @@ def fit(
         from scans_lens.methods import catalogue
 
         catalogue.require_preset(preset)
+        catalogue.require_known([method])
+        if method != "scans" and (preset or abstain):
+            raise ValueError(f"--preset and --abstain are SCANS', and not of {method}.")
         learned, chosen_on, asking = contrast_in(contrast), contrast_in(validation), asking_with(system, thinking)
         allowed = efforts.named(effort)
         require_model(model, backend, device, dtype, revision)
@@ -116,6 +125,11 @@ def fit(
         from scans_lens.methods.scans import SCANS
 
         loaded = model_named(model, backend, device, dtype, revision)
+        if method != "scans":
+            recipe_with_a_file(method)
+            typer.echo(str(_other(loaded, method, learned, chosen_on, asking, allowed, out)))
+            typer.echo(f"Written to {out}.")
+            return
         scans = SCANS.fit(
             loaded, learned, validation=chosen_on, preset=preset, effort=allowed, asking=asking,  # type: ignore[arg-type]
         )  # fmt: skip
@@ -125,6 +139,30 @@ def fit(
         typer.echo(str(scans))
         _print_trials(scans)
         typer.echo(f"Written to {out}.")
+
+
+def _other(
+    model: Any,
+    name: str,
+    learned: Contrast | None,
+    chosen_on: Contrast | None,
+    asking: Asking,
+    effort: Any,
+    out: Path,
+) -> Any:
+    """What another method has learned, from the caller's prompts or the model's own, saved there."""
+    from dataclasses import replace
+
+    from scans_lens.methods.arms import fitted
+    from scans_lens.world import world_of
+
+    world = world_of(model)
+    world = replace(world, anchors=learned or world.anchors, validation=chosen_on or world.validation)
+    way = fitted(fitting(world, asking, effort, again=True), name)
+    if way.learned is None:
+        raise ValueError(f"{name} could not be fitted: {way.knobs}")
+    way.learned.save(out)
+    return way.learned
 
 
 def _print_trials(scans: SCANS) -> None:
@@ -151,9 +189,11 @@ def reply(
     device: Device = None,
     dtype: Dtype = None,
     revision: Revision = None,
+    method: Annotated[str, typer.Option(help="Which; `methods` lists them.")] = "scans",
     scans: Annotated[
-        Path | None, typer.Option(help="A fitted method, from `fit`; by default it is fitted here.")
+        Path | None, typer.Option(help="SCANS as `fit` has saved it; by default it is fitted here.")
     ] = None,
+    fits: Fits = None,
     system: System = None,
     thinking: Thinking = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 256,
@@ -166,38 +206,59 @@ def reply(
         from rich.text import Text
 
         from scans_lens import effort as efforts
+        from scans_lens.methods import catalogue
 
         asked = lines_of_standard_input() if prompts == ["-"] else list(prompts)
         require_prompts(asked)
         asking, allowed = asking_with(system, thinking), efforts.named(effort)
-        require_fit(scans)
+        catalogue.require_known([method])
+        files = fits_in(fits, scans)
         require_model(model, backend, device, dtype, revision)
 
-        from scans_lens.generation import replies_under
+        from dataclasses import replace
+
+        from scans_lens.generation import replies, replies_under
+        from scans_lens.methods.arms import fitted
         from scans_lens.methods.scans import SCANS
         from scans_lens.world import world_of
 
         loaded = model_named(model, backend, device, dtype, revision)
         world = world_of(loaded)
-        method = SCANS.load(scans, loaded) if scans else kept(world, refit, asking=asking, effort=allowed)
-        plain, steered = replies_under(loaded, asked, [None, method], asking=asking, max_new_tokens=max_new_tokens)
-        assert steered.score is not None and steered.scale is not None
+        way = fitted(fitting(world, asking, allowed, again=refit, given=loaded_fits(files, loaded)), method)
+        if way.arm is None:
+            put = f" with {asking}" if asking else ""
+            raise ValueError(f"{method} could not be fitted{put}: {way.knobs}")
+        steering, system_of_its_own = way.arm.method, way.arm.system
+        how = {"max_new_tokens": max_new_tokens}
+        if system_of_its_own is None:
+            plain, steered = replies_under(loaded, asked, [None, steering], asking=asking, **how)
+        else:
+            plain = replies(loaded, asked, asking=asking, **how)
+            steered = replies(loaded, asked, steering, asking=replace(asking, system=system_of_its_own), **how)
         judge = world.judge
         table = Table(show_lines=True)
         for column in ("prompt", "plain", "steered"):
             table.add_column(column, ratio=1)
         for place, prompt in enumerate(asked):
-            score, scale = float(steered.score[place]), float(steered.scale[place])
-            way = _way(scale)
-            about = (
-                f"\nscore {score:.4f}, threshold {method.classifier.threshold:.4f}: {way} ({scale:+g} {method.unit})"
-            )
-            cells = [Text(prompt) + Text(about, style="dim")]
+            cells = [Text(prompt) + Text(_decided(steering, steered, place), style="dim")]
             for said in (plain, steered):
                 cells.append(_told(said, place) + Text(f"\n[{judge([said[place]])[0]}]", style="dim"))
             table.add_row(*cells)
         screen().print(table)
-        say_of(loaded, method)
+        say_of(loaded, way.learned if isinstance(way.learned, SCANS) else None)
+
+
+def _decided(method: Method | None, said: Replies, place: int) -> str:
+    """What a method saw in a prompt, and how it was pushed; nothing where it does the same to all."""
+    if said.scale is None or method is None:
+        return ""
+    scale = float(said.scale[place])
+    pushed = f"{_way(scale)} ({scale:+g}{f' {method.scale_unit}' if method.scale_unit else ''})"
+    if said.score is None:
+        return f"\n{pushed}"
+    bounds = " and ".join(f"{bound:.4f}" for bound in method.bounds)
+    held = f", threshold{'s' if len(method.bounds) > 1 else ''} {bounds}" if bounds else ""
+    return f"\nscore {float(said.score[place]):.4f}{held}: {pushed}"
 
 
 def _told(said: Replies, place: int) -> Any:
