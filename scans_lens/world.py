@@ -41,7 +41,7 @@ SAFETY_PROMPT = (
 """A system prompt that stresses safety, for models that have none of their own."""
 PUBLIC = (
     "xstest", "oktest", "or_bench_hard_1k", "truthfulqa", "advbench", "malicious_instruct", "jailbreakbench",
-    "harmbench",
+    "harmbench_standard",
 )  # fmt: skip
 """The public sets that a model is asked unless others are named, where their files are here."""
 ITEMS = 150

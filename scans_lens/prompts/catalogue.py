@@ -61,6 +61,31 @@ def _harmbench(row: Row) -> list[Item]:
     return [(prompt, "harmful", _clean(row["functionalcategory"]))]
 
 
+def _standard(row: Row) -> list[Item]:
+    return _harmbench(row) if _clean(row["functionalcategory"]) == "standard" else []
+
+
+def _behaviours(items: Callable[[Row], list[Item]], size: int, digest: str) -> Source:
+    """HarmBench's behaviours, all of them or some."""
+    return Source(
+        table=Table(
+            files=("harmbench_test.csv", "harmbench_behaviors_text_test.csv"),
+            hub=github(
+                "centerforaisafety/HarmBench",
+                "8e1604d1171fe8a48d8febecd22f600e462bdcdd",
+                "data/behavior_datasets/harmbench_behaviors_text_test.csv",
+            ),
+            columns=("behavior", "functionalcategory", "contextstring"),
+        ),
+        items=items,
+        size=size,
+        digest=digest,
+        licence="MIT",
+        citation="Mazeika et al. 2024, HarmBench: A Standardized Evaluation Framework for Automated Red Teaming and"
+        " Robust Refusal, arXiv 2402.04249",
+    )
+
+
 _ATTACKED = "Sheng et al. 2025, AlphaSteer, arXiv 2506.07022"
 
 
@@ -242,22 +267,9 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             citation="Shaikh et al. 2023, On Second Thought, Let's Not Think Step by Step! Bias and Toxicity in"
             " Zero-Shot Reasoning, arXiv 2212.08061",
         ),
-        "harmbench": Source(
-            table=Table(
-                files=("harmbench_test.csv", "harmbench_behaviors_text_test.csv"),
-                hub=github(
-                    "centerforaisafety/HarmBench",
-                    "8e1604d1171fe8a48d8febecd22f600e462bdcdd",
-                    "data/behavior_datasets/harmbench_behaviors_text_test.csv",
-                ),
-                columns=("behavior", "functionalcategory", "contextstring"),
-            ),
-            items=_harmbench,
-            size=320,
-            digest="57c9a9c50d639df13d91cb31d16ef51be746fbbf34c38a34abc9a541f5074e42",
-            licence="MIT",
-            citation="Mazeika et al. 2024, HarmBench: A Standardized Evaluation Framework for Automated Red Teaming and"
-            " Robust Refusal, arXiv 2402.04249",
+        "harmbench": _behaviours(_harmbench, 320, "57c9a9c50d639df13d91cb31d16ef51be746fbbf34c38a34abc9a541f5074e42"),
+        "harmbench_standard": _behaviours(
+            _standard, 159, "900e0e2cb9c5e58dd22e794aaef2fd5bdaa86ef7938ec99f4ce90807d568e0b8"
         ),
         "jailbreakbench": Source(
             table=Table(

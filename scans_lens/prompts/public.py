@@ -50,6 +50,8 @@ def load(name: str) -> PromptSet:
     PromptSet('harmfulq', harmful=200)
     >>> load("harmbench")  # doctest: +SKIP
     PromptSet('harmbench', harmful=320)
+    >>> load("harmbench_standard")  # doctest: +SKIP
+    PromptSet('harmbench_standard', harmful=159)
     >>> load("jailbreakbench")  # doctest: +SKIP
     PromptSet('jailbreakbench', harmful=100)
     >>> load("jailbreakbench_benign")  # doctest: +SKIP

@@ -36,6 +36,10 @@ Revision = Annotated[str | None, typer.Option(help="Of a hub model.")]
 Pairs = Annotated[
     Path | None, typer.Option(help="File with columns harmful and harmless, perhaps borderline (CSV, JSON, parquet).")
 ]
+Sets = Annotated[
+    str | None,
+    typer.Option(help="Names, or files with a column prompt; NAME:N is N of its prompts; commas between several."),
+]
 System = Annotated[str | None, typer.Option(help="A system prompt, before every prompt.")]
 Thinking = Annotated[str | None, typer.Option(help="on or off; as the template has it by default.")]
 Effort = Annotated[
@@ -52,6 +56,8 @@ Fits = Annotated[
 
 PAIRS = ("pairs_validation", "pairs_test", "twins")
 """Our own borderline prompts with their twins, by the names that `--sets` knows."""
+_SIZED = re.compile(r"(.+?)(?::([1-9]\d*))?")
+"""The name of a prompt set, and how many of its prompts."""
 BACKENDS = ("bridge", "hooked")
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICE = re.compile(r"(auto|meta|cpu|((cuda|mps|xpu|hpu|npu|mtia)(:\d+)?))")
@@ -251,18 +257,23 @@ def names_in(given: str, option: str) -> list[str]:
 
 
 def prompt_sets(given: str, option: str = "--sets") -> list[PromptSet]:
-    """Prompt sets of ours, public ones and the caller's own files; every name is checked before any is fetched."""
+    """Prompt sets of ours, public ones and the caller's own files; every name is checked before any is fetched.
+
+    NAME:N is N of its prompts, from all over it.
+    """
     from scans_lens import prompts
+    from scans_lens.effort import spread
     from scans_lens.world import OWN_SETS
 
-    names = names_in(given, option)
+    asked = [match.groups() for match in map(_SIZED.fullmatch, names_in(given, option)) if match]
+    names = names_in(",".join(name for name, _ in asked), option)
     ours, public = (*OWN_SETS, *PAIRS), prompts.known()
     for name in names:
         if name not in (*ours, *public) and not Path(name).suffix:
             known = ", ".join([*ours, *public])
             raise ValueError(f"There is no prompt set {name!r}: the known ones are {known}; or name a file.")
     found = {name: prompt_set(name) for name in sorted(names, key=public.__contains__)}  # the public ones last
-    sets = [found[name] for name in names]
+    sets = [found[name].at(spread(range(len(found[name])), int(size) if size else None)) for name, size in asked]
     titles = [one.name for one in sets]
     twice = next((title for place, title in enumerate(titles) if title in titles[:place]), None)
     if twice is not None:

@@ -15,6 +15,7 @@ from scans_lens.shell.common import (
     Fits,
     Name,
     Revision,
+    Sets,
     System,
     Thinking,
     asking_with,
@@ -42,7 +43,7 @@ def evaluate(
     dtype: Dtype = None,
     revision: Revision = None,
     method: Annotated[str, typer.Option(help="Names, commas between them; `methods` lists them.")] = "scans",
-    sets: Annotated[str | None, typer.Option(help="Names, or files with a column prompt; commas between them.")] = None,
+    sets: Sets = None,
     judge: Annotated[str | None, typer.Option(help="Names, commas between them; the first one counts.")] = None,
     judge_address: Annotated[
         str | None, typer.Option(help="One more judge, `asked`: an OpenAI-compatible address, up to /v1.")

@@ -15,6 +15,7 @@ from scans_lens.shell.common import (
     Name,
     Pairs,
     Revision,
+    Sets,
     System,
     Thinking,
     asking_with,
@@ -32,7 +33,7 @@ from scans_lens.shell.keeping import kept
 
 
 def calibrate(
-    sets: Annotated[str | None, typer.Option(help="Names, or files with a column prompt; commas between them.")] = None,
+    sets: Sets = None,
     model: Name = None,
     backend: Backend = "bridge",
     device: Device = None,
