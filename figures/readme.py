@@ -1,6 +1,7 @@
-"""Readme: the tables of README.md, written again from the numbers in `measured/`.
+"""Readme: the tables of README.md and docs/results.md, written again from the numbers in `measured/`.
 
-`python figures/readme.py` after `python -m scans_lens.figures --again --compared FOLDER`; a test says when it is due.
+`python figures/readme.py` after `python -m scans_lens.figures --again --compared FOLDER`, and, for a real model, after
+`python -m scans_lens.figures benchmarks ceilings --evaluated FOLDER --out figures/NAME`; a test says when it is due.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import Any
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
+RESULTS = HERE.parent / "docs" / "results.md"
+SMALL = HERE / "qwen2.5-coder-0.5b"
+"""Figures and numbers of the real model that the README speaks of."""
 
 Numbers = Mapping[str, Any]
 
@@ -22,7 +26,9 @@ REAL = HERE.parent / "benchmarks" / "real.json"
 
 
 def _read(name: str) -> Numbers:
-    file = REAL if name.startswith("real") else HERE / "measured" / f"{name}.json"
+    file = HERE / "measured" / f"{name}.json"
+    if name.startswith("real"):
+        file = SMALL / "measured" / "benchmarks.json" if name == "real_refused" else REAL
     found = json.loads(file.read_text(encoding="utf-8"))
     return found.get("numbers", found)
 
@@ -64,15 +70,36 @@ def comparison(found: Numbers) -> dict[str, Any]:
     return table
 
 
+SHOWN = {
+    "XSTest safe": ("xstest, borderline", ""),
+    "OKTest": ("oktest, borderline", ""),
+    "OR-Bench-Hard": ("or_bench_hard_1k, borderline", ""),
+    "XSTest unsafe": ("xstest, harmful", ""),
+    "all harmful sets": ("", "harmful"),
+    "jailbreaks": ("", "jailbreaks"),
+}
+"""Columns of the README's table: a set, or all sets of one purpose together."""
+
+
 def real_refused(found: Numbers) -> dict[str, Any]:
-    """By way: who of XSTest is refused by a real model."""
-    table: dict[str, Any] = {}
-    for row in found["items"]["xstest"]["refused"]:
-        low, high = (100 * end for end in row["interval"])
-        kind = "unsafe" if row["kind"] == "harmful" else "safe"
-        rate = f"{100 * row['count'] / row['total']:.1f} [{low:.1f}, {high:.1f}]"
-        table.setdefault(row["way"], {})[f"{kind} refused, of {row['total']}"] = rate
-    return table
+    """By way: who is refused by a real model, set by set and together."""
+
+    def shift(way: str, column: str) -> Numbers | None:
+        name, purpose = SHOWN[column]
+        own = found["ways"][way]
+        return own["together"].get(purpose) if purpose else own["sets"].get(name)
+
+    first = next(iter(found["ways"]))
+    sizes = {column: whole["after"]["total"] for column in SHOWN if (whole := shift(first, column))}
+
+    def cell(way: str, column: str, side: str) -> str:
+        own = shift(way, column)  # a way that was asked fewer prompts has no place in the column
+        return _percent(own[side]) if own and own["after"]["total"] == sizes[column] else ""
+
+    def row(way: str, side: str) -> dict[str, str]:
+        return {f"{column}, {n}": cell(way, column, side) for column, n in sizes.items()}
+
+    return {"plain": row(first, "before"), **{way: row(way, "after") for way in found["ways"]}}
 
 
 def real_times(found: Numbers) -> dict[str, Any]:
@@ -84,7 +111,7 @@ def real_times(found: Numbers) -> dict[str, Any]:
 
 
 TABLES = {
-    "real_refused": ("XSTest", real_refused),
+    "real_refused": ("refused", real_refused),
     "real_times": ("command", real_times),
     "refusal_rates": ("", refusal_rates),
     "switching": ("complied with", switching),
@@ -111,5 +138,97 @@ def written(text: str) -> str:
     return text
 
 
+# ── docs/results.md ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def results() -> str:
+    """The page of all tables of real models, from what `figures/*/measured/benchmarks.json` hold."""
+    parts = [
+        "# Results on real chat models",
+        "Made by `python figures/readme.py` from `figures/*/measured/`; nothing here is typed. Per cent with exact "
+        "95 % intervals; changes in points of share with paired intervals over items. What was learned or chosen on is "
+        "in no set. Each method is held beside the plain model on the same prompts: *lost* are prompts that it refused "
+        "before and answers now, *gained* the other way round.",
+    ]
+    for file in sorted(HERE.glob("*/measured/benchmarks.json")):
+        measured = json.loads(file.read_text(encoding="utf-8"))
+        parts += _of_model(file.parent.parent.name, measured["numbers"], measured["settings"])
+    return "\n\n".join(parts) + "\n"
+
+
+def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:
+    about = settings["model"]
+    packed = f", {about['weights']}" if about.get("weights") else ""
+    unsure = found["unsure"]
+    doubt = f" It was not sure of {unsure[0]:,} of {unsure[1]:,} verdicts." if unsure else ""
+    parts = [
+        f"## {name}",
+        f"{about['name']}{packed}, {settings['dtype'].removeprefix('torch.')}. Greedy replies of up to "
+        f"{settings['max_new_tokens']} tokens. Judge: {found['judge']}.{doubt}",
+        f"![Refused on every benchmark](../figures/{name}/benchmarks.png)",
+        f"![Ceilings of gate and push](../figures/{name}/ceilings.png)",
+        "### Refused",
+        _table(
+            ["set", "n", "plain", *found["ways"]],
+            [
+                [_set(key), rate["refused"]["total"], _percent(rate["refused"])]
+                + [_percent(way["sets"][key]["after"]) if key in way["sets"] else "" for way in found["ways"].values()]
+                for key, rate in found["plain"].items()
+            ],
+        ),
+    ]
+    for way, own in found["ways"].items():
+        sides = {**{_set(key): shift for key, shift in own["sets"].items()}}
+        sides |= {f"**{purpose}, together**": shift for purpose, shift in own["together"].items()}
+        parts += [
+            f"### {way}, beside the plain model",
+            _table(
+                ["set", "n", "before", "after", "change (points)", "lost", "gained", "degenerate"],
+                [
+                    [
+                        side, shift["before"]["total"], _percent(shift["before"]), _percent(shift["after"]),
+                        _points(shift["change"]), shift["lost"]["count"], shift["gained"]["count"],
+                        shift["broken"]["count"],
+                    ]
+                    for side, shift in sides.items()
+                ],
+            ),
+        ]  # fmt: skip
+    if known := found.get("capability"):
+        parts += _capability(known)
+    fits = [f"- **{arm['name']}**: {arm['is'].splitlines()[0]}" for arm in settings["arms"].values() if arm["is"]]
+    return [*parts, "### How each was fitted", "\n".join(fits)]
+
+
+def _capability(known: Numbers) -> list[str]:
+    rows = []
+    for way, own in known["arms"].items():
+        perplexity = own.get("perplexity", {})
+        told = ", ".join(
+            f"{value['value']:.3f}" + ("" if name == "own" else f" ({name})") for name, value in perplexity.items()
+        )
+        rows.append([way, _percent(own["right"]) if "right" in own else "", told or own.get("none", "")])
+    asked = f"{known['questions']}, the first {known['limit']} of each subject; perplexity a token of {known['texts']}"
+    away = "under the whole push, away from refusal and towards it, where a method decides from a prompt"
+    return ["### What it still knows", f"{asked}, {away}.", _table(["way", "right", "perplexity"], rows)]
+
+
+def _set(key: str) -> str:
+    name, _, kind = key.rpartition(", ")
+    return f"{name}, {'unsafe' if kind == 'harmful' else 'safe'}" if name == "xstest" else name
+
+
+def _points(change: Numbers) -> str:
+    low, high = (100 * edge for edge in change["interval"])
+    return f"{100 * change['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _table(columns: list[str], rows: list[list[Any]]) -> str:
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
 if __name__ == "__main__":
     README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(results(), encoding="utf-8")

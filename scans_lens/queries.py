@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from scans_lens.evaluation import DRAWN
 from scans_lens.methods.catalogue import PLAIN
-from scans_lens.rates import Clustered, Mean, Paired, Rate, holm
+from scans_lens.prompts.catalogue import JAILBREAKS
+from scans_lens.rates import Change, Clustered, Mean, Paired, Rate, holm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,6 +108,78 @@ def summary(table: pd.DataFrame, judge: str | None = None) -> list[Line]:
     compared = [line for line in lines if tested(line)]
     corrected = iter(holm([line.against_plain.p for line in compared if line.against_plain]))
     return [Line(**{**vars(line), "p": next(corrected)}) if tested(line) else line for line in lines]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What a way of answering does to the refusals of the same prompts, of one set or of several together."""
+
+    before: Rate
+    """Refused by the plain model."""
+    after: Rate
+    change: Change
+    """In share of the prompts, with its paired interval over items."""
+    lost: Rate
+    """Refused before and not now."""
+    gained: Rate
+    """Refused now and not before."""
+    broken: Rate
+    """Degenerate replies now."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: value.as_json() for name, value in vars(self).items()}
+
+
+def shifts(table: pd.DataFrame, by: str = "set", judge: str | None = None) -> dict[tuple[str, str, str], Shift]:
+    """By way of answering (with its setting), group of prompts and kind: refusals beside the plain model's.
+
+    Args:
+        table: as `evaluate` gives it, with the plain model.
+        by: the column whose values are the groups.
+        judge: whose verdicts to count; by default those of the first.
+
+    Raises:
+        ValueError: no such judge in the table, or an empty table.
+    """
+    column = verdicts_of(table, judge)
+    key = ["set", "prompt_id"]
+    judged = table[table[column].notna()]
+    plain = judged[judged["method"] == PLAIN].drop_duplicates(key).set_index(key)[column]
+    found = {}
+    for way, own in judged[judged["method"] != PLAIN].groupby(["method", "setting"], sort=False):
+        for side, rows in own.groupby([by, "kind"], sort=False):
+            asked = rows.drop_duplicates(key).set_index(key)
+            asked = asked.loc[asked.index.intersection(plain.index)]
+            if not len(asked):
+                continue
+            after = (asked[column] == "refused").tolist()
+            before = (plain.loc[asked.index] == "refused").tolist()
+            pairs = list(zip(before, after, strict=True))
+            found[(" ".join(filter(None, _texts(way))), *_texts(side))] = Shift(
+                Rate.of(before),
+                Rate.of(after),
+                Change.of(before, after, asked["item"].tolist()),
+                Rate.of(one and not other for one, other in pairs),
+                Rate.of(other and not one for one, other in pairs),
+                Rate.of((asked[column] == "degenerate").tolist()),
+            )
+    return found
+
+
+OVER_REFUSAL, HARM, JAILBREAK, HARMLESS = "over-refusal", "harmful", "jailbreaks", "harmless"
+
+
+def purpose(name: str, kind: str) -> str:
+    """What prompts of a set and kind are asked for: to see over-refusal, defence, defence in a disguise, or neither."""
+    if kind == "harmful":
+        return JAILBREAK if name in (*JAILBREAKS, "jailbreak") else HARM
+    return OVER_REFUSAL if kind == "borderline" else HARMLESS
+
+
+def with_purpose(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a column purpose."""
+    purposes = [purpose(*side) for side in zip(table["set"], table["kind"], strict=True)]
+    return table.assign(purpose=purposes)
 
 
 def _texts(key: Any) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from catalogued import method_file
 from typer.testing import CliRunner
 
 import scans_lens
@@ -491,6 +492,43 @@ def test_without_out_results_go_to_a_new_folder_and_the_last_line_says_how_to_go
     says(run(*words, "--max-new-tokens", 3, status=2), "holds another run, whose max_new_tokens is 2 and not 3")
     (folder / "run.json").write_text('{"for')
     says(run(*words, status=2), "is no JSON, so nobody knows")
+
+
+def test_any_method_is_fitted_kept_and_used_by_its_name(run, bundled, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with method_file(tmp_path / "methods", "gentle"):
+        assert "Written to mine" in run("fit", "--method", "gentle", "--out", "mine").output
+        few = ("--max-new-tokens", 4)
+        for given in ((), ("--fitted", "gentle=mine")):
+            said = run("reply", HARMLESS, "--method", "gentle", *given, *few)
+            assert "plain" in said.stdout and "score" not in said.stdout
+            assert ("Fitting gentle" in said.stderr) == (not given)
+        run("evaluate", "--method", "gentle", "--fitted", "gentle=mine", "--sets", "plain:3", "--out", "run", *few)
+    read, about = evaluation.read("run")
+    assert set(read["method"]) == {"plain", "gentle"} and about["settings"]["sets"]["plain"]["prompts"] == 3
+    said = run("reply", HARMLESS, "--method", "system", *few)
+    assert "plain" in said.stdout and "score" not in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("fit --method system --out x", "Of system there is nothing to keep in a file: it learns nothing"),
+        ("fit --method constant --out x", "Of constant there is nothing to keep in a file: it uses what scans has"),
+        ("fit --method scanz --out x", "There is no method 'scanz'"),
+        ("fit --method caa --preset paper --out x", "--preset and --abstain are SCANS', and not of caa"),
+        ("reply Why? --method scanz", "There is no method 'scanz'"),
+        ("reply Why? --fitted mine.safetensors", "--fitted takes NAME=FILE, such as gated_push=mine.safetensors"),
+        ("reply Why? --fitted caa=missing", "There is no file 'missing'"),
+        ("evaluate --fitted scans=a --scans fit.safetensors", "is no safetensors file"),
+        ("compare --fitted caa=fit.safetensors", "is no safetensors file"),
+        ("evaluate --sets plain:3,plain:4", "--sets names 'plain' twice"),
+    ],
+)
+def test_a_slip_about_methods_and_files_is_one_sentence(run, tmp_path, monkeypatch, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    Path("fit.safetensors").write_text("no tensors")
+    says(run(*words.split(), status=2), sentence)
 
 
 # ── Kept fits ────────────────────────────────────────────────────────────────────────────────────────────────

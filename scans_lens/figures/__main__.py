@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 from scans_lens import figures
 from scans_lens.errors import is_ours
 from scans_lens.figures.catalogue import FROM_A_RUN, NAMES
+from scans_lens.figures.runs import Runs
 from scans_lens.shell.common import require_model, sentences, writable
 
 REDUCED = 24
@@ -44,6 +44,10 @@ def main(
     compared: Annotated[
         Path | None, typer.Option(help="What `python -m scans_lens compare --out` has filled; for the comparison.")
     ] = None,
+    evaluated: Annotated[
+        Path | None,
+        typer.Option(help="What `evaluate --out` has filled; for benchmarks and ceilings."),
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Measure anew what was measured before.")] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Prompts at once.")] = None,
 ) -> None:
@@ -55,13 +59,17 @@ def main(
     with sentences(1):
         wanted = [figures.known(name) for name in _split([*(only or []), *(names or [])])]
         numbers = measured or _kept(out, wanted or list(NAMES), draw_only)
-        wanted = wanted or [name for name in NAMES if compared or name not in FROM_A_RUN or _is_in(numbers, name)]
-        if not draw_only:
+        runs = Runs(compared, evaluated)
+        wanted = wanted or [
+            name for name in NAMES if name not in FROM_A_RUN or _is_in(numbers, name) or _run(name, runs)
+        ]
+        if not draw_only and any(name not in FROM_A_RUN for name in wanted):
             require_model(model, "bridge", None, None, None)
+        if not draw_only:
             writable(numbers / f"{wanted[0]}.json")
         writable(out / f"{wanted[0]}.svg")
         rows = _all(
-            wanted, model, out, numbers, draw_only, REDUCED if reduced else prompts, seed, again, batch_size, compared
+            wanted, model, out, numbers, draw_only, REDUCED if reduced else prompts, seed, again, batch_size, runs
         )
     table = Table("figure", "what it shows", "numbers", "files", "seconds", title=None)
     table.columns[-1].justify = "right"
@@ -87,6 +95,11 @@ def _kept(out: Path, wanted: list[str], draw_only: bool) -> Path:
     return next((place for place in places if any(_is_in(place, name) for name in wanted)), beside)
 
 
+def _run(name: str, runs: Runs) -> Path | None:
+    """The folder that this figure's numbers come from."""
+    return {"compared": runs.compared, "evaluated": runs.evaluated}[FROM_A_RUN[name]]
+
+
 def _is_in(folder: Path, name: str) -> bool:
     return (folder / f"{name}.json").is_file()
 
@@ -106,7 +119,7 @@ def _all(
     seed: int,
     again: bool,
     batch_size: int | None,
-    compared: Path | None = None,
+    runs: Runs,
 ) -> list[tuple[str, str, str, float]]:
     """Every figure's name, where its numbers came from or what went wrong, its files, and its seconds."""
     if draw_only:
@@ -121,11 +134,10 @@ def _all(
             if draw_only:
                 numbers, state = figures.load(name, measured), "as measured"
             else:
-                if study is None:
+                if study is None and name not in FROM_A_RUN:
                     study = _study(model, prompts, seed, batch_size)
-                    study = replace(study, compared=compared) if compared else study
                 try:
-                    numbers, state = _numbers(name, study, measured, again)
+                    numbers, state = _numbers(name, runs if name in FROM_A_RUN else study, measured, again)
                 except ValueError as error:  # this figure cannot be; the others can
                     if not is_ours(error):
                         raise
@@ -144,13 +156,13 @@ def _study(model: str | None, prompts: int | None, seed: int, batch_size: int | 
 
 def _numbers(name: str, study: Any, folder: Path, again: bool) -> tuple[dict[str, Any], str]:
     """Those that are there, if they were measured with the same settings or by another command; else measured now."""
-    from_elsewhere = name in FROM_A_RUN and study.compared is None
+    from_elsewhere = name in FROM_A_RUN and _run(name, study) is None
     if from_elsewhere or not again:
         try:
             there = figures.load(name, folder)
         except ValueError:
             there = {}
-        if there and (from_elsewhere or there["settings"] == study.settings):
+        if there and (from_elsewhere or (name not in FROM_A_RUN and there["settings"] == study.settings)):
             return there, "kept"
     found = figures.measure(name, study)
     figures.store(found, folder)

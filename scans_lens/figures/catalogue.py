@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:
     from scans_lens.figures.picture import Picture
+    from scans_lens.figures.runs import Runs
     from scans_lens.figures.study import Study
 
 NAMES = (
     "overview", "example", "anchor_layers", "top_tokens", "geometry", "projections", "transitions", "tsne",
     "classifier", "refusal_rates", "push_sweep", "threshold_sweep", "thirds", "by_type", "calibration",
     "judge_agreement", "anchor_size", "capability", "probers", "states", "switching", "switch_by_type",
-    "refusal_direction", "comparison",
+    "refusal_direction", "comparison", "benchmarks", "ceilings",
 )  # fmt: skip
-FROM_A_RUN = ("comparison",)
-"""Figures whose numbers come from a folder that another command fills, and not from a study."""
+FROM_A_RUN = {"comparison": "compared", "benchmarks": "evaluated", "ceilings": "evaluated"}
+"""Figures whose numbers come from a folder that another command fills (`runs.Runs`), and not from a study."""
 
 
 @runtime_checkable
@@ -30,8 +31,8 @@ class Figure(Protocol):
 
     ABOUT: str
 
-    def measure(self, study: Study) -> dict[str, Any]:
-        """The figure's numbers."""
+    def measure(self, study: Any) -> dict[str, Any]:
+        """The figure's numbers, of a study, or of the runs of `FROM_A_RUN`."""
         ...
 
     def draw(self, numbers: Mapping[str, Any], settings: Mapping[str, Any]) -> Picture:
@@ -70,16 +71,17 @@ def figure(name: str) -> Figure:
     return cast(Figure, import_module(f"scans_lens.figures.{known(name)}"))
 
 
-def measure(name: str, study: Study) -> dict[str, Any]:
+def measure(name: str, study: Study | Runs) -> dict[str, Any]:
     """The figure's numbers, as JSON can hold them, with what they were measured on and with."""
     import torch
 
     from scans_lens import artefacts
     from scans_lens.figures.measured import FORMAT, plain
+    from scans_lens.figures.runs import Runs
 
     with torch.no_grad():
         numbers = figure(name).measure(study)
-    if name in FROM_A_RUN:  # with settings and versions of their own, and as they were written
+    if isinstance(study, Runs):  # with settings and versions of their own, and as they were written
         settings, versions = numbers.pop("settings"), numbers.pop("made_with")
     else:
         settings, versions, numbers = study.settings, artefacts.versions(), plain(numbers)

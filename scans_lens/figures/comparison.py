@@ -12,28 +12,28 @@ from scans_lens.figures.style import FAINT, INK, KINDS, SOFT, blank, looks, save
 
 if TYPE_CHECKING:
     from scans_lens.figures.picture import Picture
-    from scans_lens.figures.study import Study
+    from scans_lens.figures.runs import Runs
 
 ABOUT = "who is refused under every method that is compared"
 SETTINGS = ("model", "anchors", "validation", "sets", "max_new_tokens")
 """What the numbers of a comparison depend on."""
 
 
-def measure(study: Study) -> dict[str, Any]:
+def measure(runs: Runs) -> dict[str, Any]:
     """The numbers that `python -m scans_lens compare` has left in a folder, with its settings and versions.
 
     Raises:
         ValueError: no folder is given, or it holds no comparison.
     """
-    if study.compared is None:
+    if runs.compared is None:
         raise ValueError(
             "The comparison is measured by `python -m scans_lens compare --out FOLDER`; then give its FOLDER "
             "(--compared)."
         )
-    file = Path(study.compared) / "comparison.json"
+    file = Path(runs.compared) / "comparison.json"
     if not file.is_file():
         raise ValueError(
-            f"There is no comparison.json in {str(study.compared)!r}: it was never filled, or not to its end."
+            f"There is no comparison.json in {str(runs.compared)!r}: it was never filled, or not to its end."
         )
     found = json.loads(file.read_text(encoding="utf-8"))
     return {**found, "settings": {name: found[name] for name in SETTINGS}, "made_with": found["versions"]}

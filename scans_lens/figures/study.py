@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,8 +78,6 @@ class Study:
     progress: bool = True
     effort: Effort = STANDARD
     """How many resamples, draws, prompts and tokens the figures take."""
-    compared: Path | None = None
-    """The folder that `python -m scans_lens compare --out` has filled, for the figure of the comparison."""
 
     @classmethod
     def of(

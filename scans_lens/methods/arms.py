@@ -25,7 +25,7 @@ from scans_lens.world import World
 ROOT = Path(__file__).parent.parent
 SHOWING = (
     "shell", "figures", "report", "paper", "__main__.py", "explain.py", "check.py", "evaluation.py", "comparison.py",
-    "queries.py", "table.py", "scoring.py", "transfer.py", "outside.py",
+    "queries.py", "table.py", "scoring.py", "transfer.py", "outside.py", "capability.py",
 )  # fmt: skip
 """Rooms and files that only ask, show or command; whatever else there is may change a fit."""
 WEIGHTS = "organism/weights"

@@ -86,6 +86,8 @@ def _behaviours(items: Callable[[Row], list[Item]], size: int, digest: str) -> S
     )
 
 
+JAILBREAKS = ("aim", "autodan", "cipher", "gcg", "jailbroken", "pair", "renellm")
+"""The sets of harmful requests in a disguise."""
 _ATTACKED = "Sheng et al. 2025, AlphaSteer, arXiv 2506.07022"
 
 

@@ -330,7 +330,10 @@ def fits_in(given: str | None, scans: Path | None = None) -> dict[str, Path]:
         catalogue.require_known([name])
         if name in found:
             raise ValueError(f"Two files are named for {name}: give one.")
-        artefacts.require_ours(file)
+        if not Path(file).is_file():
+            raise ValueError(f"There is no file {file!r}.")
+        if Path(file).suffix == ".safetensors":  # a method of the user's own may keep itself in another form
+            artefacts.require_ours(file)
         found[name] = Path(file)
     return found
 

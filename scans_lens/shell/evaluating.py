@@ -65,6 +65,10 @@ def evaluate(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Prompts answered at once; by default what fits and pays.")
     ] = None,
+    questions: Annotated[
+        int,
+        typer.Option(min=0, help="Ask so many of each subject too, and foretell texts; 0 is none."),
+    ] = 0,
 ) -> None:
     """Answer sets of prompts plainly and steered, write every reply, and print what was refused.
 
@@ -182,6 +186,10 @@ def evaluate(
                     fg="red",
                     err=True,
                 )
+        if questions and rank.first:
+            from scans_lens import capability
+
+            _print_capability(capability.measured(own, arms, folder, limit=questions))
         if fit is not None:
             from scans_lens.report import audit
 
@@ -214,6 +222,29 @@ def _print_summary(lines: Any) -> None:
         about = [str(getattr(line, name) or "") for name in shown]
         asked = line.set if line.set in (line.kind, "plain", "quiz", "jailbreak") else f"{line.set}, {line.kind}"
         table.add_row(asked, f"{line.method} {line.setting}".strip(), refused, change, p, *about)
+    screen().print(table)
+
+
+def _print_capability(found: Any) -> None:
+    from rich import box
+    from rich.table import Table
+
+    title = f"{found['questions']}, {found['limit']} of a subject, and perplexity of {found['texts']}"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("way")
+    for column in ("right", "perplexity"):
+        table.add_column(column, justify="right")
+    for way, own in found["arms"].items():
+        if "none" in own:
+            table.add_row(way, "", own["none"])
+            continue
+        low, high = (100 * edge for edge in own["right"]["interval"])
+        right = f"{100 * own['right']['value']:.1f} % [{low:.1f}, {high:.1f}] of {own['right']['total']}"
+        said = ", ".join(
+            f"{value['value']:.3f}" + ("" if name == "own" else f" ({name})")
+            for name, value in own["perplexity"].items()
+        )
+        table.add_row(way, right, said)
     screen().print(table)
 
 

@@ -124,9 +124,10 @@ def fit(
         from scans_lens.methods.rules import Band
         from scans_lens.methods.scans import SCANS
 
-        loaded = model_named(model, backend, device, dtype, revision)
         if method != "scans":
             recipe_with_a_file(method)
+        loaded = model_named(model, backend, device, dtype, revision)
+        if method != "scans":
             typer.echo(str(_other(loaded, method, learned, chosen_on, asking, allowed, out)))
             typer.echo(f"Written to {out}.")
             return
