@@ -235,7 +235,7 @@ def reply(
             plain, steered = replies_under(loaded, asked, [None, steering], asking=asking, **how)
         else:
             plain = replies(loaded, asked, asking=asking, **how)
-            steered = replies(loaded, asked, steering, asking=replace(asking, system=system_of_its_own), **how)
+            steered = replies(loaded, asked, method=steering, asking=replace(asking, system=system_of_its_own), **how)
         judge = world.judge
         table = Table(show_lines=True)
         for column in ("prompt", "plain", "steered"):
