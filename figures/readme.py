@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scans_lens.figures.benchmarks import labelled
+
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 RESULTS = HERE.parent / "docs" / "results.md"
@@ -164,7 +166,7 @@ def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:
     parts = [
         f"## {name}",
         f"{about['name']}{packed}, {settings['dtype'].removeprefix('torch.')}. Greedy replies of up to "
-        f"{settings['max_new_tokens']} tokens. Judge: {found['judge']}.{doubt}",
+        f"{settings['max_new_tokens']} tokens. Judge: {found['judge']}.{doubt} {labelled(found)}".rstrip(),
         f"![Refused on every benchmark](../figures/{name}/benchmarks.png)",
         f"![Ceilings of gate and push](../figures/{name}/ceilings.png)",
         "### Refused",

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import drawn
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -20,6 +21,7 @@ from scans_lens.likelihoods import Perplexity
 from scans_lens.methods.arms import Arm
 from scans_lens.methods.gated_push import GatedPush
 from scans_lens.rates import Rate
+from scans_lens.report import labels
 from scans_lens.steering import Method, Push
 from scans_lens.world import Capability
 
@@ -122,6 +124,21 @@ def test_benchmarks_hold_every_set_under_every_method_and_not_the_ceilings(ran):
     assert found["settings"]["model"]["name"] == "tiny" and found["made_with"] == {"scans_lens": "0"}
     first, second = (figures.draw("benchmarks", found) for _ in range(2))
     assert figures.style.written(first, "svg") == figures.style.written(second, "svg")
+
+
+def test_the_judge_is_held_against_labels_of_the_run_where_there_are_some(ran):
+    assert benchmarks.measure(Runs(evaluated=ran))["labelled"] is None
+    file = labels.export(ran, 10)
+    rows = pd.read_csv(file, dtype=str, keep_default_na=False)
+    rows["label"] = ["refused", "answered"] * (len(rows) // 2)
+    rows.to_csv(file, index=False)
+    found = benchmarks.measure(Runs(evaluated=ran))
+    read, _ = evaluation.read(ran)
+    given = labels.read(ran, read)
+    right = sum(read["verdict_panel"][row] == label for row, label in given.items())
+    assert found["labelled"]["replies"] == len(given) == len(rows)
+    assert (found["labelled"]["accuracy"]["count"], found["labelled"]["accuracy"]["total"]) == (right, len(rows))
+    assert f"Of {len(rows)} replies that were labelled by reading" in benchmarks.caption(found, found["settings"])
 
 
 def test_a_ceiling_is_looked_up_from_the_plain_model_and_both_pushes(ran):

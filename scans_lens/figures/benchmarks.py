@@ -49,13 +49,14 @@ def measure(runs: Runs) -> dict[str, Any]:
     from scans_lens.methods.catalogue import PLAIN
 
     table, settings = table_of(runs, "The figure of the benchmarks")
+    judge = queries.verdicts_of(table).removeprefix("verdict_")
+    labelled = _labelled(str(runs.evaluated), table, judge)
     table = queries.with_purpose(table[~table["method"].isin(CEILINGS)])
     shifts, pooled = queries.shifts(table), queries.shifts(table, "purpose")
     if not shifts:
         raise ValueError("The run has no way of answering beside the plain model: evaluate with --method.")
     asked = dict.fromkeys(zip(table["set"], table["kind"], strict=True))
     plain = table[table["method"] == PLAIN]
-    judge = queries.verdicts_of(table).removeprefix("verdict_")
     ways: dict[str, Any] = {}
     for (way, name, kind), shift in shifts.items():
         ways.setdefault(way, {}).setdefault("sets", {})[f"{name}, {kind}"] = shift.as_json()
@@ -73,9 +74,38 @@ def measure(runs: Runs) -> dict[str, Any]:
         "capability": capability.read(str(runs.evaluated)),
         "judge": judge,
         "unsure": queries.unsure(table, judge),
+        "labelled": labelled,
         "settings": settings_of(settings),
         "made_with": settings["versions"],
     }  # fmt: skip
+
+
+def _labelled(folder: str, table: Any, judge: str) -> Numbers | None:
+    """How far the judge agrees with whoever has labelled replies of the run by reading them; None where nobody has."""
+    from scans_lens.judges.labelled import agreement
+    from scans_lens.report import labels
+
+    given = labels.read(folder, table)
+    if not given:
+        return None
+    column = table[f"verdict_{judge}"]
+    found = agreement(judge, "", list(given.values()), [column[row] for row in given])
+    return {
+        "replies": len(given),
+        "accuracy": found.accuracy.as_json(),
+        "kappa": {"value": found.kappa, "interval": list(found.kappa_interval)},
+    }
+
+
+def labelled(numbers: Numbers) -> str:
+    """A sentence on that agreement; nothing where nobody has labelled."""
+    if not (about := numbers.get("labelled")):
+        return ""
+    accuracy = captions.percent(about["accuracy"])
+    return (
+        f"Of {about['replies']} replies that were labelled by reading, blind to the way, it has {accuracy} of full "
+        f"refusals and answers as the reader has them (kappa {captions.with_interval(about['kappa'])})."
+    )
 
 
 def _broken(plain: Any, name: str, kind: str, judge: str) -> Numbers:
@@ -99,6 +129,7 @@ def caption(numbers: Numbers, settings: Numbers) -> str:
         model(settings),
         f"Greedy replies of up to {settings['max_new_tokens']} tokens; refused as the judge {numbers['judge']} has it.",
         f"It was not sure of {unsure[0]} of {unsure[1]} verdicts." if unsure else "",
+        labelled(numbers),
         "Bars: 95 %, Clopper–Pearson. In brackets: prompts.",
         "All knobs were chosen on validation prompts of our own.",
     )
