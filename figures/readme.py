@@ -155,7 +155,23 @@ def results() -> str:
     for file in sorted(HERE.glob("*/measured/benchmarks.json")):
         measured = json.loads(file.read_text(encoding="utf-8"))
         parts += _of_model(file.parent.parent.name, measured["numbers"], measured["settings"])
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, "## How it was measured", HOW]) + "\n"
+
+
+HOW = """With the public sets in the folder that `SCANS_LENS_DATA` names, and NAME a model's short name:
+
+    M="--model NAME --dtype bfloat16"
+    python -m scans_lens fit $M --out scans.safetensors
+    python -m scans_lens fit $M --method gated_push --out gated.safetensors
+    python -m scans_lens evaluate $M --fitted scans=scans.safetensors,gated_push=gated.safetensors --out runs/NAME \\
+        --method scans,gated_push,gated_push_away,gated_push_towards,constant --max-new-tokens 64 --questions 40 \\
+        --sets xstest,oktest,or_bench_hard_1k:300,jailbreakbench,malicious_instruct,advbench:200,harmbench_standard,\\
+    aim:50,pair:50,renellm:50,gcg:50
+    python -m scans_lens label runs/NAME --n 200        # read them, fill the column, and the judge is held against it
+    python -m scans_lens.figures benchmarks ceilings --evaluated runs/NAME --out figures/NAME
+    python figures/readme.py
+
+Every step goes on where it was when it is stopped; sets and methods may be added later, to the same folder."""
 
 
 def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:

@@ -231,7 +231,7 @@ def own_set(name: str) -> PromptSet:
 
 def require_judges(names: Sequence[str]) -> None:
     """Refuse a judge's name that nobody knows."""
-    judges.require_known([name for name in names if name != "bundled"])
+    judges.require_known(names, ("bundled",))
 
 
 def judge_named(name: str) -> Judge:

@@ -93,11 +93,11 @@ def known() -> tuple[str, ...]:
     return tuple(_KNOWN)
 
 
-def require_known(names: Sequence[str]) -> None:
-    """Refuse a name that `named` does not take, without making a judge."""
+def require_known(names: Sequence[str], more: Sequence[str] = ()) -> None:
+    """Refuse a name that `named` does not take and that is none of these others, without making a judge."""
     for name in names:
-        if name not in _KNOWN:
-            raise ValueError(f"There is no judge {name!r}: the known ones are {', '.join(_KNOWN)}.")
+        if name not in (*_KNOWN, *more):
+            raise ValueError(f"There is no judge {name!r}: the known ones are {', '.join((*_KNOWN, *more))}.")
 
 
 def named(name: str) -> Judge:
