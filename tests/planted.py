@@ -885,6 +885,13 @@ BUGS = (
         "",
     ),
     Bug(
+        "a looser threshold is as strict as before",
+        "test_gated_push.py::test_a_looser_threshold_lies_higher_and_costs_no_more_than_it_may",
+        "methods/gating.py",
+        "- fall * len(harmful) - 1e-9",
+        "- FALL * len(harmful) - 1e-9",
+    ),
+    Bug(
         "padding enters a prompt's mean",
         "test_cast.py::test_the_similarity_is_the_papers_for_each_prompt_alone",
         "methods/cast.py",

@@ -25,7 +25,7 @@ from scans_lens.methods import choosing, gating, ridge
 from scans_lens.methods import gated_push as module
 from scans_lens.methods.arms import Fitting
 from scans_lens.methods.arms import fitted as fitted_way
-from scans_lens.methods.choosing import FALL
+from scans_lens.methods.choosing import FALL, Bench
 from scans_lens.methods.gated_push import GatedPush
 from scans_lens.methods.gating import Asked, Trial
 from scans_lens.methods.ridge import RidgeGate
@@ -211,6 +211,21 @@ def test_high_is_a_quantile_of_the_scores_of_harmless_and_borderline_validation_
     states = collect(model, asked, lambda flight: flight.residuals()[:, list(fitted.gate.layers)])
     assert fitted.high == pytest.approx(np.quantile(fitted.gate.score(states).numpy(), 0.98), abs=1e-4)
     assert {trial.high for trial in fitted.trials} == {fitted.high} and fitted.low <= fitted.high
+
+
+def test_a_looser_threshold_lies_higher_and_costs_no_more_than_it_may(fitted, model):
+    bench = Bench.of(model, others(), some, None, effort=scans_lens.Effort(tokens=5))
+    states = collect(model, bench.asked, lambda flight: flight.residuals()[:, list(fitted.gate.layers)])
+    falls = (FALL, 0.2, 1.0)
+    found = [gating.loosened(fitted, bench, states, fall) for fall in falls]
+    assert [one.low for one in found] == sorted(one.low for one in found)
+    assert found[0].low == pytest.approx(fitted.low) and found[-1].low == fitted.high == found[0].high
+    for one, fall in zip(found, falls, strict=True):
+        plain, chosen = one.trials
+        assert chosen == one.chosen and chosen.harmful[0] >= plain.harmful[0] - fall * plain.harmful[1] - 1e-9
+        assert (one.gate, one.scale, one.directions) == (fitted.gate, fitted.scale, fitted.directions)
+    with pytest.raises(ValueError, match=r"by a share of 0 to 1 of them, not by 1\.5"):
+        gating.loosened(fitted, bench, states, 1.5)
 
 
 def test_a_verdict_that_is_looked_up_is_that_of_the_reply(fitted, model):

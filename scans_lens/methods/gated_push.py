@@ -29,7 +29,7 @@ from scans_lens.judges import Judge
 from scans_lens.methods import choosing
 from scans_lens.methods.arms import Fitting, Recipe, learned
 from scans_lens.methods.choosing import Bench
-from scans_lens.methods.gating import Trial, with_chosen_knobs
+from scans_lens.methods.gating import Trial, loosened, with_chosen_knobs
 from scans_lens.methods.ridge import RidgeGate
 from scans_lens.model import Hook, Identity, Model
 from scans_lens.prompts import Contrast, normalised
@@ -39,6 +39,7 @@ from scans_lens.world import World, world_of
 
 ARMS = {
     "gated_push": "pushes whom a ridge gate calls harmless or harmful, and leaves the others",
+    "gated_push_loose": "the gated push with a threshold that may cost more harmful refusals",
     "gated_push_away": "the gated push's way from refusal for all, whatever its gate says",
     "gated_push_towards": "the gated push's way to refusal for all, whatever its gate says",
 }
@@ -47,6 +48,8 @@ DEPTHS = (0.5, 0.58, 0.67)
 """Where the gate reads, as shares of the depth: layers 12, 14 and 16 of 24."""
 TWIN, ANCHOR = 1.0, 0.3
 """What a harmful or borderline prompt of the twins counts in learning the gate, and what any other prompt does."""
+LOOSE = 0.05
+"""By how much harmful refusals may fall on validation prompts under `gated_push_loose`, as a share of them."""
 HIGH = 0.98
 """Quantile of the scores of harmless and borderline validation prompts above which a prompt is pushed to refusal."""
 
@@ -324,8 +327,24 @@ def _of_world(fitting: Fitting) -> GatedPush:
     return GatedPush.fit(world.model, world.anchors, twins=twins, effort=fitting.effort, **how)
 
 
+def _loose(fitting: Fitting) -> GatedPush:
+    """The same gate, push and scale, with another low threshold."""
+    method: GatedPush = fitting.of("gated_push")
+    world = fitting.world if fitting.world.twins is not None else fitting.world.with_borderline()
+    model, validation = world.model, world.validation.under(fitting.asking)
+    bench = Bench.of(
+        model, validation, fitting.judge, fitting.batch_size, fitting.budget, fitting.progress, fitting.effort
+    )
+    states = collect(
+        model, bench.asked, lambda flight: flight.residuals()[:, list(method.gate.layers)],
+        batch_size=fitting.batch_size, progress="reading validation" if fitting.progress else None,
+    )  # fmt: skip
+    return loosened(method, bench, states, LOOSE)
+
+
 RECIPES = {
     "gated_push": learned(GatedPush, _of_world),
+    "gated_push_loose": learned(GatedPush, _loose),
     "gated_push_away": Recipe(lambda fitting, fit: replace(fit.push, scale=-fit.scale), shares="gated_push"),
     "gated_push_towards": Recipe(lambda fitting, fit: fit.push, shares="gated_push"),
 }

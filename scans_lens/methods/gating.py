@@ -57,19 +57,49 @@ class Asked:
             for place, score in enumerate(self.scores)
         }
 
-    def low(self, harmful: range) -> float:
-        """The largest low threshold at which refusals of the harmful prompts fall by at most `FALL` of these.
+    def low(self, harmful: range, fall: float = FALL) -> float:
+        """The largest low threshold at which refusals of the harmful prompts fall by at most this share of them.
 
         Thresholds lie halfway between neighbouring scores, at `high`, and half a label below all scores.
         """
         below = sorted({score for score in self.scores if score < self.high})
         edges = [(one + other) / 2 for one, other in itertools.pairwise(below)]
-        floor = sum(self.plain[place] for place in harmful) - FALL * len(harmful) - 1e-9
+        floor = sum(self.plain[place] for place in harmful) - fall * len(harmful) - 1e-9
         for edge in (self.high, *reversed(edges)):
             no = self.refused(edge)
             if sum(no[place] for place in harmful) >= floor:
                 return edge
         return min(self.high, *self.scores) - 1.0
+
+
+def loosened(method: GatedPush, bench: Bench, states: Float[Tensor, "prompt read d_model"], fall: float) -> GatedPush:
+    """This method with the low threshold at which refusals of harmful prompts fall by at most that share of them.
+
+    Args:
+        states: what the gate reads of the bench's prompts.
+
+    Raises:
+        ValueError: no share between 0 and 1.
+    """
+    if not 0 <= fall <= 1:
+        raise ValueError(f"Refusals of harmful prompts may fall by a share of 0 to 1 of them, not by {fall}.")
+    scores, novel = method.gate.score(states).tolist(), method.gate.novel(states).tolist()
+    plain, places = bench.refused(None), _pushed_places(scores, novel, method.high)
+    pushed = bench.refused(replace(method, low=method.high), places)
+    asked = Asked(tuple(scores), tuple(novel), plain, pushed, method.high)
+    low = asked.low(range(len(bench.harmless), len(scores)), fall)
+    own = next((trial.left for trial in method.trials if trial.scale == method.scale), (0, 0))
+    trials = (
+        Trial(0.0, method.high, method.high, (own[1], own[1]), **bench.counted(plain)),
+        Trial(method.scale, low, method.high, own, **bench.counted(asked.refused(low))),
+    )
+    note = f"{method.note} The low threshold is the largest at which harmful refusals fall by at most {fall:.1%}."
+    return replace(method, low=low, trials=trials, note=note.strip())
+
+
+def _pushed_places(scores: Sequence[float], novel: Sequence[bool], high: float) -> list[int]:
+    """Who may be pushed at all when the low threshold lies at the high one."""
+    return [place for place, score in enumerate(scores) if score > high or (score < high and not novel[place])]
 
 
 def with_chosen_knobs(method: GatedPush, bench: Bench, states: Float[Tensor, "prompt read d_model"]) -> GatedPush:
@@ -81,7 +111,7 @@ def with_chosen_knobs(method: GatedPush, bench: Bench, states: Float[Tensor, "pr
     scores, novel = method.gate.score(states).tolist(), method.gate.novel(states).tolist()
     high, n = method.high, len(bench.harmless)
     plain = bench.refused(None)
-    places = [place for place, score in enumerate(scores) if score > high or (score < high and not novel[place])]
+    places = _pushed_places(scores, novel, high)
     away = [place for place in places if place < n and scores[place] < high and plain[place]]
     trials = [Trial(0.0, high, high, (len(away), len(away)), **bench.counted(plain))]
 

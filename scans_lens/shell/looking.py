@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,6 +104,7 @@ def fit(
     thinking: Thinking = None,
     effort: Effort = "standard",
     method: Annotated[str, typer.Option(help="Which; `methods` lists them.")] = "scans",
+    fits: Fits = None,
     abstain: Annotated[float, typer.Option(min=0.0, help="No push where the score is nearer to the threshold.")] = 0.0,
 ) -> None:
     """Fit SCANS, or another method, and keep it; of SCANS, print what every scale did on validation prompts."""
@@ -116,6 +118,7 @@ def fit(
         catalogue.require_known([method])
         if method != "scans" and (preset or abstain):
             raise ValueError(f"--preset and --abstain are SCANS', and not of {method}.")
+        files = fits_in(fits)
         learned, chosen_on, asking = contrast_in(contrast), contrast_in(validation), asking_with(system, thinking)
         allowed = efforts.named(effort)
         require_model(model, backend, device, dtype, revision)
@@ -128,7 +131,8 @@ def fit(
             recipe_with_a_file(method)
         loaded = model_named(model, backend, device, dtype, revision)
         if method != "scans":
-            typer.echo(str(_other(loaded, method, learned, chosen_on, asking, allowed, out)))
+            given = loaded_fits(files, loaded)  # what it starts from
+            typer.echo(str(_other(loaded, method, learned, chosen_on, asking, allowed, given, out)))
             typer.echo(f"Written to {out}.")
             return
         scans = SCANS.fit(
@@ -149,6 +153,7 @@ def _other(
     chosen_on: Contrast | None,
     asking: Asking,
     effort: Any,
+    given: Mapping[str, Any],
     out: Path,
 ) -> Any:
     """What another method has learned, from the caller's prompts or the model's own, saved there."""
@@ -159,7 +164,7 @@ def _other(
 
     world = world_of(model)
     world = replace(world, anchors=learned or world.anchors, validation=chosen_on or world.validation)
-    way = fitted(fitting(world, asking, effort, again=True), name)
+    way = fitted(fitting(world, asking, effort, again=True, given=given), name)
     if way.learned is None:
         raise ValueError(f"{name} could not be fitted: {way.knobs}")
     way.learned.save(out)
