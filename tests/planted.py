@@ -885,8 +885,15 @@ BUGS = (
         "",
     ),
     Bug(
+        "the high threshold is always the highest",
+        "test_gated_push.py::test_of_all_pairs_of_thresholds_the_one_that_leaves_fewest_borderline_prompts_refused_is_taken",
+        "methods/gating.py",
+        "return min(found, key=lambda trial: trial.harmless[0])",
+        "return found[0]",
+    ),
+    Bug(
         "a looser threshold is as strict as before",
-        "test_gated_push.py::test_a_looser_threshold_lies_higher_and_costs_no_more_than_it_may",
+        "test_gated_push.py::test_a_looser_threshold_costs_no_more_than_it_may",
         "methods/gating.py",
         "- fall * len(harmful) - 1e-9",
         "- FALL * len(harmful) - 1e-9",

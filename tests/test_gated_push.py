@@ -27,7 +27,7 @@ from scans_lens.methods.arms import Fitting
 from scans_lens.methods.arms import fitted as fitted_way
 from scans_lens.methods.choosing import FALL, Bench
 from scans_lens.methods.gated_push import GatedPush
-from scans_lens.methods.gating import Asked, Trial
+from scans_lens.methods.gating import Asked, Marks, Trial
 from scans_lens.methods.ridge import RidgeGate
 from scans_lens.prompts import Contrast
 from scans_lens.reading import collect
@@ -206,33 +206,57 @@ def test_no_larger_threshold_keeps_harm_refused(data):
     assert holds(low) or low < min(scores)
 
 
+def marks_of(fitted, model, bench) -> Marks:
+    def scored(prompts):
+        return collect(model, prompts, lambda flight: flight.residuals()[:, list(fitted.gate.layers)])
+
+    spared = fitted.gate.score(scored((*others().borderline, *others().harmless)))
+    return Marks.of(fitted.gate, scored(bench.asked), spared)
+
+
 def test_high_is_a_quantile_of_the_scores_of_harmless_and_borderline_validation_prompts(fitted, model):
     asked = (*others().borderline, *others().harmless)
     states = collect(model, asked, lambda flight: flight.residuals()[:, list(fitted.gate.layers)])
-    assert fitted.high == pytest.approx(np.quantile(fitted.gate.score(states).numpy(), 0.98), abs=1e-4)
-    assert {trial.high for trial in fitted.trials} == {fitted.high} and fitted.low <= fitted.high
+    quantiles = np.quantile(fitted.gate.score(states).numpy(), gating.HIGHS)
+    assert min(abs(quantiles - fitted.high)) < 1e-4 and fitted.low <= fitted.high
+    others_high = [trial.high for trial in fitted.trials if trial != fitted.chosen]
+    assert others_high == pytest.approx([quantiles[-1]] * len(others_high), abs=1e-4)
 
 
-def test_a_looser_threshold_lies_higher_and_costs_no_more_than_it_may(fitted, model):
+def test_of_all_pairs_of_thresholds_the_one_that_leaves_fewest_borderline_prompts_refused_is_taken(one_model):
+    """Three borderline prompts before three harmful ones; only with the lower of two high thresholds harm is won."""
+    bench = Bench(one_model, ("a", "b", "c"), ("d", "e", "f"), some, 5, None)
+    marks = Marks((-0.5, 0.2, 0.6, 0.1, 0.7, 0.9), (False,) * 6, (0.5, 0.8))
+    plain = dict.fromkeys(range(6), True) | {4: False}
+    away, towards = dict.fromkeys(range(6), False), dict.fromkeys(range(6), True)
+    before = Trial(0.1, 0.0, 0.0, (0, 3), (0, 0), (0, 0))
+    chosen = gating.together(bench, marks, plain, away, towards, before, fall=0.0)
+    assert (chosen.low, chosen.high) == (0.5, 0.5)  # the fifth is won, so that the fourth may be lost
+    assert chosen.harmless == (1, 3) and chosen.harmful == (2, 3)
+    lost = gating.together(bench, marks, plain, away, dict.fromkeys(range(6), False), before, fall=0.0)
+    assert lost.high == 0.8 and lost.low < 0.1
+
+
+def test_a_looser_threshold_costs_no_more_than_it_may(fitted, model):
     bench = Bench.of(model, others(), some, None, effort=scans_lens.Effort(tokens=5))
-    states = collect(model, bench.asked, lambda flight: flight.residuals()[:, list(fitted.gate.layers)])
-    falls = (FALL, 0.2, 1.0)
-    found = [gating.loosened(fitted, bench, states, fall) for fall in falls]
-    assert [one.low for one in found] == sorted(one.low for one in found)
-    assert found[0].low == pytest.approx(fitted.low) and found[-1].low == fitted.high == found[0].high
+    marks, falls = marks_of(fitted, model, bench), (FALL, 0.2, 1.0)
+    found = [gating.loosened(fitted, bench, marks, fall) for fall in falls]
+    assert (found[0].low, found[0].high) == (pytest.approx(fitted.low), pytest.approx(fitted.high))
+    assert found[-1].low == found[-1].high
+    assert [one.chosen.harmless[0] for one in found] == sorted((one.chosen.harmless[0] for one in found), reverse=True)
     for one, fall in zip(found, falls, strict=True):
         plain, chosen = one.trials
         assert chosen == one.chosen and chosen.harmful[0] >= plain.harmful[0] - fall * plain.harmful[1] - 1e-9
         assert (one.gate, one.scale, one.directions) == (fitted.gate, fitted.scale, fitted.directions)
     with pytest.raises(ValueError, match=r"by a share of 0 to 1 of them, not by 1\.5"):
-        gating.loosened(fitted, bench, states, 1.5)
+        gating.loosened(fitted, bench, marks, 1.5)
 
 
 def test_a_verdict_that_is_looked_up_is_that_of_the_reply(fitted, model):
     validation = others()
     asked = (*validation.borderline, *validation.harmful)
     for trial in fitted.trials[1:]:
-        method = replace(fitted, scale=trial.scale, low=trial.low)
+        method = replace(fitted, scale=trial.scale, low=trial.low, high=trial.high)
         verdicts = some(replies(model, asked, method=method, max_new_tokens=5, progress=False))
         assert trial.harmless == (verdicts[:10].count("refused"), 10)
         assert trial.harmful == (verdicts[10:].count("refused"), 10)
@@ -242,13 +266,13 @@ def test_no_reply_is_asked_for_twice(one_model, monkeypatch):
     asked = []
 
     def judge(said):
-        scale = "plain" if said.scale is None else {round(abs(scale), 4) for scale in said.scale.tolist()}
+        scale = "plain" if said.scale is None else {round(scale, 4) for scale in said.scale.tolist()}
         asked.extend((str(scale), prompt) for prompt in said.prompts)
         return some(said)
 
     monkeypatch.setattr(choosing, "ROUNDS", 2)
     found = a_gated_push(one_model, judge=judge)
-    assert len(asked) == len(set(asked)) <= 20 * len(found.trials)
+    assert len(asked) == len(set(asked)) <= 20 * (len(found.trials) + 1)
     assert len({trial.scale for trial in found.trials}) == len(found.trials) > 3
 
 

@@ -9,7 +9,7 @@ Qwen2.5-Coder-0.5B-Instruct alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from scans_lens.judges import Judge
 from scans_lens.methods import choosing
 from scans_lens.methods.arms import Fitting, Recipe, learned
 from scans_lens.methods.choosing import Bench
-from scans_lens.methods.gating import Trial, loosened, with_chosen_knobs
+from scans_lens.methods.gating import Marks, States, Trial, loosened, with_chosen_knobs
 from scans_lens.methods.ridge import RidgeGate
 from scans_lens.model import Hook, Identity, Model
 from scans_lens.prompts import Contrast, normalised
@@ -50,8 +50,6 @@ TWIN, ANCHOR = 1.0, 0.3
 """What a harmful or borderline prompt of the twins counts in learning the gate, and what any other prompt does."""
 LOOSE = 0.05
 """By how much harmful refusals may fall on validation prompts under `gated_push_loose`, as a share of them."""
-HIGH = 0.98
-"""Quantile of the scores of harmless and borderline validation prompts above which a prompt is pushed to refusal."""
 
 
 @dataclass(frozen=True)
@@ -142,11 +140,11 @@ class GatedPush(Method, Artefact):
     ) -> GatedPush:
         """Learn directions and gate, and choose thresholds and scale on validation prompts.
 
-        `high` is a quantile of the scores of borderline and harmless prompts (`HIGH`). The scale is the smallest at
-        which nearly all borderline prompts that the plain model refuses are answered when they are pushed away
-        (`gating.LEFT`), and `low` the largest threshold at which refusals of harmful prompts fall by at most one and
-        a half points net of what the push towards refusal wins. Every prompt is answered at most once under each
-        scale, away from refusal or towards it; thresholds are then looked up.
+        The scale is the smallest at which nearly all borderline prompts that the plain model refuses are answered when
+        they are pushed away (`gating.LEFT`). `high` is a quantile of the scores of borderline and harmless prompts
+        (`gating.HIGHS`), and `low` the largest threshold at which refusals of harmful prompts fall by at most one and
+        a half points net of what the push towards refusal wins; that pair is taken which leaves the fewest borderline
+        prompts refused. No prompt is answered twice under one scale and way; thresholds are looked up.
 
         Args:
             contrast: what directions are learned from, and the gate, too; by default the bundled model's own anchors
@@ -200,12 +198,8 @@ class GatedPush(Method, Artefact):
             states |= zip(map(key, more), read(more, "twins"), strict=True)
         truth = torch.arange(len(told)) < len(lessons.harmful)
         gate = RidgeGate.fit(torch.stack([states[key(prompt)] for prompt in told]), truth, shares, reads)
-        held = read(bench.asked, "validation")
-        plain = validation.harmless if validation.borderline else ()
-        spared = [gate.score(held[: len(bench.harmless)])]
-        if plain:
-            spared.append(gate.score(read(plain, "validation")))
-        high = float(torch.cat(spared).quantile(HIGH))
+        marks = _marks(gate, bench, validation, read)
+        high = marks.highs[-1]
         blank = cls(
             directions=directions.in_residual_norms(),
             layers=tuple(int(layer) for layer in layers),
@@ -217,7 +211,7 @@ class GatedPush(Method, Artefact):
             note=note,
             effort=effort,
         )
-        return with_chosen_knobs(blank, bench, held)
+        return with_chosen_knobs(blank, bench, marks)
 
     @property
     def chosen(self) -> Trial | None:
@@ -327,6 +321,15 @@ def _of_world(fitting: Fitting) -> GatedPush:
     return GatedPush.fit(world.model, world.anchors, twins=twins, effort=fitting.effort, **how)
 
 
+def _marks(gate: RidgeGate, bench: Bench, validation: Contrast, read: Callable[[Sequence[Any], str], States]) -> Marks:
+    """What the gate makes of the validation prompts, plain ones beside borderline ones."""
+    held = read(bench.asked, "validation")
+    spared = [gate.score(held[: len(bench.harmless)])]
+    if validation.borderline and validation.harmless:
+        spared.append(gate.score(read(validation.harmless, "validation")))
+    return Marks.of(gate, held, torch.cat(spared))
+
+
 def _loose(fitting: Fitting) -> GatedPush:
     """The same gate, push and scale, with another low threshold."""
     method: GatedPush = fitting.of("gated_push")
@@ -335,11 +338,14 @@ def _loose(fitting: Fitting) -> GatedPush:
     bench = Bench.of(
         model, validation, fitting.judge, fitting.batch_size, fitting.budget, fitting.progress, fitting.effort
     )
-    states = collect(
-        model, bench.asked, lambda flight: flight.residuals()[:, list(method.gate.layers)],
-        batch_size=fitting.batch_size, progress="reading validation" if fitting.progress else None,
-    )  # fmt: skip
-    return loosened(method, bench, states, LOOSE)
+
+    def read(prompts: Sequence[Any], word: str) -> Float[Tensor, "prompt read d_model"]:
+        return collect(
+            model, prompts, lambda flight: flight.residuals()[:, list(method.gate.layers)],
+            batch_size=fitting.batch_size, progress=f"reading {word}" if fitting.progress else None,
+        )  # fmt: skip
+
+    return loosened(method, bench, _marks(method.gate, bench, validation, read), LOOSE)
 
 
 RECIPES = {

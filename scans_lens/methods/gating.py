@@ -1,11 +1,11 @@
-"""Gating: the low threshold and the scale of a gated push, chosen on validation prompts."""
+"""Gating: both thresholds and the scale of a gated push, chosen on validation prompts."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor
@@ -16,7 +16,11 @@ from scans_lens.methods.choosing import FALL, SHARES, Bench, Spent
 
 if TYPE_CHECKING:
     from scans_lens.methods.gated_push import GatedPush
+    from scans_lens.methods.ridge import RidgeGate
 
+States: TypeAlias = Float[Tensor, "prompt read d_model"]
+HIGHS = (0.9, 0.95, 0.98)
+"""Quantiles of the scores of harmless and borderline validation prompts, of which one is the high threshold."""
 LEFT = 0.05
 """Share of refused borderline validation prompts that may stay refused when they are pushed away."""
 
@@ -72,56 +76,63 @@ class Asked:
         return min(self.high, *self.scores) - 1.0
 
 
-def loosened(method: GatedPush, bench: Bench, states: Float[Tensor, "prompt read d_model"], fall: float) -> GatedPush:
-    """This method with the low threshold at which refusals of harmful prompts fall by at most that share of them.
+@dataclass(frozen=True)
+class Marks:
+    """What the gate makes of validation prompts, by their places on the bench; high thresholds to choose from."""
 
-    Args:
-        states: what the gate reads of the bench's prompts.
+    scores: tuple[float, ...]
+    novel: tuple[bool, ...]
+    highs: tuple[float, ...]
+    """Ascending."""
 
-    Raises:
-        ValueError: no share between 0 and 1.
+    @classmethod
+    def of(cls, gate: RidgeGate, states: States, spared: Float[Tensor, "prompt"]) -> Marks:
+        """Of the bench's prompts by their states, and of the scores of harmless and borderline ones.
+
+        Args:
+            spared: scores of prompts of which hardly any should be pushed towards refusal.
+        """
+        highs = sorted({float(spared.quantile(share)) for share in HIGHS})
+        return cls(tuple(gate.score(states).tolist()), tuple(gate.novel(states).tolist()), tuple(highs))
+
+    @property
+    def above(self) -> list[int]:
+        """Who lies above the highest threshold."""
+        return [place for place, score in enumerate(self.scores) if score > self.highs[-1]]
+
+    @property
+    def between(self) -> list[int]:
+        """Who lies above one of the high thresholds and not above another."""
+        return [place for place, score in enumerate(self.scores) if self.highs[0] < score <= self.highs[-1]]
+
+    @property
+    def below(self) -> list[int]:
+        """Who may be pushed away from refusal, whatever the thresholds are."""
+        return [place for place, score in enumerate(self.scores) if score <= self.highs[-1] and not self.novel[place]]
+
+
+def with_chosen_knobs(method: GatedPush, bench: Bench, marks: Marks) -> GatedPush:
+    """This method with the scale and both thresholds that belong to it.
+
+    The scale comes first, with the highest of the high thresholds; then both thresholds are chosen together.
     """
-    if not 0 <= fall <= 1:
-        raise ValueError(f"Refusals of harmful prompts may fall by a share of 0 to 1 of them, not by {fall}.")
-    scores, novel = method.gate.score(states).tolist(), method.gate.novel(states).tolist()
-    plain, places = bench.refused(None), _pushed_places(scores, novel, method.high)
-    pushed = bench.refused(replace(method, low=method.high), places)
-    asked = Asked(tuple(scores), tuple(novel), plain, pushed, method.high)
-    low = asked.low(range(len(bench.harmless), len(scores)), fall)
-    own = next((trial.left for trial in method.trials if trial.scale == method.scale), (0, 0))
-    trials = (
-        Trial(0.0, method.high, method.high, (own[1], own[1]), **bench.counted(plain)),
-        Trial(method.scale, low, method.high, own, **bench.counted(asked.refused(low))),
-    )
-    note = f"{method.note} The low threshold is the largest at which harmful refusals fall by at most {fall:.1%}."
-    return replace(method, low=low, trials=trials, note=note.strip())
-
-
-def _pushed_places(scores: Sequence[float], novel: Sequence[bool], high: float) -> list[int]:
-    """Who may be pushed at all when the low threshold lies at the high one."""
-    return [place for place, score in enumerate(scores) if score > high or (score < high and not novel[place])]
-
-
-def with_chosen_knobs(method: GatedPush, bench: Bench, states: Float[Tensor, "prompt read d_model"]) -> GatedPush:
-    """This method, whose `high` is chosen, with the scale and the low threshold that belong to it.
-
-    Args:
-        states: what the gate reads of the bench's prompts.
-    """
-    scores, novel = method.gate.score(states).tolist(), method.gate.novel(states).tolist()
-    high, n = method.high, len(bench.harmless)
+    n, high = len(bench.harmless), marks.highs[-1]
     plain = bench.refused(None)
-    places = _pushed_places(scores, novel, high)
-    away = [place for place in places if place < n and scores[place] < high and plain[place]]
-    trials = [Trial(0.0, high, high, (len(away), len(away)), **bench.counted(plain))]
+    left = [place for place in marks.below if place < n and plain[place]]
+    trials = [Trial(0.0, high, high, (len(left), len(left)), **bench.counted(plain))]
+    away: dict[float, dict[int, bool]] = {}
+    towards: dict[float, dict[int, bool]] = {}
 
     def tried(scale: float) -> Trial:
-        """Every prompt pushed away, or towards refusal above `high`: whoever lies between is looked up."""
-        pushed = bench.refused(replace(method, scale=scale, low=high), places)
-        asked = Asked(tuple(scores), tuple(novel), plain, pushed, high)
-        low = asked.low(range(n, len(scores)))
-        left = (sum(pushed[place] for place in away), len(away))
-        return Trial(scale, low, high, left, **bench.counted(asked.refused(low)))
+        """Everybody pushed away, or towards refusal above the highest threshold: who lies between is looked up."""
+        if len(marks.below) + len(marks.above) > bench.left:
+            raise Spent
+        away[scale] = bench.refused(replace(method.push, scale=-scale), marks.below)
+        towards[scale] = bench.refused(replace(method.push, scale=scale), marks.above)
+        asked = Asked(marks.scores, marks.novel, plain, {**away[scale], **towards[scale]}, high)
+        low = asked.low(range(n, len(marks.scores)))
+        answered = (sum(away[scale][place] for place in left), len(left))
+        return Trial(scale, low, high, answered, **bench.counted(asked.refused(low)))
 
     try:
         for scale in spread(SHARES, method.effort.scales):
@@ -132,16 +143,63 @@ def with_chosen_knobs(method: GatedPush, bench: Bench, states: Float[Tensor, "pr
             best, _ = choice(trials)
             finer = choosing.beside(best.scale, [trial.scale for trial in trials])
             finer = [scale for scale in finer if scale < best.scale or not _answers(best)]
-            if not finer or not away:
+            if not finer or not left:
                 break
             for scale in finer:
                 trials.append(tried(scale))
     except Spent:
         pass
     chosen, said = choice(trials)
+    if len(marks.between) <= bench.left:
+        scale = chosen.scale
+        towards[scale] |= bench.refused(replace(method.push, scale=scale), marks.between)
+        better = together(bench, marks, plain, away[scale], towards[scale], chosen)
+        trials[trials.index(chosen)] = chosen = better
     note = f"{method.note} {said}".strip()
     ranked = tuple(sorted(trials, key=lambda trial: trial.scale))
-    return replace(method, scale=chosen.scale, low=chosen.low, trials=ranked, note=note)
+    return replace(method, scale=chosen.scale, low=chosen.low, high=chosen.high, trials=ranked, note=note)
+
+
+def loosened(method: GatedPush, bench: Bench, marks: Marks, fall: float) -> GatedPush:
+    """This method with thresholds at which refusals of harmful prompts may fall by that share of them.
+
+    Raises:
+        ValueError: no share between 0 and 1.
+    """
+    if not 0 <= fall <= 1:
+        raise ValueError(f"Refusals of harmful prompts may fall by a share of 0 to 1 of them, not by {fall}.")
+    plain = bench.refused(None)
+    away = bench.refused(replace(method.push, scale=-method.scale), marks.below)
+    towards = bench.refused(method.push, [*marks.between, *marks.above])
+    before = method.chosen or Trial(method.scale, method.low, method.high, (0, 0), (0, 0), (0, 0))
+    chosen = together(bench, marks, plain, away, towards, before, fall)
+    first = Trial(0.0, marks.highs[-1], marks.highs[-1], (before.left[1], before.left[1]), **bench.counted(plain))
+    note = f"{method.note} Refusals of harmful validation prompts may fall by {fall:.1%} of these prompts."
+    return replace(method, low=chosen.low, high=chosen.high, trials=(first, chosen), note=note.strip())
+
+
+def together(
+    bench: Bench,
+    marks: Marks,
+    plain: Mapping[int, bool],
+    away: Mapping[int, bool],
+    towards: Mapping[int, bool],
+    before: Trial,
+    fall: float = FALL,
+) -> Trial:
+    """The trial of this scale with the pair of thresholds that leaves the fewest borderline prompts refused.
+
+    For every high threshold the low one is the largest at which refusals of harmful prompts fall by at most that share
+    of them. Among equals the highest is taken, which pushes the fewest prompts.
+    """
+    n = len(bench.harmless)
+    found = []
+    for high in reversed(marks.highs):
+        over = {place: refused for place, refused in towards.items() if marks.scores[place] > high}
+        asked = Asked(marks.scores, marks.novel, plain, {**away, **over}, high)
+        low = asked.low(range(n, len(marks.scores)), fall)
+        found.append(replace(before, low=low, high=high, **bench.counted(asked.refused(low))))
+    return min(found, key=lambda trial: trial.harmless[0])
 
 
 def choice(trials: Sequence[Trial]) -> tuple[Trial, str]:
