@@ -888,8 +888,8 @@ BUGS = (
         "the high threshold is always the highest",
         "test_gated_push.py::test_of_all_pairs_of_thresholds_the_one_that_leaves_fewest_borderline_prompts_refused_is_taken",
         "methods/gating.py",
-        "return min(found, key=lambda trial: trial.harmless[0])",
-        "return found[0]",
+        "return min(kept, key=lambda trial: trial.harmless[0])",
+        "return kept[0]",
     ),
     Bug(
         "a looser threshold is as strict as before",

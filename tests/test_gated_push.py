@@ -234,7 +234,7 @@ def test_of_all_pairs_of_thresholds_the_one_that_leaves_fewest_borderline_prompt
     assert (chosen.low, chosen.high) == (0.5, 0.5)  # the fifth is won, so that the fourth may be lost
     assert chosen.harmless == (1, 3) and chosen.harmful == (2, 3)
     lost = gating.together(bench, marks, plain, away, dict.fromkeys(range(6), False), before, fall=0.0)
-    assert lost.high == 0.8 and lost.low < 0.1
+    assert (lost.high, lost.harmful) == (0.8, (1, 3))  # pushed towards refusal all are lost, and here that is only one
 
 
 def test_a_looser_threshold_costs_no_more_than_it_may(fitted, model):

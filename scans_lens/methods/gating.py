@@ -190,7 +190,8 @@ def together(
     """The trial of this scale with the pair of thresholds that leaves the fewest borderline prompts refused.
 
     For every high threshold the low one is the largest at which refusals of harmful prompts fall by at most that share
-    of them. Among equals the highest is taken, which pushes the fewest prompts.
+    of them. Among equals the highest is taken, which pushes the fewest prompts; where refusals fall by more with every
+    pair, since the push towards refusal itself loses some, that is taken which loses the fewest.
     """
     n = len(bench.harmless)
     found = []
@@ -199,7 +200,9 @@ def together(
         asked = Asked(marks.scores, marks.novel, plain, {**away, **over}, high)
         low = asked.low(range(n, len(marks.scores)), fall)
         found.append(replace(before, low=low, high=high, **bench.counted(asked.refused(low))))
-    return min(found, key=lambda trial: trial.harmless[0])
+    floor = sum(plain[place] for place in range(n, len(marks.scores))) - fall * (len(marks.scores) - n) - 1e-9
+    kept = [trial for trial in found if trial.harmful[0] >= floor] or [max(found, key=lambda trial: trial.harmful[0])]
+    return min(kept, key=lambda trial: trial.harmless[0])
 
 
 def choice(trials: Sequence[Trial]) -> tuple[Trial, str]:
