@@ -153,7 +153,7 @@ def evaluate(
     with table.opened(out, settings, machine, KEY, rank, GROWS) as run:
         if rank.first:
             _judge_again(run, judge)
-        there = run.table()
+        there = _asked_for(run.table(), sets, arms)
         rank.wait()  # what is done is seen alike by all, before any of them does more
         done = set(there[list(KEY)].itertuples(index=False, name=None)) if len(there) else set()
         total = len(arms) * sum(map(len, sets))

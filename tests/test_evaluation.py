@@ -111,14 +111,16 @@ def test_another_question_into_the_same_folder_is_refused(ask, tmp_path):
             ask(tmp_path, **changed)
 
 
-def test_a_run_takes_more_sets_and_ways_and_answers_nothing_again(ask, tmp_path):
+def test_a_run_takes_more_sets_and_ways_and_answers_nothing_again(ask, tmp_path, capsys):
     first = ask(tmp_path, arms=[Arm("plain")])
     other = dataclasses.replace(a_set(n=3), name="other")
     more = ask(tmp_path, [other, a_set()], arms=[Arm("system", system="Be brief."), Arm("plain")])
     assert set(more["method"]) == {"system", "plain"} and set(more["set"]) == {"mine", "other"}
     again = more[(more["set"] == "mine") & (more["method"] == "plain")]
     assert again["seconds"].tolist() == first["seconds"].tolist()
-    small = ask(tmp_path, [other], arms=[Arm("system", system="Be brief.")])
+    capsys.readouterr()
+    small = ask(tmp_path, [other], arms=[Arm("system", system="Be brief.")], progress=True)
+    assert "3/3" in capsys.readouterr().err  # the bar counts what is asked for, and not all that is there
     assert len(small) == 3 and set(small["method"]) == {"system"}
     kept, about = evaluation.read(tmp_path)
     assert len(kept) == len(more) == 20 and list(about["settings"]["arms"]) == ["plain seed 0", "system seed 0"]
