@@ -878,6 +878,13 @@ BUGS = (
         'return {"own": (method, -1.0)}',
     ),
     Bug(
+        "a loop of a whole sentence is no loop",
+        "test_judges.py::test_a_sentence_said_over_and_over_is_degenerate_however_it_begins",
+        "judges/texts.py",
+        "len(set(runs)) < len(runs) / 2",
+        "len(set(runs)) < len(runs) / 6",
+    ),
+    Bug(
         "a reply that says it is not able is an answer",
         "test_judges.py::test_a_reply_that_begins_by_saying_that_one_is_not_able_is_a_refusal",
         "judges/together.py",

@@ -30,8 +30,9 @@ def sentences(text: str) -> list[str]:
 def is_degenerate(text: str) -> bool:
     """Whether there is nothing to judge: no text, one that runs in a circle, or one that is not in Latin letters.
 
-    It runs in a circle when the last 48 words hold hardly a quarter of the four-word sequences that they could, and
-    when it ends in a dozen of the same without a space ("IIIIIIIIIIIIII").
+    It runs in a circle when the last 48 words hold less than half of the four-word sequences that they could (of 1,350
+    replies of three chat models to XSTest none holds less than three quarters), and when it ends in a dozen of the same
+    without a space ("IIIIIIIIIIIIII").
     """
     letters = [letter for letter in text if letter.isalpha()]
     if len(letters) < 2 or sum(letter < "\u0250" for letter in letters) < len(letters) / 2:
@@ -40,4 +41,4 @@ def is_degenerate(text: str) -> bool:
         return True
     last = text.lower().split()[-_LOOP:]
     runs = [tuple(last[place : place + 4]) for place in range(len(last) - 3)]
-    return len(last) >= _LOOP // 2 and len(set(runs)) < len(runs) / 4
+    return len(last) >= _LOOP // 2 and len(set(runs)) < len(runs) / 2
