@@ -98,8 +98,14 @@ def real_refused(found: Numbers) -> dict[str, Any]:
         own = shift(way, column)  # a way that was asked fewer prompts has no place in the column
         return _percent(own[side]) if own and own["after"]["total"] == sizes[column] else ""
 
+    def broken(sides: list[Numbers]) -> str:
+        count, total = (sum(side["broken"][what] for side in sides) for what in ("count", "total"))
+        return f"{100 * count / total:.1f} of {total:,}"
+
     def row(way: str, side: str) -> dict[str, str]:
-        return {f"{column}, {n}": cell(way, column, side) for column, n in sizes.items()}
+        sides = list((found["plain"] if side == "before" else found["ways"][way]["sets"]).values())
+        cells = {f"{column}, {n}": cell(way, column, side) for column, n in sizes.items()}
+        return cells | {"degenerate": broken(sides)}
 
     return {"plain": row(first, "before"), **{way: row(way, "after") for way in found["ways"]}}
 
@@ -176,12 +182,11 @@ Every step goes on where it was when it is stopped; sets and methods may be adde
 
 def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:
     about = settings["model"]
-    packed = f", {about['weights']}" if about.get("weights") else ""
     unsure = found["unsure"]
     doubt = f" It was not sure of {unsure[0]:,} of {unsure[1]:,} verdicts." if unsure else ""
     parts = [
         f"## {name}",
-        f"{about['name']}{packed}, {settings['dtype'].removeprefix('torch.')}. Greedy replies of up to "
+        f"{about['name']}, {settings['dtype'].removeprefix('torch.')}. Greedy replies of up to "
         f"{settings['max_new_tokens']} tokens. Judge: {found['judge']}.{doubt} {labelled(found)}".rstrip(),
         f"![Refused on every benchmark](../figures/{name}/benchmarks.png)",
         f"![Ceilings of gate and push](../figures/{name}/ceilings.png)",

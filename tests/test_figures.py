@@ -638,8 +638,15 @@ def test_the_readmes_tables_are_those_that_were_measured():
     given.loader.exec_module(readme)
     said = README.read_text()
     assert readme.written(said) == said
-    doubtful, judged = readme._read("real")["items"]["xstest"]["unsure"]
-    assert f"not sure of {doubtful} of these {judged} verdicts" in said
+    real = readme._read("real_refused")
+    doubtful, judged = real["unsure"]
+    assert f"not sure of {doubtful:,} of these {judged:,} verdicts" in said
+    agreed = readme._percent(real["labelled"]["accuracy"]).replace(" [", " % [")
+    assert f"On {real['labelled']['replies']} of these replies" in said and f"agrees in {agreed} (kappa " in said
+    lost, gained = (real["ways"]["gated_push"]["together"]["harmful"][side]["count"] for side in ("lost", "gained"))
+    before = real["ways"]["gated_push"]["together"]["harmful"]["before"]["count"]
+    of_xstest = real["ways"]["gated_push"]["sets"]["xstest, harmful"]["lost"]["count"]
+    assert f"{lost} of {before} are lost, {of_xstest} of them unsafe XSTest prompts, and {gained} others gained" in said
     with pytest.raises(ValueError, match="has no table that begins with"):
         readme.written(said.replace("| complied with |", "| complied |"))
 

@@ -118,9 +118,8 @@ def _broken(plain: Any, name: str, kind: str, judge: str) -> Numbers:
 def model(settings: Numbers) -> str:
     """The model as it was run."""
     about = settings["model"]
-    packed = f", {about['weights']}" if about.get("weights") else ""
     dtype = settings["dtype"].removeprefix("torch.")
-    return f"{about['name']}{packed} ({about['n_layers']} layers, width {about['d_model']}, {dtype})."
+    return f"{about['name']} ({about['n_layers']} layers, width {about['d_model']}, {dtype})."
 
 
 def caption(numbers: Numbers, settings: Numbers) -> str:
@@ -130,6 +129,7 @@ def caption(numbers: Numbers, settings: Numbers) -> str:
         f"Greedy replies of up to {settings['max_new_tokens']} tokens; refused as the judge {numbers['judge']} has it.",
         f"It was not sure of {unsure[0]} of {unsure[1]} verdicts." if unsure else "",
         labelled(numbers),
+        "A reply that runs in a circle counts as not refused.",
         "Bars: 95 %, Clopper–Pearson. In brackets: prompts.",
         "All knobs were chosen on validation prompts of our own.",
     )
