@@ -169,15 +169,19 @@ HOW = """With the public sets in the folder that `SCANS_LENS_DATA` names, and NA
     M="--model NAME --dtype bfloat16"
     python -m scans_lens fit $M --out scans.safetensors
     python -m scans_lens fit $M --method gated_push --out gated.safetensors
-    python -m scans_lens evaluate $M --fitted scans=scans.safetensors,gated_push=gated.safetensors --out runs/NAME \\
-        --method scans,gated_push,gated_push_away,gated_push_towards,constant --max-new-tokens 64 --questions 40 \\
-        --sets xstest,oktest,or_bench_hard_1k:300,jailbreakbench,malicious_instruct,advbench:200,harmbench_standard,\\
-    aim:50,pair:50,renellm:50,gcg:50
+    python -m scans_lens fit $M --method gated_push_loose --fitted gated_push=gated.safetensors --out loose.safetensors
+    python -m scans_lens evaluate $M --out runs/NAME --max-new-tokens 64 \\
+        --method scans,gated_push,gated_push_loose,gated_push_away,gated_push_towards \\
+        --fitted scans=scans.safetensors,gated_push=gated.safetensors,gated_push_loose=loose.safetensors \\
+        --sets xstest,oktest,or_bench_hard_1k:200,jailbreakbench,malicious_instruct,advbench:200,aim:30,pair:30,gcg:30
     python -m scans_lens label runs/NAME --n 200        # read them, fill the column, and the judge is held against it
     python -m scans_lens.figures benchmarks ceilings --evaluated runs/NAME --out figures/NAME
     python figures/readme.py
 
-Every step goes on where it was when it is stopped; sets and methods may be added later, to the same folder."""
+Every step goes on where it was when it is stopped; sets and methods may be added later, to the same folder. Replies of
+the two gated pushes are not decoded a second time here: their rows are those of the plain model and of the same push
+either way for all, looked up by each prompt's sign (a law says that these are the same replies). The 200 labelled
+replies are of the four ways that were decoded."""
 
 
 def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:
