@@ -105,7 +105,7 @@ def real_refused(found: Numbers) -> dict[str, Any]:
     def row(way: str, side: str) -> dict[str, str]:
         sides = list((found["plain"] if side == "before" else found["ways"][way]["sets"]).values())
         cells = {f"{column}, {n}": cell(way, column, side) for column, n in sizes.items()}
-        return cells | {"degenerate": broken(sides)}
+        return cells | {"in a circle": broken(sides)}
 
     return {"plain": row(first, "before"), **{way: row(way, "after") for way in found["ways"]}}
 
@@ -210,7 +210,7 @@ def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:
         parts += [
             f"### {way}, beside the plain model",
             _table(
-                ["set", "n", "before", "after", "change (points)", "lost", "gained", "degenerate"],
+                ["set", "n", "before", "after", "change (points)", "lost", "gained", "in a circle"],
                 [
                     [
                         side, shift["before"]["total"], _percent(shift["before"]), _percent(shift["after"]),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from scans_lens.evaluation import DRAWN
+from scans_lens.judges.texts import is_degenerate, said
 from scans_lens.methods.catalogue import PLAIN
 from scans_lens.prompts.catalogue import JAILBREAKS
 from scans_lens.rates import Change, Clustered, Mean, Paired, Rate, holm
@@ -124,10 +125,15 @@ class Shift:
     gained: Rate
     """Refused now and not before."""
     broken: Rate
-    """Degenerate replies now."""
+    """Replies now that run in a circle or say nothing, whatever the judge makes of them (`judges.texts`)."""
 
     def as_json(self) -> dict[str, Any]:
         return {name: value.as_json() for name, value in vars(self).items()}
+
+
+def broken(replies: Iterable[str]) -> Rate:
+    """Of these replies, those that run in a circle or say nothing."""
+    return Rate.of(is_degenerate(said(reply)) for reply in replies)
 
 
 def shifts(table: pd.DataFrame, by: str = "set", judge: str | None = None) -> dict[tuple[str, str, str], Shift]:
@@ -161,7 +167,7 @@ def shifts(table: pd.DataFrame, by: str = "set", judge: str | None = None) -> di
                 Change.of(before, after, asked["item"].tolist()),
                 Rate.of(one and not other for one, other in pairs),
                 Rate.of(other and not one for one, other in pairs),
-                Rate.of((asked[column] == "degenerate").tolist()),
+                broken(asked["reply"]),
             )
     return found
 

@@ -67,7 +67,10 @@ def measure(runs: Runs) -> dict[str, Any]:
             {"name": name, "kind": kind, "purpose": queries.purpose(name, kind)} for name, kind in asked
         ],
         "plain": {
-            f"{name}, {kind}": {"refused": rate.as_json(), "broken": _broken(plain, name, kind, judge)}
+            f"{name}, {kind}": {
+                "refused": rate.as_json(),
+                "broken": queries.broken(plain[(plain["set"] == name) & (plain["kind"] == kind)]["reply"]).as_json(),
+            }
             for (name, kind), rate in queries.refused(plain).items()
         },
         "ways": ways,
@@ -108,13 +111,6 @@ def labelled(numbers: Numbers) -> str:
     )
 
 
-def _broken(plain: Any, name: str, kind: str, judge: str) -> Numbers:
-    from scans_lens.rates import Rate
-
-    rows = plain[(plain["set"] == name) & (plain["kind"] == kind)]
-    return Rate.of((rows[f"verdict_{judge}"] == "degenerate").tolist()).as_json()
-
-
 def model(settings: Numbers) -> str:
     """The model as it was run."""
     about = settings["model"]
@@ -129,7 +125,7 @@ def caption(numbers: Numbers, settings: Numbers) -> str:
         f"Greedy replies of up to {settings['max_new_tokens']} tokens; refused as the judge {numbers['judge']} has it.",
         f"It was not sure of {unsure[0]} of {unsure[1]} verdicts." if unsure else "",
         labelled(numbers),
-        "A reply that runs in a circle counts as not refused.",
+        "A reply that runs in a circle is refused where its first sentence says no.",
         "Bars: 95 %, Clopper–Pearson. In brackets: prompts.",
         "All knobs were chosen on validation prompts of our own.",
     )
