@@ -25,6 +25,7 @@ from scans_lens.methods.refusal_direction import ActivationAddition, RefusalDire
 from scans_lens.organism import wordings
 from scans_lens.prompts import Contrast
 from scans_lens.prompts import borderline as ours
+from scans_lens.prompts import twins
 from scans_lens.steering import Method, Together
 
 pytestmark = pytest.mark.usefixtures("briskly")
@@ -170,10 +171,10 @@ def test_prompts_are_never_learned_from_and_chosen_on(one_model):
         quickly(one_model, borderline=())
 
 
-def test_by_default_a_model_learns_from_half_of_our_borderline_prompts_and_is_tried_on_the_other(one_model, bundled):
+def test_by_default_a_model_learns_from_our_twins_and_is_tried_on_our_validation_prompts(one_model, bundled):
     contrast, learned, tried = module._prompts(one_model, None, None, None, 0, BARE)
-    assert sorted((*learned, *tried.borderline)) == sorted(ours("validation").borderline)
-    assert len(learned) == 62 and len(contrast.harmful) == 256 and not set(learned) & set(tried.borderline)
+    assert learned == twins().borderline and tried.borderline == ours("validation").borderline
+    assert len(contrast.harmful) == 256 and not set(learned) & set(tried.borderline)
     contrast, learned, tried = module._prompts(bundled, None, None, None, 0, BARE)
     assert learned == organism.prompts("borderline", "train") and tried == organism.validation()
     mine = contrast_of(8)

@@ -72,6 +72,7 @@ ORDER = (
     "scoring",
     "evaluation",
     "queries",
+    "capability",
     "comparison",
     "transfer",
     "explain",

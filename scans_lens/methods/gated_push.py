@@ -151,7 +151,7 @@ class GatedPush(Method, Artefact):
                 for it, ours for any other.
             twins: harmful prompts and borderline ones like them, for the gate; by default the contrast itself where it
                 has borderline prompts, else what the model's world has: its twins, or its borderline prompts beside the
-                contrast's harmful ones. A model that is not ours gives half of its validation prompts for them.
+                contrast's harmful ones. A world without any gives half of its validation prompts for them.
             validation: what to choose on, never a test set; by default as in `SCANS.fit`.
             layers: where to push, instead of what `anchor_layers` finds.
             judge: whether a reply refuses; by default the exact one for the bundled model, the panel for any other.
