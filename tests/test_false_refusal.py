@@ -23,9 +23,8 @@ from scans_lens.methods.candidates import SITES, NoDirection
 from scans_lens.methods.false_refusal import FalseRefusal, Trial, orthogonalised
 from scans_lens.methods.refusal_direction import ActivationAddition, RefusalDirection
 from scans_lens.organism import wordings
-from scans_lens.prompts import Contrast
+from scans_lens.prompts import Contrast, twins
 from scans_lens.prompts import borderline as ours
-from scans_lens.prompts import twins
 from scans_lens.steering import Method, Together
 
 pytestmark = pytest.mark.usefixtures("briskly")
