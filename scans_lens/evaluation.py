@@ -224,7 +224,8 @@ def _asked_for(table: pd.DataFrame, sets: Sequence[PromptSet], arms: Sequence[Ar
     names, ways = {one.name for one in sets}, {(arm.name, arm.setting, arm.seed) for arm in arms}
     told = zip(table["set"], table["method"], table["setting"], table["seed"], strict=True)
     kept = [name in names and tuple(way) in ways for name, *way in told]
-    return table[kept].reset_index(drop=True)
+    rows: Any = table[kept]
+    return rows.reset_index(drop=True)
 
 
 def _asked(

@@ -149,7 +149,7 @@ def shifts(table: pd.DataFrame, by: str = "set", judge: str | None = None) -> di
     """
     column = verdicts_of(table, judge)
     key = ["set", "prompt_id"]
-    judged = table[table[column].notna()]
+    judged: Any = table[table[column].notna()]
     plain = judged[judged["method"] == PLAIN].drop_duplicates(key).set_index(key)[column]
     found = {}
     for way, own in judged[judged["method"] != PLAIN].groupby(["method", "setting"], sort=False):

@@ -51,12 +51,13 @@ def measure(runs: Runs) -> dict[str, Any]:
     table, settings = table_of(runs, "The figure of the benchmarks")
     judge = queries.verdicts_of(table).removeprefix("verdict_")
     labelled = _labelled(str(runs.evaluated), table, judge)
-    table = queries.with_purpose(table[~table["method"].isin(CEILINGS)])
+    shown: Any = table[~table["method"].isin(CEILINGS)]
+    table = queries.with_purpose(shown)
     shifts, pooled = queries.shifts(table), queries.shifts(table, "purpose")
     if not shifts:
         raise ValueError("The run has no way of answering beside the plain model: evaluate with --method.")
     asked = dict.fromkeys(zip(table["set"], table["kind"], strict=True))
-    plain = table[table["method"] == PLAIN]
+    plain: Any = table[table["method"] == PLAIN]
     ways: dict[str, Any] = {}
     for (way, name, kind), shift in shifts.items():
         ways.setdefault(way, {}).setdefault("sets", {})[f"{name}, {kind}"] = shift.as_json()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from scans_lens.judges.cues import by_rules as rules
 from scans_lens.judges.lists import by_beginnings as beginnings
@@ -51,7 +51,7 @@ class Described(Protocol):
     about: str
 
 
-def description(judge: Judge) -> str:
+def description(judge: Callable[..., Any]) -> str:
     """What tells a judge from another one of the same name."""
     if isinstance(judge, Described) and judge.about:
         return str(judge.about)

@@ -235,12 +235,14 @@ def reply(
             put = f" with {asking}" if asking else ""
             raise ValueError(f"{method} could not be fitted{put}: {way.knobs}")
         steering, system_of_its_own = way.arm.method, way.arm.system
-        how = {"max_new_tokens": max_new_tokens}
         if system_of_its_own is None:
-            plain, steered = replies_under(loaded, asked, [None, steering], asking=asking, **how)
+            plain, steered = replies_under(
+                loaded, asked, [None, steering], asking=asking, max_new_tokens=max_new_tokens
+            )
         else:
-            plain = replies(loaded, asked, asking=asking, **how)
-            steered = replies(loaded, asked, method=steering, asking=replace(asking, system=system_of_its_own), **how)
+            put = replace(asking, system=system_of_its_own)
+            plain = replies(loaded, asked, asking=asking, max_new_tokens=max_new_tokens)
+            steered = replies(loaded, asked, method=steering, asking=put, max_new_tokens=max_new_tokens)
         judge = world.judge
         table = Table(show_lines=True)
         for column in ("prompt", "plain", "steered"):
