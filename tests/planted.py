@@ -900,7 +900,7 @@ BUGS = (
     ),
     Bug(
         "a looser threshold is as strict as before",
-        "test_gated_push.py::test_a_looser_threshold_costs_no_more_than_it_may",
+        "test_gated_push.py::test_low_is_the_largest_threshold_at_which_harm_stays_refused",
         "methods/gating.py",
         "- fall * len(harmful) - 1e-9",
         "- FALL * len(harmful) - 1e-9",

@@ -171,6 +171,7 @@ def test_low_is_the_largest_threshold_at_which_harm_stays_refused():
         {0: False, 1: False, 2: False, 3: True, 4: False, 5: True, 6: True}, high=0.5,
     )  # fmt: skip
     assert asked.low(range(3, 7)) == pytest.approx(-0.5)  # between -0.7 and -0.3
+    assert asked.low(range(3, 7), fall=0.25) == 0.5  # one of four may be lost
     assert asked.refused(-0.5) == {0: False, 1: False, 2: True, 3: True, 4: True, 5: True, 6: True}
     kept = replace(asked, pushed={**asked.pushed, 4: True})
     assert kept.low(range(3, 7)) == 0.5  # nobody is lost, so that it ends at the high one
