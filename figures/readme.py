@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scans_lens.figures.benchmarks import labelled
+from scans_lens.rates import Rate
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -99,13 +100,14 @@ def real_refused(found: Numbers) -> dict[str, Any]:
         return _percent(own[side]) if own and own["after"]["total"] == sizes[column] else ""
 
     def broken(sides: list[Numbers]) -> str:
-        count, total = (sum(side["broken"][what] for side in sides) for what in ("count", "total"))
-        return f"{100 * count / total:.1f} of {total:,}"
+        return _percent(Rate(*(sum(side["broken"][what] for side in sides) for what in ("count", "total"))).as_json())
+
+    asked = sum(rate["refused"]["total"] for rate in found["plain"].values())
 
     def row(way: str, side: str) -> dict[str, str]:
         sides = list((found["plain"] if side == "before" else found["ways"][way]["sets"]).values())
         cells = {f"{column}, {n}": cell(way, column, side) for column, n in sizes.items()}
-        return cells | {"in a circle": broken(sides)}
+        return cells | {f"in a circle, {asked:,}": broken(sides)}
 
     return {"plain": row(first, "before"), **{way: row(way, "after") for way in found["ways"]}}
 
@@ -180,8 +182,19 @@ HOW = """With the public sets in the folder that `SCANS_LENS_DATA` names, and NA
 
 Every step goes on where it was when it is stopped; sets and methods may be added later, to the same folder. Replies of
 the two gated pushes are not decoded a second time here: their rows are those of the plain model and of the same push
-either way for all, looked up by each prompt's sign (a law says that these are the same replies). The 200 labelled
-replies are of the four ways that were decoded."""
+either way for all, looked up by each prompt's sign (the same replies up to rounding, and a law on a small model).
+
+What to hold against these numbers:
+
+- No set here is fresh. Scale, thresholds and penalty come from validation prompts, but the gate's layers and weights,
+  the kinds of our twins, the choice of both thresholds together and the looser variant were thought of after earlier
+  looks at these very sets.
+- The 200 labelled replies are of the four ways that were decoded, labelled by one reader from their beginnings (125
+  letters, and the ends of those that looked like loops). At first the panel agreed in 88.0 % [82.7, 92.2]. It was then
+  mended on other replies (validation prompts, people's labels of XSTest, two other models), and one rule of the labels
+  was changed with it: who says no over and over refuses. So the agreement above is no independent check.
+- The scale of gated_push was searched before the thresholds were chosen together, and SCANS fitted, under the panel as
+  it was before loops were heard; replies of 24 tokens are too short for that to matter."""
 
 
 def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:

@@ -33,8 +33,8 @@ def measured(
         limit: questions of each subject, at most; None is all.
 
     Returns:
-        What was asked (`questions`, `texts`, `limit`), and by name of the arm `right` and `perplexity` (of "away" and
-        "towards" where the sign has to be given, else of "own"), or `none`, why there is nothing.
+        What was asked (`questions`, `texts`, `limit`), and by arm, with its setting, `right` and `perplexity` (of
+        "away" and "towards" where the sign has to be given, else of "own"), or `none`, why there is nothing.
 
     Raises:
         ValueError: the world has no questions and no texts, or the folder has those of another limit.
@@ -49,7 +49,7 @@ def measured(
     found = read(folder) or {**about, "arms": {}}
     if {name: found[name] for name in about} != about:
         raise ValueError(f"{str(file)!r} has answers to other questions: name a new folder, or remove it.")
-    todo = [arm for arm in arms if arm.system is None and arm.name not in found["arms"]]
+    todo = [arm for arm in arms if arm.system is None and _way(arm) not in found["arms"]]
     for arm in tqdm(todo, desc="capability", unit="way", disable=not progress):
         try:
             own: dict[str, Any] = {
@@ -61,9 +61,14 @@ def measured(
             }
         except Refused as error:  # such as a head that takes the unembedding's place
             own = {"none": str(error)}
-        found["arms"][arm.name] = own
+        found["arms"][_way(arm)] = own
         _keep(file, found)
     return found
+
+
+def _way(arm: Arm) -> str:
+    """Its name and setting, as `queries.shifts` has them."""
+    return " ".join(filter(None, (arm.name, arm.setting)))
 
 
 def _texts_under(method: Method | None, needs_sign: bool) -> dict[str, tuple[Method | None, float | None]]:

@@ -77,13 +77,7 @@ def mmlu(
     require_steerable(method, sign)
     if shots < 0 or (limit is not None and limit < 1):
         raise ValueError(f"Shots are 0 or more, and a limit is 1 or more; got {shots} and {limit}.")
-    files = _subject_files()
-    unknown = [subject for subject in subjects or () if subject not in files]
-    if unknown or not (subjects or files):
-        named = ", ".join(unknown) or "any subject"
-        raise ValueError(
-            f"{FOLDER_VARIABLE} has no MMLU files of {named}; it has those of {', '.join(files) or 'none'}."
-        )
+    files = files_of(subjects)
     letters = _letters(model) if chat else None
     pieces: list[Piece] = []
     answers: list[tuple[str, int]] = []
@@ -134,6 +128,22 @@ def _letters(model: Model) -> list[int]:
     if any(letter not in found for letter in LETTERS):
         raise ValueError(f"The letters {LETTERS} are not one token each for this model: ask without chat=True.")
     return [found[letter] for letter in LETTERS]
+
+
+def files_of(subjects: Sequence[str] | None = None) -> dict[str, tuple[Path, Path]]:
+    """By subject, all that lie in the folder, where the answered questions and the others lie.
+
+    Raises:
+        ValueError: no folder, or not those subjects in it.
+    """
+    files = _subject_files()
+    unknown = [subject for subject in subjects or () if subject not in files]
+    if unknown or not (subjects or files):
+        named = ", ".join(unknown) or "any subject"
+        raise ValueError(
+            f"{FOLDER_VARIABLE} has no MMLU files of {named}; it has those of {', '.join(files) or 'none'}."
+        )
+    return files
 
 
 def _subject_files() -> dict[str, tuple[Path, Path]]:

@@ -121,10 +121,11 @@ def read(folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The table of a run, whole or not, and what it was run with.
 
     Raises:
-        ValueError: there is no run in the folder, or a part of it cannot be read.
+        ValueError: there is no run in the folder, one of another version, or a part of it cannot be read.
     """
     folder = Path(folder)
     about = _about(folder)
+    _require_format(folder, about)
     return _last(_read(_parts(folder)), about.get("key", ())), about
 
 
@@ -246,12 +247,16 @@ def _there(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{str(folder)!r} holds {others[0]!r} and is no folder of results: name a new one.")
         return {}
     about = _about(folder)
+    _require_format(folder, about)
+    return about["settings"]
+
+
+def _require_format(folder: Path, about: Mapping[str, Any]) -> None:
     if about.get("format") != FORMAT:
         raise ValueError(
             f"{str(folder)!r} is in format {about.get('format')}, and this version writes format {FORMAT}: "
             "name a new one."
         )
-    return about["settings"]
 
 
 def _apart(place: str, one: Any, other: Any) -> tuple[str, Any, Any] | None:

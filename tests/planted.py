@@ -878,6 +878,20 @@ BUGS = (
         'return {"own": (method, -1.0)}',
     ),
     Bug(
+        "two settings of one way share what they know",
+        "test_benchmarks.py::test_what_is_known_is_asked_once_of_every_arm_under_either_way_of_its_whole_push",
+        "capability.py",
+        'return " ".join(filter(None, (arm.name, arm.setting)))',
+        "return arm.name",
+    ),
+    Bug(
+        "a run of another version is read",
+        "test_table.py::test_another_version_and_a_folder_of_something_else_are_refused",
+        "table.py",
+        "    _require_format(folder, about)\n    return _last(",
+        "    return _last(",
+    ),
+    Bug(
         "a loop of a whole sentence is no loop",
         "test_judges.py::test_a_sentence_said_over_and_over_is_degenerate_unless_the_first_one_says_no",
         "judges/texts.py",

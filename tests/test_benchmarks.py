@@ -221,8 +221,10 @@ class Mute(Method):
 
 def test_what_is_known_is_asked_once_of_every_arm_under_either_way_of_its_whole_push(tmp_path):
     gated = GatedPush(drawn.directions(), (1, 3), 0.5, drawn.gate(), 0.0, 0.0, drawn.UNKNOWN)
-    arms = [Arm("plain"), Arm("gated", gated), Arm("all", Push(drawn.directions(), [1], -0.5)), Arm("mute", Mute()),
-            Arm("system", system="Be brief.")]  # fmt: skip
+    arms = [
+        Arm("plain"), Arm("gated", gated), Arm("all", Push(drawn.directions(), [1], -0.5)),
+        Arm("mute", Mute(), "half 1"), Arm("system", system="Be brief."),
+    ]  # fmt: skip
     asked = []
     found = capability.measured(knowing(asked, True), arms[:2], tmp_path, limit=3, progress=False)
     assert asked == [
@@ -232,8 +234,8 @@ def test_what_is_known_is_asked_once_of_every_arm_under_either_way_of_its_whole_
     asked.clear()
     found = capability.measured(knowing(asked, True), arms, tmp_path, limit=3, progress=False)
     assert asked == [("right", -0.5, 3), ("perplexity", 0.5, -1.0)]
-    assert list(found["arms"]) == ["plain", "gated", "all", "mute"]
-    assert found["arms"]["mute"] == {"none": "it has no log-likelihoods"}
+    assert list(found["arms"]) == ["plain", "gated", "all", "mute half 1"]
+    assert found["arms"]["mute half 1"] == {"none": "it has no log-likelihoods"}
     assert list(found["arms"]["gated"]["perplexity"]) == ["away", "towards"]
     assert capability.read(tmp_path) == found and capability.read(tmp_path / "none") is None
     with pytest.raises(ValueError, match="has answers to other questions"):

@@ -72,6 +72,8 @@ def test_another_version_and_a_folder_of_something_else_are_refused(tmp_path):
         with pytest.raises(ValueError, match=what):  # noqa: SIM117
             with table.opened(folder, SETTINGS):
                 pass
+    with pytest.raises(ValueError, match="is in format 99, and this version writes format 3"):
+        table.read(tmp_path / "run")
     about.write_text("{")
     with pytest.raises(ValueError, match="is no JSON, so nobody knows what these results are of"):
         table.read(tmp_path / "run")

@@ -180,13 +180,7 @@ class GatedPush(Method, Artefact):
                 progress=progress, read=(harmful, harmless),
             )  # fmt: skip
         reads = sorted({min(round(depth * n), n - 1) for depth in DEPTHS})
-
-        def read(prompts: Sequence[Any], word: str) -> Float[Tensor, "prompt read d_model"]:
-            return collect(
-                model, prompts, lambda flight: flight.residuals()[:, reads], batch_size=batch_size,
-                progress=f"reading {word}" if progress else None,
-            )  # fmt: skip
-
+        read = _reader(model, reads, batch_size, progress)
         anchored = zip(
             map(key, (*contrast.harmful, *contrast.harmless)),
             torch.cat([harmful.residuals, harmless.residuals])[:, reads],
@@ -321,6 +315,16 @@ def _of_world(fitting: Fitting) -> GatedPush:
     return GatedPush.fit(world.model, world.anchors, twins=twins, effort=fitting.effort, **how)
 
 
+def _reader(
+    model: Model, layers: Sequence[int], batch_size: int | None, progress: bool
+) -> Callable[[Sequence[Any], str], States]:
+    """What reads the states that the gate needs, of prompts that the progress bar calls by a word."""
+    return lambda prompts, word: collect(
+        model, prompts, lambda flight: flight.residuals()[:, list(layers)], batch_size=batch_size,
+        progress=f"reading {word}" if progress else None,
+    )  # fmt: skip
+
+
 def _marks(gate: RidgeGate, bench: Bench, validation: Contrast, read: Callable[[Sequence[Any], str], States]) -> Marks:
     """What the gate makes of the validation prompts, plain ones beside borderline ones."""
     held = read(bench.asked, "validation")
@@ -331,20 +335,14 @@ def _marks(gate: RidgeGate, bench: Bench, validation: Contrast, read: Callable[[
 
 
 def _loose(fitting: Fitting) -> GatedPush:
-    """The same gate, push and scale, with another low threshold."""
+    """The same gate, push and scale, with other thresholds."""
     method: GatedPush = fitting.of("gated_push")
     world = fitting.world if fitting.world.twins is not None else fitting.world.with_borderline()
     model, validation = world.model, world.validation.under(fitting.asking)
     bench = Bench.of(
         model, validation, fitting.judge, fitting.batch_size, fitting.budget, fitting.progress, fitting.effort
     )
-
-    def read(prompts: Sequence[Any], word: str) -> Float[Tensor, "prompt read d_model"]:
-        return collect(
-            model, prompts, lambda flight: flight.residuals()[:, list(method.gate.layers)],
-            batch_size=fitting.batch_size, progress=f"reading {word}" if fitting.progress else None,
-        )  # fmt: skip
-
+    read = _reader(model, method.gate.layers, fitting.batch_size, fitting.progress)
     return loosened(method, bench, _marks(method.gate, bench, validation, read), LOOSE)
 
 

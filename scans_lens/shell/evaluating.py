@@ -123,6 +123,12 @@ def evaluate(
         own = world.world_of(loaded)
         if not named and not own.bundled and world.may_be_bundled(model):
             chosen = [each if limit is None else each.first(limit) for each in own.sets]
+        if questions and not own.bundled:  # before anything slow
+            from scans_lens.prompts.texts import wikitext
+            from scans_lens.questions import files_of
+
+            files_of()
+            wikitext()
         rank = processes.here()
         if not rank.first:
             rank.wait()  # the first one fits, and the others read what it has kept
