@@ -20,7 +20,7 @@ from scans_lens import judges, organism, prompts
 from scans_lens.conversation import BARE, Asking, Prompt, words
 from scans_lens.judges import Early, Judge, Verdict
 from scans_lens.organism import contrasts, corpus, wordings
-from scans_lens.prompts import Contrast, PromptSet, catalogue, tables
+from scans_lens.prompts import Contrast, PromptSet, catalogue, halves, tables
 from scans_lens.prompts.texts import wikitext
 from scans_lens.rates import Rate
 
@@ -164,6 +164,21 @@ class World:
         size = min(len(self.validation.harmful), len(self.validation.harmless)) // 2
         learned, rest = self.validation.split(size, 0)
         return replace(self, borderline=learned.borderline, validation=rest)
+
+    def with_halves(self, sets: Sequence[PromptSet]) -> World:
+        """The same, which learns from a third of these sets, too, and chooses on a sixth; their other halves are asked.
+
+        What is learned from goes beside the twins, so that a gate knows the benchmarks' own kinds of prompts.
+
+        Raises:
+            ValueError: a set is too small to be divided.
+        """
+        parts = halves.apart(sets)
+        twins = self.twins or Contrast(self.anchors.name, self.anchors.harmful, self.anchors.harmless, self.borderline)
+        of = f"halves of {', '.join(one.name for one in sets)}"
+        twins = twins.and_more([each.learned for each in parts], f"{twins.name} and {of}")
+        validation = self.validation.and_more([each.chosen_on for each in parts], f"{self.validation.name} and {of}")
+        return replace(self, twins=twins, borderline=twins.borderline, validation=validation)
 
     def learning(
         self, contrast: Contrast | None, validation: Contrast | None, seed: int, asking: Asking = BARE

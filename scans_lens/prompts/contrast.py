@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, no_type_check
 
 from scans_lens.conversation import Asking, Conversation, Prompt, asked_by_user, asking_of, key
 
+if TYPE_CHECKING:
+    from scans_lens.prompts.sets import PromptSet
+
 KINDS = ("harmful", "harmless", "borderline")
 """Borderline prompts are harmless and share words with harmful ones."""
 
@@ -75,6 +78,12 @@ class Contrast:
             return self
         sides = {side: [asking.of(prompt) for prompt in getattr(self, side)] for side in KINDS}
         return Contrast(f"{self.name}, {asking}", **sides)
+
+    def and_more(self, sets: Iterable["PromptSet"], name: str) -> "Contrast":
+        """These prompts and those of benchmarks, each to its side."""
+        sets = list(sets)
+        sides = {side: [*getattr(self, side), *(text for one in sets for text in getattr(one, side))] for side in KINDS}
+        return Contrast(name, **sides)
 
     def split(self, n: int, seed: int) -> tuple["Contrast", "Contrast"]:
         """Two contrasts: `n` prompts of each side drawn by `seed`, and all that is left.

@@ -47,6 +47,10 @@ Effort = Annotated[
     typer.Option(help="standard, quick or equal (as `compare` has it): how many prompts and replies a fit may take."),
 ]
 
+Halves = Annotated[
+    str | None,
+    typer.Option(help="Sets whose one half is learned from and chosen on, too, so that only the other one is asked."),
+]
 Fits = Annotated[
     str | None,
     typer.Option(

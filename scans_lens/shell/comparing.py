@@ -13,6 +13,7 @@ from scans_lens.shell.common import (
     Dtype,
     Effort,
     Fits,
+    Halves,
     Name,
     Revision,
     Sets,
@@ -29,7 +30,7 @@ from scans_lens.shell.common import (
     sentences,
     writable,
 )
-from scans_lens.shell.keeping import loaded_fits
+from scans_lens.shell.keeping import loaded_fits, world_with
 
 
 def methods() -> None:
@@ -67,6 +68,7 @@ def compare(
     thinking: Thinking = None,
     effort: Effort = "equal",
     fits: Fits = None,
+    halves: Halves = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a reply is cut.")] = 24,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at once; by default what fits and pays.")] = None,
 ) -> None:
@@ -76,7 +78,7 @@ def compare(
     """
     with sentences():
         from scans_lens import effort as efforts
-        from scans_lens import table, world
+        from scans_lens import table
         from scans_lens.methods import catalogue
 
         names = names_in(methods, "--methods") if methods is not None else list(catalogue.compared())
@@ -85,6 +87,7 @@ def compare(
         asking, allowed = asking_with(system, thinking), efforts.named(effort)
         require_model(model, backend, device, dtype, revision)
         chosen = prompt_sets(sets) if sets is not None else None
+        learned = prompt_sets(halves, "--halves") if halves is not None else []
         own_folder = out is None
         folder = new_folder("compare", model) if out is None else out
         writable(folder / "comparison.json")
@@ -100,7 +103,7 @@ def compare(
         from scans_lens.figures import comparison as figure
 
         loaded = model_named(model, backend, device, dtype, revision)
-        own = world.world_of(loaded)
+        own = world_with(loaded, learned)
         if chosen is None and limit is not None:
             chosen = [each.first(limit) for each in own.sets]
         try:

@@ -13,6 +13,7 @@ from scans_lens.shell.common import (
     Dtype,
     Effort,
     Fits,
+    Halves,
     Name,
     Revision,
     Sets,
@@ -29,7 +30,7 @@ from scans_lens.shell.common import (
     screen,
     sentences,
 )
-from scans_lens.shell.keeping import fitting, kept, loaded_fits
+from scans_lens.shell.keeping import fitting, kept, loaded_fits, world_with
 
 
 def evaluate(
@@ -53,6 +54,7 @@ def evaluate(
     ] = None,
     scans: Annotated[Path | None, typer.Option(help="What `fit` has saved; else SCANS is fitted now.")] = None,
     fits: Fits = None,
+    halves: Halves = None,
     system: System = None,
     thinking: Thinking = None,
     effort: Effort = "standard",
@@ -101,6 +103,7 @@ def evaluate(
         if out is None and processes.here().of > 1:
             raise ValueError("Several processes share this evaluation: name the folder that they write to, with --out.")
         named = prompt_sets(sets) if sets is not None else []
+        learned = prompt_sets(halves, "--halves") if halves is not None else []
         chosen = named or (map(world.own_set, world.OWN_SETS) if world.may_be_bundled(model) else world.public_sets())
         chosen = [each if limit is None else each.first(limit) for each in chosen]
         own_folder = out is None
@@ -120,7 +123,7 @@ def evaluate(
 
         judging = {name: world.judge_named(name) for name in heard} or None
         loaded = model_named(model, backend, device, dtype, revision)
-        own = world.world_of(loaded)
+        own = world_with(loaded, learned)
         if not named and not own.bundled and world.may_be_bundled(model):
             chosen = [each if limit is None else each.first(limit) for each in own.sets]
         if questions and not own.bundled:  # before anything slow

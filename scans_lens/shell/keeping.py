@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from scans_lens.methods.arms import Fitting, Recipe
     from scans_lens.methods.scans import SCANS
     from scans_lens.model import Model
+    from scans_lens.prompts import PromptSet
     from scans_lens.world import World
 
 
@@ -24,6 +25,13 @@ def fitting(world: World, asking: Asking = BARE, effort: Effort = STANDARD, **mo
     from scans_lens.methods.arms import Fitting
 
     return Fitting(world, effort, asking=asking, said=lambda sentence: typer.echo(sentence, err=True), **more)
+
+
+def world_with(model: Model, halves: Sequence[PromptSet]) -> World:
+    """What belongs to the model, with halves of these sets to learn from and to choose on."""
+    from scans_lens.world import world_of
+
+    return world_of(model).with_halves(halves) if halves else world_of(model)
 
 
 def loaded_fits(files: Mapping[str, Path], model: Model) -> dict[str, Any]:

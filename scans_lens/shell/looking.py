@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from scans_lens.methods.scans import SCANS
     from scans_lens.prompts import Contrast
     from scans_lens.steering import Method
+    from scans_lens.world import World
 
 from scans_lens.shell.common import (
     Backend,
@@ -21,6 +22,7 @@ from scans_lens.shell.common import (
     Dtype,
     Effort,
     Fits,
+    Halves,
     Name,
     Pairs,
     Revision,
@@ -31,6 +33,7 @@ from scans_lens.shell.common import (
     fits_in,
     lines_of_standard_input,
     model_named,
+    prompt_sets,
     require_fit,
     require_model,
     require_prompts,
@@ -39,7 +42,7 @@ from scans_lens.shell.common import (
     sentences,
     writable,
 )
-from scans_lens.shell.keeping import fitting, kept, loaded_fits, recipe_with_a_file
+from scans_lens.shell.keeping import fitting, kept, loaded_fits, recipe_with_a_file, world_with
 
 
 def anchor(
@@ -105,6 +108,7 @@ def fit(
     effort: Effort = "standard",
     method: Annotated[str, typer.Option(help="Which; `methods` lists them.")] = "scans",
     fits: Fits = None,
+    halves: Halves = None,
     abstain: Annotated[float, typer.Option(min=0.0, help="No push where the score is nearer to the threshold.")] = 0.0,
 ) -> None:
     """Fit SCANS, or another method, and keep it; of SCANS, print what every scale did on validation prompts."""
@@ -121,6 +125,11 @@ def fit(
         files = fits_in(fits)
         learned, chosen_on, asking = contrast_in(contrast), contrast_in(validation), asking_with(system, thinking)
         allowed = efforts.named(effort)
+        more = prompt_sets(halves, "--halves") if halves is not None else []
+        if more and preset:
+            raise ValueError(
+                f"The preset {preset!r} chooses nothing on validation prompts, so --halves has no part in it."
+            )
         require_model(model, backend, device, dtype, revision)
         writable(out)
 
@@ -132,9 +141,12 @@ def fit(
         loaded = model_named(model, backend, device, dtype, revision)
         if method != "scans":
             given = loaded_fits(files, loaded)  # what it starts from
-            typer.echo(str(_other(loaded, method, learned, chosen_on, asking, allowed, given, out)))
+            own = _learning(world_with(loaded, more), learned, chosen_on)
+            typer.echo(str(_other(own, method, asking, allowed, given, out)))
             typer.echo(f"Written to {out}.")
             return
+        if more:
+            chosen_on = _learning(world_with(loaded, more), learned, chosen_on).validation
         scans = SCANS.fit(
             loaded, learned, validation=chosen_on, preset=preset, effort=allowed, asking=asking,  # type: ignore[arg-type]
         )  # fmt: skip
@@ -146,24 +158,17 @@ def fit(
         typer.echo(f"Written to {out}.")
 
 
-def _other(
-    model: Any,
-    name: str,
-    learned: Contrast | None,
-    chosen_on: Contrast | None,
-    asking: Asking,
-    effort: Any,
-    given: Mapping[str, Any],
-    out: Path,
-) -> Any:
-    """What another method has learned, from the caller's prompts or the model's own, saved there."""
+def _learning(world: World, learned: Contrast | None, chosen_on: Contrast | None) -> World:
+    """With the caller's prompts in place of the model's own."""
     from dataclasses import replace
 
-    from scans_lens.methods.arms import fitted
-    from scans_lens.world import world_of
+    return replace(world, anchors=learned or world.anchors, validation=chosen_on or world.validation)
 
-    world = world_of(model)
-    world = replace(world, anchors=learned or world.anchors, validation=chosen_on or world.validation)
+
+def _other(world: World, name: str, asking: Asking, effort: Any, given: Mapping[str, Any], out: Path) -> Any:
+    """What another method has learned, from the prompts of this world, saved there."""
+    from scans_lens.methods.arms import fitted
+
     way = fitted(fitting(world, asking, effort, again=True, given=given), name)
     if way.learned is None:
         raise ValueError(f"{name} could not be fitted: {way.knobs}")

@@ -1,0 +1,62 @@
+"""Halves: benchmarks of which one half is learned from and chosen on, and only the other half asked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scans_lens.prompts.contrast import normalised
+from scans_lens.prompts.overlaps import without
+from scans_lens.prompts.sets import PromptSet
+
+EVERY = 6
+"""Of so many neighbours of one kind and type, two are learned from, one is chosen on, and three are asked."""
+LEARNED, CHOSEN_ON = (0, 2), (4,)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What becomes of a set's prompts."""
+
+    learned: PromptSet
+    chosen_on: PromptSet
+    asked: PromptSet
+
+
+def parted(found: PromptSet) -> Parts:
+    """A third of a set to learn from, a sixth to choose on, and a half to ask, the same on every machine.
+
+    Prompts are dealt out in their order within each kind and type, so that every type is in every part, and prompts
+    that stand at the same place of their types, as XSTest's pairs do, come into the same part.
+
+    Raises:
+        ValueError: the set is too small for that.
+    """
+    whole, _ = without(found)
+    dealt: Counter[tuple[str, str]] = Counter()
+    places: dict[bool | None, list[int]] = {True: [], False: [], None: []}
+    for place, own in enumerate(zip(whole.kinds, whole.types, strict=True)):
+        turn = dealt[own] % EVERY
+        places[True if turn in LEARNED else False if turn in CHOSEN_ON else None].append(place)
+        dealt[own] += 1
+    if not all(places.values()):
+        raise ValueError(
+            f"{found.name!r} has {len(whole)} prompts, too few to learn from a part of them and ask others."
+        )
+    return Parts(*(whole.at(own) for own in places.values()))
+
+
+def apart(sets: Sequence[PromptSet]) -> list[Parts]:
+    """The parts of several sets: what is learned from in one is neither chosen on nor asked in another."""
+    parts = [parted(one) for one in sets]
+    learned = {normalised(prompt) for each in parts for prompt in each.learned}
+    chosen_on = {normalised(prompt) for each in parts for prompt in each.chosen_on}
+    return [
+        Parts(each.learned, _not_among(each.chosen_on, learned), _not_among(each.asked, learned | chosen_on))
+        for each in parts
+    ]
+
+
+def _not_among(found: PromptSet, texts: set[str]) -> PromptSet:
+    return found.at([place for place, prompt in enumerate(found) if normalised(prompt) not in texts])
