@@ -47,17 +47,23 @@ ARMS = {"gentle": "a method of somebody's own, which does nothing"}
 @dataclass(frozen=True)
 class Gentle(Method):
     knob: float = 0.5
+    chosen_on: str = ""
     trials: tuple = ()
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(str(self.knob))
+        Path(path).write_text(f"{self.knob} {self.chosen_on}")
 
     @classmethod
     def load(cls, path: str | Path, model=None) -> "Gentle":
-        return cls(float(Path(path).read_text()))
+        knob, _, chosen_on = Path(path).read_text().partition(" ")
+        return cls(float(knob), chosen_on)
 
 
-RECIPES = {"gentle": learned(Gentle, lambda fitting: Gentle(len(fitting.world.anchors.harmful) / 100))}
+def _fit(fitting):
+    return Gentle(len(fitting.world.anchors.harmful) / 100, fitting.world.validation.name)
+
+
+RECIPES = {"gentle": learned(Gentle, _fit)}
 """,
 }
 """By name, what somebody could write."""

@@ -16,9 +16,10 @@ import scans_lens
 from scans_lens import check, effort, errors, evaluation, loading, organism, table
 from scans_lens.__main__ import app
 from scans_lens.conversation import BARE, Asking
-from scans_lens.effort import QUICK, STANDARD
+from scans_lens.effort import QUICK, STANDARD, spread
 from scans_lens.methods import arms, scans
 from scans_lens.methods.arms import Fitting
+from scans_lens.prompts import halves
 from scans_lens.world import World
 
 pytestmark = pytest.mark.above
@@ -508,6 +509,20 @@ def test_any_method_is_fitted_kept_and_used_by_its_name(run, bundled, tmp_path, 
     assert set(read["method"]) == {"plain", "gentle"} and about["settings"]["sets"]["plain"]["prompts"] == 3
     said = run("reply", HARMLESS, "--method", "system", *few)
     assert "plain" in said.stdout and "score" not in said.stdout
+
+
+def test_what_has_learned_from_halves_is_asked_only_the_others(run, bundled, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ("--method", "gentle", "--sets", "plain:24", "--max-new-tokens", 4)
+    with method_file(tmp_path / "methods", "gentle"):
+        run("fit", "--method", "gentle", "--halves", "plain:24", "--out", "mine")
+        refused = run("evaluate", *few, "--fitted", "gentle=mine", "--out", "run", status=2)
+        says(refused, "gentle has learned from halves of plain (24), which would be asked: give --halves plain:24")
+        run("evaluate", *few, "--fitted", "gentle=mine", "--halves", "plain:24", "--out", "run")
+    read, about = evaluation.read("run")
+    asked = halves.parted(organism.prompt_set("plain").at(spread(range(len(organism.prompt_set("plain"))), 24))).asked
+    assert sorted(set(read["prompt"])) == sorted(asked)
+    assert about["settings"]["left out"]["plain"]["learned_from"] == 24 - len(asked)
 
 
 @pytest.mark.parametrize(

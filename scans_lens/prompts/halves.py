@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from scans_lens.prompts.sets import PromptSet
 EVERY = 6
 """Of so many neighbours of one kind and type, two are learned from, one is chosen on, and three are asked."""
 LEARNED, CHOSEN_ON = (0, 2), (4,)
+_TITLE = re.compile(r"halves of [^()']+ \(\d+\)(?:, [^()',]+ \(\d+\))*")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,17 @@ def parted(found: PromptSet) -> Parts:
             f"{found.name!r} has {len(whole)} prompts, too few to learn from a part of them and ask others."
         )
     return Parts(*(whole.at(own) for own in places.values()))
+
+
+def title(sets: Sequence[PromptSet]) -> str:
+    """What prompts are called that came out of these sets."""
+    return f"halves of {', '.join(f'{one.name} ({len(one)})' for one in sets)}"
+
+
+def named_in(said: str) -> str:
+    """The `title` in what a fit says of itself; nothing where there is none."""
+    found = _TITLE.search(said)
+    return found.group() if found else ""
 
 
 def apart(sets: Sequence[PromptSet]) -> list[Parts]:

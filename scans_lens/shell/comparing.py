@@ -109,7 +109,7 @@ def compare(
         try:
             found = comparison.compare(
                 loaded, names, chosen, out=folder, world=own, effort=allowed, asking=asking,
-                given=loaded_fits(files, loaded), max_new_tokens=max_new_tokens, batch_size=batch_size,
+                given=loaded_fits(files, loaded, own), max_new_tokens=max_new_tokens, batch_size=batch_size,
             )  # fmt: skip
         except KeyboardInterrupt:
             how = f"with --out {folder} " if own_folder else ""

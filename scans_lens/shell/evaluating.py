@@ -135,7 +135,7 @@ def evaluate(
         rank = processes.here()
         if not rank.first:
             rank.wait()  # the first one fits, and the others read what it has kept
-        given = loaded_fits(files, loaded)
+        given = loaded_fits(files, loaded, own)
         made = fitting(own, asking, allowed, seed=seed, batch_size=batch_size, given=given)
         ways = [fitted(made, name) for name in wanted]
         if ways and all(way.arm is None for way in ways):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from scans_lens.conversation import BARE, Asking
 from scans_lens.effort import STANDARD, Effort
+from scans_lens.prompts import halves
 
 if TYPE_CHECKING:
     from scans_lens.methods.arms import Fitting, Recipe
@@ -27,20 +29,34 @@ def fitting(world: World, asking: Asking = BARE, effort: Effort = STANDARD, **mo
     return Fitting(world, effort, asking=asking, said=lambda sentence: typer.echo(sentence, err=True), **more)
 
 
-def world_with(model: Model, halves: Sequence[PromptSet]) -> World:
+def world_with(model: Model, sets: Sequence[PromptSet]) -> World:
     """What belongs to the model, with halves of these sets to learn from and to choose on."""
     from scans_lens.world import world_of
 
-    return world_of(model).with_halves(halves) if halves else world_of(model)
+    return world_of(model).with_halves(sets) if sets else world_of(model)
 
 
-def loaded_fits(files: Mapping[str, Path], model: Model) -> dict[str, Any]:
+def loaded_fits(files: Mapping[str, Path], model: Model, world: World | None = None) -> dict[str, Any]:
     """What `fit` has saved in these files, by the name of the method.
 
+    Args:
+        world: whose `learned_from` is not asked in what follows.
+
     Raises:
-        ValueError: a method that keeps nothing of its own, or a file of another method or model.
+        ValueError: a method that keeps nothing of its own, a file of another method or model, or a fit that has learned
+            from halves of benchmarks that the world would ask.
     """
-    return {name: recipe_with_a_file(name).kind.load(file, model) for name, file in files.items()}
+    found = {name: recipe_with_a_file(name).kind.load(file, model) for name, file in files.items()}
+    spared = halves.named_in(world.validation.name) if world is not None else ""
+    for name, fit in found.items():
+        told = halves.named_in(str(fit))
+        if world is not None and told and told != spared:
+            sets = re.sub(r" \((\d+)\)", r":\1", told.removeprefix("halves of ")).replace(", ", ",")
+            raise ValueError(
+                f"{name} has learned from {told}, which would be asked: give --halves {sets}, so that only the other "
+                "halves are."
+            )
+    return found
 
 
 def recipe_with_a_file(name: str) -> Recipe:
