@@ -21,10 +21,18 @@ FORMAT = 2
 SITE = "blocks.{layer}.hook_resid_post"
 EVERYWHERE = "every token of the prompt and of the reply"
 FROM_THE_END = "from the last token of the prompt on: that token, and every token of the reply"
+
 AS_STORED = "1 is the vector as stored, in units of the residual stream"
 
 Kind = TypeVar("Kind")
 Kept = TypeVar("Kept", bound="Artefact")
+
+
+def within(window: int | None) -> str:
+    """Positions from the end of the prompt on, of which there may be a number."""
+    if window is None:
+        return FROM_THE_END
+    return "the last token of the prompt" + (f" and the first {window - 1} of the reply" if window > 1 else "")
 
 
 def versions() -> dict[str, str]:

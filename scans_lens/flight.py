@@ -74,6 +74,16 @@ class Flight:
         """Which columns of a call lie at `column` or after it, whatever part of the text that call holds."""
         return lambda columns: max(0, column - self._begins(columns))
 
+    def until(self, column: int) -> tuple[Since, list[Hook]]:
+        """Which columns of a call lie before `column`, and what notes where calls end, in the caller's own loop.
+
+        There a narrow call is taken to go on where the one before it ended; the hooks belong behind those that ask.
+        """
+        if not self._in_the_callers_loop:
+            return self.since(column), []
+        note, first_of_the_last = self.follow()
+        return lambda columns: max(0, column - (0 if columns >= self.width else first_of_the_last(0))), [note]
+
     def _begins(self, columns: int) -> int:
         """The column at which a call of so many columns begins."""
         if self._in_the_callers_loop:

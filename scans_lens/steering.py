@@ -118,6 +118,7 @@ def add(
     scale: float | Float[Tensor, "row"],
     *,
     since: Since | None = None,
+    until: Since | None = None,
     at: str = "hook_resid_post",
 ) -> list[Hook]:
     """Hooks that add `scale` times the vectors as given, each layer its own (SCANS, eq. 6); + is towards refusal.
@@ -126,7 +127,8 @@ def add(
         directions: one vector a layer; `directions.unit()` makes the scale an absolute length.
         layers: where to add.
         scale: one number, or one for each row of the batch.
-        since: the first steered column of a call (see `Flight.since`); None steers every column.
+        since: the first steered column of a call (see `Flight.since`); None steers from the first one on.
+        until: the first column behind them (see `Flight.until`); None steers to the last one.
         at: which of a layer's hook points.
 
     Raises:
@@ -140,7 +142,7 @@ def add(
         raise ValueError("A scale is not finite.")
     scales = scales.reshape(-1, 1, 1)
     return [
-        (_point(layer, at), _adding(scales * vectors[layer].float().to(scales.device), since))
+        (_point(layer, at), _adding(scales * vectors[layer].float().to(scales.device), since, until))
         for layer in _checked(vectors, layers)
     ]
 
@@ -169,11 +171,17 @@ def ablate(
     return hooks
 
 
-def _adding(push: Float[Tensor, "row 1 d_model"], since: Since | None) -> Any:
+def _adding(push: Float[Tensor, "row 1 d_model"], since: Since | None, until: Since | None) -> Any:
     def add(residual: Float[Tensor, "row pos d_model"], hook: Any) -> Float[Tensor, "row pos d_model"]:
-        first = since(residual.shape[1]) if since else 0
-        moved = residual[:, first:] + push.to(residual.device, residual.dtype)
-        return torch.cat([residual[:, :first], moved], dim=1) if first else moved
+        columns = residual.shape[1]
+        first = since(columns) if since else 0
+        last = min(until(columns), columns) if until else columns
+        if first >= last:
+            return residual
+        moved = residual[:, first:last] + push.to(residual.device, residual.dtype)
+        if first or last < columns:
+            return torch.cat([residual[:, :first], moved, residual[:, last:]], dim=1)
+        return moved
 
     return add
 
@@ -230,6 +238,11 @@ class Push(Method):
     layers: Sequence[int]
     scale: float
     whole_prompt: bool = False
+    window: int | None = None
+    """How many tokens are steered from the end of the prompt on, its last one among them; None is all."""
+
+    def __post_init__(self) -> None:
+        require_window(self.window)
 
     @property
     def push(self) -> Push:
@@ -241,7 +254,28 @@ class Push(Method):
 
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
         start = 0 if self.whole_prompt else flight.end_of_prompt
-        return add(self.directions, self.layers, rows["scale"], since=flight.since(start))
+        return pushing(self.directions, self.layers, rows["scale"], flight, start, self.window)
+
+
+def pushing(
+    directions: Directions,
+    layers: Iterable[int],
+    scale: Float[Tensor, "row"],
+    flight: Flight,
+    start: int,
+    window: int | None = None,
+) -> list[Hook]:
+    """Hooks that add from a column on, and no longer than a window behind the end of the prompt."""
+    if window is None:
+        return add(directions, layers, scale, since=flight.since(start))
+    until, following = flight.until(flight.end_of_prompt + window)
+    return [*add(directions, layers, scale, since=flight.since(start), until=until), *following]
+
+
+def require_window(window: int | None) -> None:
+    """Refuse a window without tokens."""
+    if window is not None and window < 1:
+        raise ValueError(f"A window is at least 1 token, the last one of the prompt, and not {window}.")
 
 
 @dataclass(frozen=True)

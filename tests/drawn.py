@@ -133,9 +133,16 @@ OUT, IN = DirectionalAblation(VECTOR, UNKNOWN), ActivationAddition(VECTOR, 2, -0
 METHODS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
     "push": _of_directions(lambda own: Push(own, [1, 3], -2.0)),
     "push the whole prompt": _of_directions(lambda own: Push(own, [1, 3], 1.0, whole_prompt=True)),
+    "push of two tokens": _of_directions(lambda own: Push(own, [1, 3], -2.0, window=2)),
+    "push of the whole prompt and a token more": _of_directions(
+        lambda own: Push(own, [1, 3], 1.0, whole_prompt=True, window=2)
+    ),
     "ablation": _of_directions(lambda own: Ablation(own, [0, 3])),
     "ablation of the reply": _of_directions(lambda own: Ablation(own, [1, 3], whole_prompt=False)),
     "together": _of_directions(lambda own: Together((Push(own, [1, 3], -2.0), Ablation(own, [0, 3])))),
+    "together, one token and three": _of_directions(
+        lambda own: Together((Push(own, [3], -2.0, window=1), Push(own, [1, 3], 2.0, window=3)))
+    ),
     "nested": _of_directions(
         lambda own: Together(
             (
@@ -154,6 +161,7 @@ METHODS: dict[str, Callable[[Any, Sequence[str]], Any]] = {
     "CAST": cast,
     "CAST from the prompt's end on": lambda model, prompts: cast(model, prompts, whole_prompt=False),
     "gated push": gated_push,
+    "gated push of one token": lambda model, prompts: replace(gated_push(model, prompts), window=1),
     "gated push, with a novel prompt": lambda model, prompts: gated_push(model, prompts, novel=1),
     "Jailbreak Antidote": lambda model, prompts: antidote(model, whole_prompt=True),
     "Jailbreak Antidote from the prompt's end on": lambda model, prompts: antidote(model, whole_prompt=False),

@@ -1,6 +1,7 @@
 """Steering: every push lands on its own layer, row and position, on nothing else, and leaves no trace."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import drawn
 import numpy as np
@@ -10,7 +11,7 @@ from conftest import hooks_on
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from steered import applied, close, moves_under, states_under
+from steered import SAID, applied, close, moves_under, states_under
 
 from scans_lens.chat import chat_tokens
 from scans_lens.directions import Directions, Origin
@@ -151,6 +152,43 @@ def test_a_push_begins_at_its_column_whatever_part_of_the_text_a_call_holds(begi
         torch.zeros(1, columns, 2),
     )
     assert torch.equal(moved, state[:, begins : begins + columns])
+
+
+@given(begins=st.integers(0, 12), columns=st.integers(1, 12), start=st.integers(0, 24), window=st.integers(1, 12))
+def test_a_push_ends_behind_its_window_whatever_part_of_the_text_a_call_holds(begins, columns, start, window):
+    state = torch.zeros(1, 24, 2)
+    state[:, start : start + window] = 1
+    hooks = add(
+        torch.ones(1, 2),
+        [0],
+        1.0,
+        since=lambda width: max(0, start - begins),
+        until=lambda width: max(0, start + window - begins),
+    )
+    assert torch.equal(applied(hooks, torch.zeros(1, columns, 2)), state[:, begins : begins + columns])
+
+
+def test_behind_its_window_a_push_moves_nothing_but_what_it_has_moved_before(any_model, prompts, directions):
+    """The states of every layer but the first one pushed are moved by attention; what is added is added there alone."""
+    tokens = chat_tokens(any_model, prompts)
+    end, said = tokens.ids.shape[1] - 1, torch.tensor(SAID).expand(len(prompts), -1)
+    whole = replace(tokens, ids=torch.cat([tokens.ids, said], 1), mask=torch.cat([tokens.mask, said * 0 + 1], 1))
+    for window in (1, 2, 3):
+        moved = moves_under(any_model, whole, Push(directions, [1], 2.0, window=window).hooks(any_model, prompts))[1]
+        steered = torch.zeros(whole.ids.shape[1])
+        steered[end : end + window] = 1
+        close(moved, (2.0 * directions.vectors[1] * steered[:, None]).expand_as(moved), rtol=1e-3)
+
+
+def test_a_window_as_wide_as_the_reply_is_no_window(model, prompts, directions):
+    how = {"max_new_tokens": 4, "progress": False}
+    whole, cut = (replies(model, prompts, method=Push(directions, LAYERS, 2.0, window=n), **how) for n in (None, 4))
+    assert whole.tokens == cut.tokens
+
+
+def test_a_window_without_tokens_is_refused(directions):
+    with pytest.raises(ValueError, match="A window is at least 1 token, the last one of the prompt, and not 0"):
+        Push(directions, LAYERS, 2.0, window=0)
 
 
 def test_a_push_leaves_the_prompt_alone_up_to_its_end(any_model, prompts, tokens, directions):

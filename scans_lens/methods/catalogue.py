@@ -24,9 +24,9 @@ PRESETS = ("paper", "release")
 PLAIN = "plain"
 """The way of answering that all others are compared with: no method."""
 ORDER = (
-    "scans", "constant", "scans_centred", "scans_instruction", "scans_continuous", "gated_push", "gated_push_loose",
-    "safeswitch", "cast", "antidote", "caa", "false_refusal", "ablation", "addition", "self_cd", "system", "random",
-    "shuffled", "wrong_layers", "gated_push_away", "gated_push_towards",
+    "scans", "constant", "scans_centred", "scans_instruction", "scans_continuous", "scans_one_token", "gated_push",
+    "gated_push_loose", "safeswitch", "cast", "antidote", "caa", "false_refusal", "ablation", "addition", "self_cd",
+    "system", "random", "shuffled", "wrong_layers", "gated_push_away", "gated_push_towards",
 )  # fmt: skip
 """In which tables and pictures show them; who is not named here comes behind."""
 NOT_COMPARED = ("shuffled", "wrong_layers", "gated_push_away", "gated_push_towards")

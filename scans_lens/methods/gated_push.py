@@ -2,9 +2,10 @@
 
 Ours, and not SCANS (2408.11491), from which it has the push. What differs: the gate is a regression on states at the
 end of the prompt, learned from harmful prompts and borderline ones like them, in place of a cosine with the mean
-transition of harmful anchors; there are two thresholds, between which no prompt is pushed; and a prompt unlike all that
-the gate has learned from is never pushed away from refusal. Layers, penalties and weights come from measurements on
-Qwen2.5-Coder-0.5B-Instruct alone.
+transition of harmful anchors; there are two thresholds, between which no prompt is pushed; a prompt unlike all that
+the gate has learned from is never pushed away from refusal; and only the last token of the prompt is pushed, since the
+beginning of a reply decides whether it refuses (Qi et al. 2025, arXiv 2406.05946), and the plain model writes the rest.
+Layers, weights and window come from measurements on Qwen2.5-Coder-0.5B-Instruct alone.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ DEPTHS = (0.5, 0.58, 0.67)
 """Where the gate reads, as shares of the depth: layers 12, 14 and 16 of 24."""
 TWIN, ANCHOR = 1.0, 0.3
 """What a harmful or borderline prompt of the twins counts in learning the gate, and what any other prompt does."""
+WINDOW = 1
+"""Tokens that are pushed: the last one of the prompt alone. On validation prompts that frees as many replies as a push
+of all of it, and the plain model finds them likelier; a push of the whole reply slides into what the harmless anchors
+are about."""
 LOOSE = 0.05
 """By how much harmful refusals may fall on validation prompts under `gated_push_loose`, as a share of them."""
 
@@ -57,8 +62,8 @@ class GatedPush(Method, Artefact):
     """Pushes away from refusal below `low`, towards it above `high`, and not at all between.
 
     Site: gate and push both at `resid_post`, the gate at its few layers and the push at `layers`. Positions: the gate
-    reads the last token of the prompt; what is steered is that token and the reply. Phase: decided once, in the pass of
-    the unsteered prompt, for each row by itself.
+    reads the last token of the prompt; what is steered is that token and the beginning of the reply, `window` tokens in
+    all. Phase: decided once, in the pass of the unsteered prompt, for each row by itself.
     """
 
     KIND = "gated push"
@@ -83,6 +88,11 @@ class GatedPush(Method, Artefact):
     """How the knobs were chosen."""
     effort: Effort = STANDARD
     """What learning and choosing were allowed to take."""
+    window: int | None = None
+    """How many tokens are steered, the last one of the prompt among them; None is all of the reply."""
+
+    def __post_init__(self) -> None:
+        steering.require_window(self.window)
 
     # ── Acting ──
 
@@ -105,11 +115,11 @@ class GatedPush(Method, Artefact):
         return (score > self.high).to(score.dtype) - away.to(score.dtype)
 
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
-        return steering.add(self.directions, self.layers, rows["scale"], since=flight.since(flight.end_of_prompt))
+        return steering.pushing(self.directions, self.layers, rows["scale"], flight, flight.end_of_prompt, self.window)
 
     @property
     def push(self) -> Push:
-        return Push(self.directions, self.layers, self.scale)
+        return Push(self.directions, self.layers, self.scale, window=self.window)
 
     @property
     def bounds(self) -> tuple[float, ...]:
@@ -130,6 +140,7 @@ class GatedPush(Method, Artefact):
         twins: Contrast | None = None,
         validation: Contrast | None = None,
         layers: Sequence[int] | None = None,
+        window: int | None = WINDOW,
         judge: Judge | None = None,
         budget: int | None = None,
         effort: Effort | None = None,
@@ -154,6 +165,7 @@ class GatedPush(Method, Artefact):
                 contrast's harmful ones. A world without any gives half of its validation prompts for them.
             validation: what to choose on, never a test set; by default as in `SCANS.fit`.
             layers: where to push, instead of what `anchor_layers` finds.
+            window: how many tokens to push, the last one of the prompt among them; None is all of the reply.
             judge: whether a reply refuses; by default the exact one for the bundled model, the panel for any other.
             budget: replies to validation prompts that may be asked for in choosing; see `SCANS.fit`.
             effort: how many anchors, twins, validation prompts, tokens and scales it may take.
@@ -165,6 +177,7 @@ class GatedPush(Method, Artefact):
             NoAnchorLayers: no layer qualifies.
         """
         n, effort = int(model.cfg.n_layers), effort or choosing.standard()
+        steering.require_window(window)
         if layers is not None:  # refused here, before anything is read
             steering.add(torch.zeros(n, 1), layers, 0.0)
         contrast, twins, validation, note = _prompts(model, contrast, twins, validation, seed, asking, effort)
@@ -204,6 +217,7 @@ class GatedPush(Method, Artefact):
             learned_from=origin_of(model, lessons),
             note=note,
             effort=effort,
+            window=window,
         )
         return with_chosen_knobs(blank, bench, marks)
 
@@ -223,7 +237,10 @@ class GatedPush(Method, Artefact):
         unit = "1 is the vector as stored: as long as the layer's mean residual norm (directions.residual_norms)"
         formula = "x + sign * scale * directions.vectors[layer]; sign = 1 if score > high, -1 if score < low and "
         formula += "variance <= gate.limit, else 0"
-        return [*self.gate.uses("gate"), added(self.layers, unit=unit, formula=formula)]
+        return [
+            *self.gate.uses("gate"),
+            added(self.layers, positions=artefacts.within(self.window), unit=unit, formula=formula),
+        ]
 
     def require_whole(self, owner: Identity | None) -> None:
         self.directions.require_whole(owner)
@@ -241,7 +258,7 @@ class GatedPush(Method, Artefact):
             f"{self.gate.limit:.4g})",
             f"  high       {self.high:.4f}: towards refusal above it",
             f"  layers     {', '.join(map(str, self.layers))}",
-            f"  scale      {self.scale:g} residual norms",
+            f"  scale      {self.scale:g} residual norms, on {artefacts.within(self.window)}",
             f"  effort     {self.effort}",
         ]
         if self.directions.origin.asking:

@@ -95,6 +95,11 @@ class SCANS(Method, Artefact):
     """What the classifier reads."""
     rule: Rule = SIGN
     """What becomes of a score."""
+    window: int | None = None
+    """How many tokens are steered, the last one of the prompt among them; None is all of the reply, as in the paper."""
+
+    def __post_init__(self) -> None:
+        steering.require_window(self.window)
 
     # ── Acting ──
 
@@ -111,11 +116,11 @@ class SCANS(Method, Artefact):
 
     def hooks_for(self, rows: Rows, flight: Flight) -> list[Hook]:
         """Eq. 6, from the last prompt token on."""
-        return steering.add(self.directions, self.layers, rows["scale"], since=flight.since(flight.end_of_prompt))
+        return steering.pushing(self.directions, self.layers, rows["scale"], flight, flight.end_of_prompt, self.window)
 
     @property
     def push(self) -> Push:
-        return Push(self.directions, self.layers, self.scale)
+        return Push(self.directions, self.layers, self.scale, window=self.window)
 
     @property
     def bounds(self) -> tuple[float, ...]:
@@ -267,7 +272,7 @@ class SCANS(Method, Artefact):
         score = Use("read", SITE, self.reader.positions, voting, unit, formula)
         unit = f"1 is the vector as stored: {_UNITS[self.unit]}"
         formula = f"x + sign * scale * directions.vectors[layer]; {self.rule.formula()}"
-        return [score, added(self.layers, unit=unit, formula=formula)]
+        return [score, added(self.layers, positions=artefacts.within(self.window), unit=unit, formula=formula)]
 
     def require_whole(self, owner: Identity | None) -> None:
         self.directions.require_whole(owner)
@@ -288,6 +293,8 @@ class SCANS(Method, Artefact):
             f"  voting     {', '.join(map(str, self.classifier.layers))}{_NORMED * self.reader.normed}",
             f"  threshold  {self.classifier.threshold:.4f} ({self.classifier.calibrated_on})",
         ]
+        if self.window is not None:
+            lines.append(f"  pushed     {artefacts.within(self.window)}")
         if str(self.rule):
             lines.append(f"  {self.rule}")
         if self.reader != Transitions(self.reader.normed):

@@ -2,8 +2,8 @@
 
 Ours, but for the place of the second: Zhao et al., LLMs Encode Harmfulness and Refusal Separately. NeurIPS 2025,
 arXiv 2507.11878. Each takes a fitted SCANS, keeps its directions and layers, and chooses the other knobs again, on the
-same validation prompts and by the same rule as `SCANS.fit`. What comes back is a `SCANS`: site, positions and phase
-are eq. 6's, and it is saved, loaded and explained like any other.
+same validation prompts and by the same rule as `SCANS.fit`; `scans_one_token` changes nothing but how many tokens are
+pushed. What comes back is a `SCANS`: site and phase are eq. 6's, and it is saved, loaded and explained like any other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scans_lens import artefacts
 from scans_lens.conversation import BARE, Prompt
 from scans_lens.judges import Judge
 from scans_lens.methods import choosing
-from scans_lens.methods.arms import Fitting, fitted, learned
+from scans_lens.methods.arms import Fitting, Recipe, fitted, learned
 from scans_lens.methods.choosing import SHARES, Bench
 from scans_lens.methods.readers import InstructionEnd, Transitions, either_way, one_way
 from scans_lens.methods.rules import SIGN, Continuous
@@ -33,6 +33,7 @@ ARMS = {
     "scans_centred": "SCANS, transitions minus their mean",
     "scans_instruction": "SCANS, harm read at the instruction's end",
     "scans_continuous": "SCANS, pushes in proportion to the score",
+    "scans_one_token": "SCANS, its push on the last token of the prompt alone",
 }
 
 
@@ -194,4 +195,5 @@ RECIPES = {
         ),
     ),
     "scans_continuous": learned(SCANS, _continuous, after="scans"),
+    "scans_one_token": Recipe(lambda fitting, scans: replace(scans, window=1), shares="scans"),
 }
