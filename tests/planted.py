@@ -46,11 +46,11 @@ class Bug:
 
 
 ADDING = """[
-        (_point(layer, at), _adding(scales * vectors[layer].float().to(scales.device), since))
+        (_point(layer, at), _adding(scales * vectors[layer].float().to(scales.device), since, until))
         for layer in _checked(vectors, layers)
     ]"""
 LATE = """[
-        (_point(layer, at), lambda residual, hook: _adding(scales * vectors[layer].float(), since)(residual, hook))
+        (_point(layer, at), lambda residual, hook: _adding(scales * vectors[layer], since, until)(residual, hook))
         for layer in _checked(vectors, layers)
     ]"""
 ALONE = "test_reading.py::test_a_prompt_reads_the_same_alone_and_in_company"
@@ -918,6 +918,41 @@ BUGS = (
         "methods/gating.py",
         "- fall * len(harmful) - 1e-9",
         "- FALL * len(harmful) - 1e-9",
+    ),
+    Bug(
+        "a push does not end with its window",
+        "test_steering.py::test_behind_its_window_a_push_moves_nothing_but_what_it_has_moved_before",
+        "steering.py",
+        "last = min(until(columns), columns) if until else columns",
+        "last = columns",
+    ),
+    Bug(
+        "in the caller's loop a window begins again with every step",
+        "test_methods.py::test_hooks_of_a_callers_own_cached_loop_are_the_same",
+        "flight.py",
+        "(0 if columns >= self.width else first_of_the_last(0)), [note]",
+        "self._begins(columns), [note]",
+    ),
+    Bug(
+        "knobs of a gated push are chosen by a push of the whole reply",
+        "test_gated_push.py::test_a_verdict_that_is_looked_up_is_that_of_the_reply",
+        "methods/gated_push.py",
+        "return Push(self.directions, self.layers, self.scale, window=self.window)",
+        "return Push(self.directions, self.layers, self.scale)",
+    ),
+    Bug(
+        "what was learned from in one set is asked in another",
+        "test_halves.py::test_what_is_learned_from_in_one_set_is_neither_chosen_on_nor_asked_in_another",
+        "prompts/halves.py",
+        "_not_among(each.asked, learned | chosen_on)",
+        "each.asked",
+    ),
+    Bug(
+        "a fit that has learned from halves is asked them",
+        "test_main.py::test_what_has_learned_from_halves_is_asked_only_the_others",
+        "shell/keeping.py",
+        "if world is not None and told and told != spared:",
+        "if world is not None and told and False:",
     ),
     Bug(
         "padding enters a prompt's mean",

@@ -208,8 +208,9 @@ def test_a_counting_judge_judges_as_the_judge_and_counts(bundled):
     assert fitting.judged == 4 and fitting.judge.tokens == world.judge.tokens
 
 
-def test_a_method_that_is_one_file_is_known_everywhere(bundled, sets, tmp_path):
+def test_a_method_that_is_one_file_is_known_everywhere(bundled, sets, tmp_path, monkeypatch):
     """In the catalogue, in the list of methods, as a fit that is kept, in `evaluate`, and in both commands."""
+    monkeypatch.setenv("SCANS_LENS_HOME", str(tmp_path / "home"))
     with method_file(tmp_path / "methods", "gentle"):
         assert len((tmp_path / "methods" / "gentle.py").read_text().splitlines()) <= 120
         assert "gentle" in catalogue.arms() and "gentle" in catalogue.compared()
