@@ -35,6 +35,11 @@ def within(window: int | None) -> str:
     return "the last token of the prompt" + (f" and the first {window - 1} of the reply" if window > 1 else "")
 
 
+def later(default: Any) -> Any:
+    """A field that artefacts got later: a file from before, which lacks it, means the default."""
+    return field(default=default, metadata={"later": True})
+
+
 def versions() -> dict[str, str]:
     """Of the libraries that numbers depend on."""
     found = {}
@@ -276,16 +281,17 @@ class _File:
     def made(self, name: str, kind: type[Kind], value: Mapping[str, Any]) -> Kind:
         """A dataclass of its fields."""
         hints = get_type_hints(kind)
-        known = [one.name for one in dataclasses.fields(kind)]  # type: ignore[arg-type]
-        for own in known:
-            if own not in value:
+        fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+        known = [one.name for one in fields]
+        for one in fields:
+            if (own := one.name) not in value and not one.metadata.get("later"):
                 raise ValueError(f"{self.path!r} lacks {_within(name, own)!r}, a part of its {self.kind}.")
         for own in value:
             if own not in known:
                 raise ValueError(
                     f"{self.path!r} has {_within(name, own)} of another version: fit it again with this one."
                 )
-        parts = {own: self._built(_within(name, own), hints[own], value[own]) for own in known}
+        parts = {own: self._built(_within(name, own), hints[own], value[own]) for own in known if own in value}
         try:
             return kind(**parts)
         except ValueError as error:

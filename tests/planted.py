@@ -930,8 +930,8 @@ BUGS = (
         "in the caller's loop a window begins again with every step",
         "test_methods.py::test_hooks_of_a_callers_own_cached_loop_are_the_same",
         "flight.py",
-        "(0 if columns >= self.width else first_of_the_last(0)), [note]",
-        "self._begins(columns), [note]",
+        "(0 if columns >= self.width else first_of_the_last(0))",
+        "self._begins(columns)",
     ),
     Bug(
         "knobs of a gated push are chosen by a push of the whole reply",

@@ -77,12 +77,12 @@ def rows() -> list[dict]:
     return found
 
 
-def run_of(folder: Path, ways=WAYS) -> Path:
+def run_of(folder: Path, ways=WAYS, learned: str = "") -> Path:
     names = dict.fromkeys(name for name, _ in SETS)
     settings = {
         **SETTINGS,
         "sets": {name: {"prompts": 1} for name in names},
-        "arms": {way: {"name": way, "setting": "", "seed": 0, "is": f"{way}\nand more"} for way in ways},
+        "arms": {way: {"name": way, "setting": "", "seed": 0, "is": f"{way}\nlearned from {learned}"} for way in ways},
     }
     with table.opened(folder, settings, key=evaluation.KEY) as run:
         run.write([row for row in rows() if row["method"] in ways])
@@ -124,6 +124,22 @@ def test_benchmarks_hold_every_set_under_every_method_and_not_the_ceilings(ran):
     assert found["settings"]["model"]["name"] == "tiny" and found["made_with"] == {"scans_lens": "0"}
     first, second = (figures.draw("benchmarks", found) for _ in range(2))
     assert figures.style.written(first, "svg") == figures.style.written(second, "svg")
+
+
+def test_sets_of_which_nothing_was_learned_are_counted_by_themselves_too(tmp_path):
+    ran = run_of(tmp_path / "run", learned="'twins and halves of xstest (7), oktest (2)'")
+    found = figures.measure("benchmarks", Runs(evaluated=ran))["numbers"]
+    assert found["halves"] == "halves of xstest (7), oktest (2)" in benchmarks.knobs(found)
+    together, own = (found["ways"]["gated_push"][name] for name in ("together", "sets"))
+    assert set(together) == {
+        "over-refusal",
+        "harmful",
+        "jailbreaks",
+        "harmful, never learned from",
+        "jailbreaks, never learned from",
+    }
+    assert together["harmful, never learned from"] == own["advbench, harmful"]
+    assert together["harmful"]["before"]["total"] == 5 and "validation prompts of our own" in benchmarks.knobs({})
 
 
 def test_the_judge_is_held_against_labels_of_the_run_where_there_are_some(ran):

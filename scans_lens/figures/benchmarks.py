@@ -9,6 +9,7 @@ from scans_lens.figures import captions
 from scans_lens.figures.captions import Numbers
 from scans_lens.figures.panels import mark, refused_axis
 from scans_lens.figures.style import FAINT, INK, SOFT, WIDTH, blank
+from scans_lens.prompts import halves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +35,8 @@ LOOKS: Sequence[dict[str, Any]] = (
     {"color": "#56B4E9", "marker": "X"},
 )
 """Of the ways of answering, the plain model first."""
+UNSEEN = "never learned from"
+"""Sets of a purpose of which no half was learned from, where there are others."""
 CEILINGS = ("gated_push_away", "gated_push_towards")
 """Ways that are no method, and belong to another figure."""
 
@@ -56,6 +59,11 @@ def measure(runs: Runs) -> dict[str, Any]:
     shifts, pooled = queries.shifts(table), queries.shifts(table, "purpose")
     if not shifts:
         raise ValueError("The run has no way of answering beside the plain model: evaluate with --method.")
+    learned = halves_of(settings)
+    if known := halves.sets_in(learned):
+        unseen: Any = table[~table["set"].isin(known)]
+        others = queries.shifts(unseen, "purpose")
+        pooled |= {(way, f"{purpose}, {UNSEEN}", kind): shift for (way, purpose, kind), shift in others.items()}
     asked = dict.fromkeys(zip(table["set"], table["kind"], strict=True))
     plain: Any = table[table["method"] == PLAIN]
     ways: dict[str, Any] = {}
@@ -75,6 +83,7 @@ def measure(runs: Runs) -> dict[str, Any]:
             for (name, kind), rate in queries.refused(plain).items()
         },
         "ways": ways,
+        "halves": learned,
         "capability": capability.read(str(runs.evaluated)),
         "judge": judge,
         "unsure": queries.unsure(table, judge),
@@ -82,6 +91,11 @@ def measure(runs: Runs) -> dict[str, Any]:
         "settings": settings_of(settings),
         "made_with": settings["versions"],
     }  # fmt: skip
+
+
+def halves_of(settings: Numbers) -> str:
+    """Of what benchmarks the ways have learned from one half; nothing where they have not."""
+    return next(filter(None, (halves.named_in(arm["is"]) for arm in settings["arms"].values())), "")
 
 
 def _labelled(folder: str, table: Any, judge: str) -> Numbers | None:
@@ -119,6 +133,13 @@ def model(settings: Numbers) -> str:
     return f"{about['name']} ({about['n_layers']} layers, width {about['d_model']}, {dtype})."
 
 
+def knobs(numbers: Numbers) -> str:
+    """A sentence on what was learned from and chosen on."""
+    if not (learned := numbers.get("halves")):
+        return "All knobs were chosen on validation prompts of our own."
+    return f"Learned from and chosen on: our own prompts, and {learned}, of which only the other halves are asked."
+
+
 def caption(numbers: Numbers, settings: Numbers) -> str:
     unsure = numbers["unsure"]
     return captions.caption(
@@ -128,7 +149,7 @@ def caption(numbers: Numbers, settings: Numbers) -> str:
         labelled(numbers),
         "A reply that runs in a circle is refused where its first sentence says no.",
         "Bars: 95 %, Clopper–Pearson. In brackets: prompts.",
-        "All knobs were chosen on validation prompts of our own.",
+        knobs(numbers),
     )
 
 

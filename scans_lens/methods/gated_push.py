@@ -88,7 +88,7 @@ class GatedPush(Method, Artefact):
     """How the knobs were chosen."""
     effort: Effort = STANDARD
     """What learning and choosing were allowed to take."""
-    window: int | None = None
+    window: int | None = artefacts.later(None)
     """How many tokens are steered, the last one of the prompt among them; None is all of the reply."""
 
     def __post_init__(self) -> None:

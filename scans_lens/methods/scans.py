@@ -95,7 +95,7 @@ class SCANS(Method, Artefact):
     """What the classifier reads."""
     rule: Rule = SIGN
     """What becomes of a score."""
-    window: int | None = None
+    window: int | None = artefacts.later(None)
     """How many tokens are steered, the last one of the prompt among them; None is all of the reply, as in the paper."""
 
     def __post_init__(self) -> None:

@@ -60,6 +60,11 @@ def named_in(said: str) -> str:
     return found.group() if found else ""
 
 
+def sets_in(said: str) -> tuple[str, ...]:
+    """The names of the sets in that title."""
+    return tuple(re.findall(r"([^ ,]+) \(\d+\)", named_in(said)))
+
+
 def apart(sets: Sequence[PromptSet]) -> list[Parts]:
     """The parts of several sets: what is learned from in one is neither chosen on nor asked in another."""
     parts = [parted(one) for one in sets]
