@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scans_lens.figures.benchmarks import labelled
+from scans_lens.figures.benchmarks import UNSEEN, knobs, labelled
 from scans_lens.rates import Rate
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 RESULTS = HERE.parent / "docs" / "results.md"
-SMALL = HERE / "qwen2.5-coder-0.5b"
-"""Figures and numbers of the real model that the README speaks of."""
+REFUSED = {"real_refused": "qwen2.5-coder-0.5b", "real_halves": "qwen2.5-coder-0.5b-halves"}
+"""Tables of who is refused by the real model that the README speaks of, and the folders with their numbers."""
 
 Numbers = Mapping[str, Any]
 
@@ -31,7 +31,7 @@ REAL = HERE.parent / "benchmarks" / "real.json"
 def _read(name: str) -> Numbers:
     file = HERE / "measured" / f"{name}.json"
     if name.startswith("real"):
-        file = SMALL / "measured" / "benchmarks.json" if name == "real_refused" else REAL
+        file = HERE / REFUSED[name] / "measured" / "benchmarks.json" if name in REFUSED else REAL
     found = json.loads(file.read_text(encoding="utf-8"))
     return found.get("numbers", found)
 
@@ -79,6 +79,7 @@ SHOWN = {
     "OR-Bench-Hard": ("or_bench_hard_1k, borderline", ""),
     "XSTest unsafe": ("xstest, harmful", ""),
     "all harmful sets": ("", "harmful"),
+    "of these never learned from": ("", f"harmful, {UNSEEN}"),
     "jailbreaks": ("", "jailbreaks"),
 }
 """Columns of the README's table: a set, or all sets of one purpose together."""
@@ -122,6 +123,7 @@ def real_times(found: Numbers) -> dict[str, Any]:
 
 TABLES = {
     "real_refused": ("refused", real_refused),
+    "real_halves": ("refused", real_refused),
     "real_times": ("command", real_times),
     "refusal_rates": ("", refusal_rates),
     "switching": ("complied with", switching),
@@ -173,28 +175,44 @@ HOW = """With the public sets in the folder that `SCANS_LENS_DATA` names, and NA
     python -m scans_lens fit $M --method gated_push --out gated.safetensors
     python -m scans_lens fit $M --method gated_push_loose --fitted gated_push=gated.safetensors --out loose.safetensors
     python -m scans_lens evaluate $M --out runs/NAME --max-new-tokens 64 \\
-        --method scans,gated_push,gated_push_loose,gated_push_away,gated_push_towards \\
+        --method scans,gated_push,gated_push_loose \\
         --fitted scans=scans.safetensors,gated_push=gated.safetensors,gated_push_loose=loose.safetensors \\
         --sets xstest,oktest,or_bench_hard_1k:200,jailbreakbench,malicious_instruct,advbench:200,aim:30,pair:30,gcg:30
     python -m scans_lens label runs/NAME --n 200        # read them, fill the column, and the judge is held against it
-    python -m scans_lens.figures benchmarks ceilings --evaluated runs/NAME --out figures/NAME
+    python -m scans_lens.figures benchmarks --evaluated runs/NAME --out figures/NAME
     python figures/readme.py
 
-Every step goes on where it was when it is stopped; sets and methods may be added later, to the same folder. Replies of
-the two gated pushes are not decoded a second time here: their rows are those of the plain model and of the same push
-either way for all, looked up by each prompt's sign (the same replies up to rounding, and a law on a small model).
+The second run learns from one half of six of these sets, too, and asks the other halves, and sets of which it has
+learned nothing (but where a prompt of theirs stands in one of the six, which is left out by its text). `--halves` of
+`fit` and `evaluate` says so, and the figures `benchmarks` and `ceilings` are made of it as above:
+
+    H="--halves xstest,oktest,or_bench_hard_1k:400,jailbreakbench,malicious_instruct,advbench:200"
+    python -m scans_lens fit $M $H --method gated_push --out gated.safetensors
+    python -m scans_lens fit $M $H --method gated_push_loose \\
+        --fitted gated_push=gated.safetensors --out loose.safetensors
+    python -m scans_lens evaluate $M $H --out runs/NAME-halves --max-new-tokens 64 \\
+        --method scans,scans_one_token,gated_push,gated_push_loose,gated_push_away,gated_push_towards \\
+        --fitted scans=scans.safetensors,gated_push=gated.safetensors,gated_push_loose=loose.safetensors \\
+        --sets xstest,oktest,or_bench_hard_1k:400,harmbench_standard,jailbreakbench,malicious_instruct,advbench:200,\\
+    strongreject:150,harmfulq:100,aim:30,pair:30,gcg:30,renellm:30,truthfulqa:150,oktest_heldout
+
+Every step goes on where it was when it is stopped; sets and methods may be added later, to the same folder. SCANS is in
+both runs as it was fitted on our own prompts alone.
 
 What to hold against these numbers:
 
-- No set here is fresh. Scale, thresholds and penalty come from validation prompts, but the gate's layers and weights,
-  the kinds of our twins, the choice of both thresholds together and the looser variant were thought of after earlier
-  looks at these very sets.
-- The 200 labelled replies are of the four ways that were decoded, labelled by one reader from their beginnings (125
-  letters, and the ends of those that looked like loops). At first the panel agreed in 88.0 % [82.7, 92.2]. It was then
-  mended on other replies (validation prompts, people's labels of XSTest, two other models), and one rule of the labels
-  was changed with it: who says no over and over refuses. So the agreement above is no independent check.
-- The scale of gated_push was searched before the thresholds were chosen together, and SCANS fitted, under the panel as
-  it was before loops were heard; replies of 24 tokens are too short for that to matter."""
+- In the first run no set is fresh. Scale, thresholds and penalty come from validation prompts, but the gate's layers
+  and weights, the kinds of our twins, the choice of both thresholds together and the looser variant were thought of
+  after earlier looks at these very sets. That one token is pushed was found on validation prompts of our own.
+- In the second run a set's asked half is like the half that was learned from, as it would be for whoever fits a model
+  for a use of their own; what that gate does elsewhere is said by the sets that it has learned nothing from. No reply
+  of this model to HarmBench, StrongREJECT, HarmfulQ or OKTest's held-out part had been seen before.
+- The judge was held against 200 replies of an earlier run of the first kind, labelled by one reader from their
+  beginnings (125 letters, and the ends of those that looked like loops): it agreed in 88.0 % [82.7, 92.2], and, mended
+  on other replies (validation prompts, people's labels of XSTest, two other models) and with one rule of the labels
+  changed (who says no over and over refuses), in 95.5 % [91.6, 97.9]. So that is no independent check.
+- SCANS was fitted under the panel as it was before loops were heard; replies of 24 tokens are too short for that to
+  matter."""
 
 
 def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:
@@ -204,7 +222,8 @@ def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:
     parts = [
         f"## {name}",
         f"{about['name']}, {settings['dtype'].removeprefix('torch.')}. Greedy replies of up to "
-        f"{settings['max_new_tokens']} tokens. Judge: {found['judge']}.{doubt} {labelled(found)}".rstrip(),
+        f"{settings['max_new_tokens']} tokens. Judge: {found['judge']}.{doubt} {labelled(found)} "
+        f"{knobs(found)}".replace("  ", " "),
         f"![Refused on every benchmark](../figures/{name}/benchmarks.png)",
         f"![Ceilings of gate and push](../figures/{name}/ceilings.png)",
         "### Refused",

@@ -11,9 +11,9 @@ from scans_lens.prompts.contrast import normalised
 from scans_lens.prompts.overlaps import without
 from scans_lens.prompts.sets import PromptSet
 
-EVERY = 6
-"""Of so many neighbours of one kind and type, two are learned from, one is chosen on, and three are asked."""
-LEARNED, CHOSEN_ON = (0, 2), (4,)
+LEARNED, CHOSEN_ON, ASKED = range(3)
+TURNS = (LEARNED, ASKED, LEARNED, ASKED, CHOSEN_ON, ASKED)
+"""What becomes of neighbours of one kind and type, in turn."""
 _TITLE = re.compile(r"halves of [^()']+ \(\d+\)(?:, [^()',]+ \(\d+\))*")
 
 
@@ -37,10 +37,9 @@ def parted(found: PromptSet) -> Parts:
     """
     whole, _ = without(found)
     dealt: Counter[tuple[str, str]] = Counter()
-    places: dict[bool | None, list[int]] = {True: [], False: [], None: []}
+    places: dict[int, list[int]] = {LEARNED: [], CHOSEN_ON: [], ASKED: []}
     for place, own in enumerate(zip(whole.kinds, whole.types, strict=True)):
-        turn = dealt[own] % EVERY
-        places[True if turn in LEARNED else False if turn in CHOSEN_ON else None].append(place)
+        places[TURNS[dealt[own] % len(TURNS)]].append(place)
         dealt[own] += 1
     if not all(places.values()):
         raise ValueError(
@@ -62,7 +61,8 @@ def named_in(said: str) -> str:
 
 def sets_in(said: str) -> tuple[str, ...]:
     """The names of the sets in that title."""
-    return tuple(re.findall(r"([^ ,]+) \(\d+\)", named_in(said)))
+    named = named_in(said).removeprefix("halves of ")
+    return tuple(one.rpartition(" (")[0] for one in named.split(", ")) if named else ()
 
 
 def apart(sets: Sequence[PromptSet]) -> list[Parts]:
