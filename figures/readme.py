@@ -21,6 +21,9 @@ RESULTS = HERE.parent / "docs" / "results.md"
 REFUSED = {"real_refused": "qwen2.5-coder-0.5b", "real_halves": "qwen2.5-coder-0.5b-halves"}
 """Tables of who is refused by the real model that the README speaks of, and the folders with their numbers."""
 
+PICTURES = {"benchmarks": "Refused on every benchmark", "ceilings": "Ceilings of gate and push"}
+"""Of a model on the page of results, as far as they are there."""
+
 Numbers = Mapping[str, Any]
 
 
@@ -101,7 +104,8 @@ def real_refused(found: Numbers) -> dict[str, Any]:
         return _percent(own[side]) if own and own["after"]["total"] == sizes[column] else ""
 
     def broken(sides: list[Numbers]) -> str:
-        return _percent(Rate(*(sum(side["broken"][what] for side in sides) for what in ("count", "total"))).as_json())
+        rate = Rate(*(sum(side["broken"][what] for side in sides) for what in ("count", "total")))
+        return _percent(rate.as_json()) + ("" if rate.total == asked else f" of {rate.total:,}")
 
     asked = sum(rate["refused"]["total"] for rate in found["plain"].values())
 
@@ -178,13 +182,13 @@ HOW = """With the public sets in the folder that `SCANS_LENS_DATA` names, and NA
         --method scans,gated_push,gated_push_loose \\
         --fitted scans=scans.safetensors,gated_push=gated.safetensors,gated_push_loose=loose.safetensors \\
         --sets xstest,oktest,or_bench_hard_1k:200,jailbreakbench,malicious_instruct,advbench:200,aim:30,pair:30,gcg:30
-    python -m scans_lens label runs/NAME --n 200        # read them, fill the column, and the judge is held against it
     python -m scans_lens.figures benchmarks --evaluated runs/NAME --out figures/NAME
     python figures/readme.py
 
 The second run learns from one half of six of these sets, too, and asks the other halves, and sets of which it has
 learned nothing (but where a prompt of theirs stands in one of the six, which is left out by its text). `--halves` of
-`fit` and `evaluate` says so, and the figures `benchmarks` and `ceilings` are made of it as above:
+`fit` and `evaluate` says so, and the figures `benchmarks` and `ceilings` are made of it as above; `label FOLDER`
+gives out replies to be read, and where a column of labels is filled in, the judge is held against it:
 
     H="--halves xstest,oktest,or_bench_hard_1k:400,jailbreakbench,malicious_instruct,advbench:200"
     python -m scans_lens fit $M $H --method gated_push --out gated.safetensors
@@ -207,10 +211,11 @@ What to hold against these numbers:
 - In the second run a set's asked half is like the half that was learned from, as it would be for whoever fits a model
   for a use of their own; what that gate does elsewhere is said by the sets that it has learned nothing from. No reply
   of this model to HarmBench, StrongREJECT, HarmfulQ or OKTest's held-out part had been seen before.
-- The judge was held against 200 replies of an earlier run of the first kind, labelled by one reader from their
-  beginnings (125 letters, and the ends of those that looked like loops): it agreed in 88.0 % [82.7, 92.2], and, mended
-  on other replies (validation prompts, people's labels of XSTest, two other models) and with one rule of the labels
-  changed (who says no over and over refuses), in 95.5 % [91.6, 97.9]. So that is no independent check.
+- The judge was mended on other replies (validation prompts, people's labels of XSTest, two other models) after it had
+  agreed in 88.0 % [82.7, 92.2] with one reader's labels of 200 replies of an earlier run; a rule of the labels was
+  changed then, too (who says no over and over refuses). The 154 labels of the second run were given afterwards, blind
+  to the way, from the beginnings of replies (130 letters) and their ends, and are the independent check. They are of
+  all ways' replies to 38 prompts, so that many are alike.
 - SCANS was fitted under the panel as it was before loops were heard; replies of 24 tokens are too short for that to
   matter."""
 
@@ -224,8 +229,11 @@ def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:
         f"{about['name']}, {settings['dtype'].removeprefix('torch.')}. Greedy replies of up to "
         f"{settings['max_new_tokens']} tokens. Judge: {found['judge']}.{doubt} {labelled(found)} "
         f"{knobs(found)}".replace("  ", " "),
-        f"![Refused on every benchmark](../figures/{name}/benchmarks.png)",
-        f"![Ceilings of gate and push](../figures/{name}/ceilings.png)",
+        *(
+            f"![{title}](../figures/{name}/{picture}.png)"
+            for picture, title in PICTURES.items()
+            if (HERE / name / f"{picture}.png").is_file()
+        ),
         "### Refused",
         _table(
             ["set", "n", "plain", *found["ways"]],

@@ -638,15 +638,18 @@ def test_the_readmes_tables_are_those_that_were_measured():
     given.loader.exec_module(readme)
     said = README.read_text()
     assert readme.written(said) == said
-    real = readme._read("real_refused")
-    doubtful, judged = real["unsure"]
+    halves = readme._read("real_halves")
+    agreed = readme._percent(halves["labelled"]["accuracy"]).replace(" [", " % [")
+    assert f"On {halves['labelled']['replies']} of these replies" in said and f"agrees in {agreed} (kappa " in said
+    doubtful, judged = halves["unsure"]
     assert f"not sure of {doubtful:,} of these {judged:,} verdicts" in said
-    agreed = readme._percent(real["labelled"]["accuracy"]).replace(" [", " % [")
-    assert f"On {real['labelled']['replies']} of these replies" in said and f"agrees in {agreed} (kappa " in said
-    lost, gained = (real["ways"]["gated_push"]["together"]["harmful"][side]["count"] for side in ("lost", "gained"))
-    before = real["ways"]["gated_push"]["together"]["harmful"]["before"]["count"]
-    of_xstest = real["ways"]["gated_push"]["sets"]["xstest, harmful"]["lost"]["count"]
-    assert f"{lost} of {before} are lost, {of_xstest} of them unsafe XSTest prompts, and {gained} others gained" in said
+    own = halves["ways"]["gated_push"]
+    over, harm = ({side: rate["count"] for side, rate in own["together"][purpose].items() if "count" in rate}
+                  for purpose in ("over-refusal", "harmful"))  # fmt: skip
+    assert f"Of {over['before']} refusals of harmless prompts it leaves {over['after']};" in said
+    assert f"of {harm['before']} of harmful ones {harm['lost']} are lost, " in said
+    of_xstest = own["sets"]["xstest, harmful"]["lost"]["count"]
+    assert f"{of_xstest} of them unsafe XSTest prompts, and {harm['gained']} others gained" in said
     with pytest.raises(ValueError, match="has no table that begins with"):
         readme.written(said.replace("| complied with |", "| complied |"))
 

@@ -156,7 +156,8 @@ def caption(numbers: Numbers, settings: Numbers) -> str:
 TITLES: Mapping[str, str] = {
     "xstest": "XSTest", "oktest": "OKTest", "or_bench_hard_1k": "OR-Bench-Hard", "truthfulqa": "TruthfulQA",
     "advbench": "AdvBench", "malicious_instruct": "MaliciousInstruct", "jailbreakbench": "JailbreakBench",
-    "harmbench": "HarmBench", "harmbench_standard": "HarmBench, standard", "aim": "AIM", "pair": "PAIR",
+    "harmbench": "HarmBench", "harmbench_standard": "HarmBench, standard", "strongreject": "StrongREJECT",
+    "harmfulq": "HarmfulQ", "oktest_heldout": "OKTest, held out", "aim": "AIM", "pair": "PAIR",
     "renellm": "ReNeLLM", "gcg": "GCG", "autodan": "AutoDAN", "cipher": "Cipher", "jailbroken": "Jailbroken",
     "pairs_test": "our test pairs", "pairs_validation": "our validation pairs",
 }  # fmt: skip

@@ -78,15 +78,15 @@ def measure(runs: Runs) -> dict[str, Any]:
             f"The run lacks {', '.join(lacking)}: evaluate with --method {GATED},{AWAY},{TOWARDS}, and scans beside."
         )
     seen = _seen(table)
-    harm = [one for name, rows in seen.items() if name[2] == queries.HARM for one in rows]
+    harmful = [name for name in seen if name[2] == queries.HARM]
+    harm = [one for name in harmful for one in seen[name]]
+    all_of_it = "all harmful sets" if len(harmful) != 1 else title(*harmful[0][:2])
     panels = []
     for (name, kind, purpose), safe in seen.items():
         if purpose != queries.OVER_REFUSAL:
             continue
         own = seen.get((name, "harmful", queries.HARM))
-        panels.append(
-            {"set": name, "kind": kind, "harm": name if own else "all harmful sets", **_panel(safe, own or harm)}
-        )
+        panels.append({"set": name, "kind": kind, "harm": name if own else all_of_it, **_panel(safe, own or harm)})
     return {
         "panels": panels,
         "scores": [
