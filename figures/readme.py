@@ -209,8 +209,10 @@ What to hold against these numbers:
   and weights, the kinds of our twins, the choice of both thresholds together and the looser variant were thought of
   after earlier looks at these very sets. That one token is pushed was found on validation prompts of our own.
 - In the second run a set's asked half is like the half that was learned from, as it would be for whoever fits a model
-  for a use of their own; what that gate does elsewhere is said by the sets that it has learned nothing from. No reply
-  of this model to HarmBench, StrongREJECT, HarmfulQ or OKTest's held-out part had been seen before.
+  for a use of their own; what that gate does elsewhere is said by the sets that it has learned nothing from. That
+  halves help was seen first in how well scores tell both halves apart, before it was built; no knob was chosen by it.
+  No reply of this model to HarmBench, StrongREJECT, HarmfulQ or OKTest's held-out part had been seen before.
+- The two pushes for all, SCANS and its variant were not asked all sets of the second run: what is blank was not asked.
 - The judge was mended on other replies (validation prompts, people's labels of XSTest, two other models) after it had
   agreed in 88.0 % [82.7, 92.2] with one reader's labels of 200 replies of an earlier run; a rule of the labels was
   changed then, too (who says no over and over refuses). The 154 labels of the second run were given afterwards, blind

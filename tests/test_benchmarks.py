@@ -131,13 +131,7 @@ def test_sets_of_which_nothing_was_learned_are_counted_by_themselves_too(tmp_pat
     found = figures.measure("benchmarks", Runs(evaluated=ran))["numbers"]
     assert found["halves"] == "halves of xstest (7), oktest (2)" in benchmarks.knobs(found)
     together, own = (found["ways"]["gated_push"][name] for name in ("together", "sets"))
-    assert set(together) == {
-        "over-refusal",
-        "harmful",
-        "jailbreaks",
-        "harmful, never learned from",
-        "jailbreaks, never learned from",
-    }
+    assert set(together) == {"over-refusal", "harmful", "jailbreaks", "harmful, never learned from"}
     assert together["harmful, never learned from"] == own["advbench, harmful"]
     assert together["harmful"]["before"]["total"] == 5 and "validation prompts of our own" in benchmarks.knobs({})
 

@@ -36,7 +36,7 @@ LOOKS: Sequence[dict[str, Any]] = (
 )
 """Of the ways of answering, the plain model first."""
 UNSEEN = "never learned from"
-"""Sets of a purpose of which no half was learned from, where there are others."""
+"""Sets of which no half was learned from, where there are others of their purpose."""
 CEILINGS = ("gated_push_away", "gated_push_towards")
 """Ways that are no method, and belong to another figure."""
 
@@ -61,8 +61,9 @@ def measure(runs: Runs) -> dict[str, Any]:
         raise ValueError("The run has no way of answering beside the plain model: evaluate with --method.")
     learned = halves_of(settings)
     if known := halves.sets_in(learned):
-        unseen: Any = table[~table["set"].isin(known)]
-        others = queries.shifts(unseen, "purpose")
+        partly = set(table[table["set"].isin(known)]["purpose"])
+        unseen: Any = table[~table["set"].isin(known) & table["purpose"].isin(partly)]
+        others = queries.shifts(unseen, "purpose") if len(unseen) else {}
         pooled |= {(way, f"{purpose}, {UNSEEN}", kind): shift for (way, purpose, kind), shift in others.items()}
     asked = dict.fromkeys(zip(table["set"], table["kind"], strict=True))
     plain: Any = table[table["method"] == PLAIN]
