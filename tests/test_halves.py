@@ -22,7 +22,7 @@ def test_a_set_is_dealt_out_whole_and_once_with_every_type_in_every_part():
     parts = halves.parted(found)
     own = [parts.learned, parts.chosen_on, parts.asked]
     assert [len(part) for part in own] == [12, 6, 18]
-    assert sorted(text for part in own for text in part) == sorted(found)
+    assert sorted(str(text) for part in own for text in part) == sorted(map(str, found))
     assert all(set(part.types) == set(found.types) for part in own)
     assert halves.parted(found) == parts
 
@@ -33,14 +33,14 @@ def test_a_pair_of_xstest_comes_into_one_part():
     ranks: dict[str, int] = {}
     dealt: Counter[str] = Counter()
     for text, type_ in zip(found, found.types, strict=True):
-        ranks[text] = dealt[type_]
+        ranks[str(text)] = dealt[type_]
         dealt[type_] += 1
     parts = halves.parted(found)
     for part, size in ((parts.learned, 162), (parts.chosen_on, 72), (parts.asked, 216)):
         assert len(part) == size
         for type_ in ("homonyms", "safe_targets", "definitions"):
             of = [
-                {ranks[text] for text, own in zip(part, part.types, strict=True) if own == one}
+                {ranks[str(text)] for text, own in zip(part, part.types, strict=True) if own == one}
                 for one in (type_, f"contrast_{type_}")
             ]
             assert of[0] == of[1] != set()
@@ -63,6 +63,7 @@ def test_a_set_that_is_too_small_to_be_divided_is_named():
 def test_a_world_with_halves_learns_from_them_beside_its_own_prompts_and_asks_only_the_rest(one_model):
     mine = a_set("mine", 36), a_set("harm", 12, "harmful")
     before, world = World.of(one_model), World.of(one_model).with_halves(mine)
+    assert before.twins is not None and world.twins is not None
     assert world.twins.borderline[: len(before.twins.borderline)] == before.twins.borderline
     assert world.validation.harmful[: len(before.validation.harmful)] == before.validation.harmful
     assert len(world.twins.borderline) == len(before.twins.borderline) + 12 and world.anchors == before.anchors
