@@ -61,7 +61,7 @@ def measure(runs: Runs) -> dict[str, Any]:
         raise ValueError("The run has no way of answering beside the plain model: evaluate with --method.")
     learned = halves_of(settings)
     if known := halves.sets_in(learned):
-        partly = set(table[table["set"].isin(known)]["purpose"])
+        partly = sorted(set(table[table["set"].isin(known)]["purpose"]))
         unseen: Any = table[~table["set"].isin(known) & table["purpose"].isin(partly)]
         others = queries.shifts(unseen, "purpose") if len(unseen) else {}
         pooled |= {(way, f"{purpose}, {UNSEEN}", kind): shift for (way, purpose, kind), shift in others.items()}
