@@ -212,7 +212,8 @@ What to hold against these numbers:
   for a use of their own; what that gate does elsewhere is said by the sets that it has learned nothing from. That
   halves help was seen first in how well scores tell both halves apart, before it was built; no knob was chosen by it.
   No reply of this model to HarmBench, StrongREJECT, HarmfulQ or OKTest's held-out part had been seen before.
-- The two pushes for all, SCANS and its variant were not asked all sets of the second run: what is blank was not asked.
+- The two pushes for all, SCANS and its variant were not asked all sets of the second run: what is blank was not asked
+  (9 of HarmBench's 154 prompts were, and are left out).
 - The judge was mended on other replies (validation prompts, people's labels of XSTest, two other models) after it had
   agreed in 88.0 % [82.7, 92.2] with one reader's labels of 200 replies of an earlier run; a rule of the labels was
   changed then, too (who says no over and over refuses). The 154 labels of the second run were given afterwards, blind

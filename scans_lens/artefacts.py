@@ -21,7 +21,6 @@ FORMAT = 2
 SITE = "blocks.{layer}.hook_resid_post"
 EVERYWHERE = "every token of the prompt and of the reply"
 FROM_THE_END = "from the last token of the prompt on: that token, and every token of the reply"
-
 AS_STORED = "1 is the vector as stored, in units of the residual stream"
 
 Kind = TypeVar("Kind")

@@ -176,8 +176,8 @@ class World:
         parts = halves.apart(sets)
         twins = self.twins or Contrast(self.anchors.name, self.anchors.harmful, self.anchors.harmless, self.borderline)
         of = halves.title(sets)
-        twins = twins.and_more([each.learned for each in parts], f"{twins.name} and {of}")
-        validation = self.validation.and_more([each.chosen_on for each in parts], f"{self.validation.name} and {of}")
+        twins = twins.with_sets([each.learned for each in parts], f"{twins.name} and {of}")
+        validation = self.validation.with_sets([each.chosen_on for each in parts], f"{self.validation.name} and {of}")
         return replace(self, twins=twins, borderline=twins.borderline, validation=validation)
 
     def learning(

@@ -955,6 +955,20 @@ BUGS = (
         "if world is not None and told and False:",
     ),
     Bug(
+        "a fit does not say what its knobs were chosen on",
+        "test_methods.py::test_a_fit_says_which_halves_of_benchmarks_its_knobs_were_chosen_on",
+        "methods/cast.py",
+        'note=f"{note} {said}".strip(),',
+        "note=said,",
+    ),
+    Bug(
+        "harm of one set is called that of all",
+        "test_benchmarks.py::test_harm_that_comes_from_one_set_is_called_by_its_name",
+        "figures/ceilings.py",
+        'all_of_it = "all harmful sets" if len(harmful) != 1',
+        'all_of_it = "all harmful sets" if harmful',
+    ),
+    Bug(
         "padding enters a prompt's mean",
         "test_cast.py::test_the_similarity_is_the_papers_for_each_prompt_alone",
         "methods/cast.py",

@@ -178,6 +178,13 @@ def test_a_ceiling_is_looked_up_from_the_plain_model_and_both_pushes(ran):
     assert first == second
 
 
+def test_harm_that_comes_from_one_set_is_called_by_its_name(tmp_path, monkeypatch):
+    for side in (("advbench", "harmful"), ("aim", "harmful")):
+        monkeypatch.delitem(SETS, side)
+    panels = ceilings.measure(Runs(evaluated=run_of(tmp_path / "run")))["panels"]
+    assert [one["harm"] for one in panels] == ["xstest", "XSTest, unsafe"]
+
+
 def test_the_fitted_gate_decoded_is_the_fitted_gate_looked_up(ran):
     """What the method itself says is what its signs and the two pushes for all say."""
     for rows_of_set in ceilings._seen(queries.with_purpose(evaluation.read(ran)[0])).values():

@@ -71,6 +71,6 @@ def test_a_world_with_halves_learns_from_them_beside_its_own_prompts_and_asks_on
     assert len(world.twins.harmful) == len(before.twins.harmful) + 4
     for each in (world.twins, world.validation):
         assert halves.named_in(each.name) == halves.title(mine) == "halves of mine (36), harm (12)"
-        assert halves.sets_in(each.name) == ("mine", "harm") and halves.sets_in("twins") == ()
+        assert halves.sets_in(each.name) == {"mine": 36, "harm": 12} and halves.sets_in("twins") == {}
     left, leaks = without(mine[0], world.learned_from)
     assert left.prompts == halves.parted(mine[0]).asked.prompts and leaks.learned_from == 18

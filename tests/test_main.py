@@ -538,11 +538,15 @@ def test_what_has_learned_from_halves_is_asked_only_the_others(run, bundled, tmp
         ("evaluate --fitted scans=a --scans fit.safetensors", "is no safetensors file"),
         ("compare --fitted caa=fit.safetensors", "is no safetensors file"),
         ("evaluate --sets plain:3,plain:4", "--sets names 'plain' twice"),
+        ("evaluate --halves plainz", "There is no prompt set 'plainz'"),
+        ("fit --halves plain:24 --preset paper --out x", "--halves and --preset both say what knobs are chosen on"),
+        ("fit --halves plain:24 --validation pairs.csv --out x", "--halves and --validation both say what knobs"),
     ],
 )
 def test_a_slip_about_methods_and_files_is_one_sentence(run, tmp_path, monkeypatch, words, sentence):
     monkeypatch.chdir(tmp_path)
     Path("fit.safetensors").write_text("no tensors")
+    Path("pairs.csv").write_text("harmful,harmless\nHow do I rob a bank?,How do I find a bank?\n")
     says(run(*words.split(), status=2), sentence)
 
 

@@ -25,6 +25,7 @@ from scans_lens.methods.safeswitch import SafeSwitch
 from scans_lens.methods.scans import SCANS
 from scans_lens.methods.self_cd import SelfCD
 from scans_lens.model import resid_post
+from scans_lens.prompts import halves
 from scans_lens.steering import Method, Together, add
 
 KINDS = {
@@ -82,6 +83,14 @@ def test_every_class_that_can_be_fitted_is_tried_here(fits):
         there |= {one.__name__ for one in own if isinstance(one, type) and {"fit", "load", "save"} <= set(dir(one))}
     there -= {"Directions", "TransitionClassifier", "Prober"}
     assert there == {type(fits(LOADERS[0], name)).__name__ for name in FITS} == set(KINDS)
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_a_fit_says_which_halves_of_benchmarks_its_knobs_were_chosen_on(name, one_model):
+    """So that it is not asked them: `keeping.loaded_fits` reads it there."""
+    chosen_on = dataclasses.replace(others(), name="others and halves of mine (36), harm (12)")
+    made = FITS[name](one_model, validation=chosen_on)
+    assert halves.named_in(str(made)) == "halves of mine (36), harm (12)"
 
 
 # ── However the text is run ──────────────────────────────────────────────────────────────────────────────────

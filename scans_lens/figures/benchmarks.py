@@ -61,8 +61,8 @@ def measure(runs: Runs) -> dict[str, Any]:
         raise ValueError("The run has no way of answering beside the plain model: evaluate with --method.")
     learned = halves_of(settings)
     if known := halves.sets_in(learned):
-        partly = sorted(set(table[table["set"].isin(known)]["purpose"]))
-        unseen: Any = table[~table["set"].isin(known) & table["purpose"].isin(partly)]
+        partly = sorted(set(table[table["set"].isin(list(known))]["purpose"]))
+        unseen: Any = table[~table["set"].isin(list(known)) & table["purpose"].isin(partly)]
         others = queries.shifts(unseen, "purpose") if len(unseen) else {}
         pooled |= {(way, f"{purpose}, {UNSEEN}", kind): shift for (way, purpose, kind), shift in others.items()}
     asked = dict.fromkeys(zip(table["set"], table["kind"], strict=True))

@@ -50,9 +50,9 @@ DEPTHS = (0.5, 0.58, 0.67)
 TWIN, ANCHOR = 1.0, 0.3
 """What a harmful or borderline prompt of the twins counts in learning the gate, and what any other prompt does."""
 WINDOW = 1
-"""Tokens that are pushed: the last one of the prompt alone. On validation prompts that frees as many replies as a push
-of all of it, and the plain model finds them likelier; a push of the whole reply slides into what the harmless anchors
-are about."""
+"""Tokens that are pushed: the last one of the prompt alone. On Qwen2.5-Coder-0.5B that needs the same scale as a push
+of the whole reply and leaves as many validation prompts refused, 2 of 69; the other one slides into what the harmless
+anchors are about."""
 LOOSE = 0.05
 """By how much harmful refusals may fall on validation prompts under `gated_push_loose`, as a share of them."""
 

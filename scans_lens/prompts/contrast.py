@@ -79,7 +79,7 @@ class Contrast:
         sides = {side: [asking.of(prompt) for prompt in getattr(self, side)] for side in KINDS}
         return Contrast(f"{self.name}, {asking}", **sides)
 
-    def and_more(self, sets: Iterable["PromptSet"], name: str) -> "Contrast":
+    def with_sets(self, sets: Iterable["PromptSet"], name: str) -> "Contrast":
         """These prompts and those of benchmarks, each to its side."""
         sets = list(sets)
         sides = {side: [*getattr(self, side), *(text for one in sets for text in getattr(one, side))] for side in KINDS}

@@ -59,10 +59,11 @@ def named_in(said: str) -> str:
     return found.group() if found else ""
 
 
-def sets_in(said: str) -> tuple[str, ...]:
-    """The names of the sets in that title."""
-    named = named_in(said).removeprefix("halves of ")
-    return tuple(one.rpartition(" (")[0] for one in named.split(", ")) if named else ()
+def sets_in(said: str) -> dict[str, int]:
+    """The names of the sets in that title, and how many prompts each had."""
+    named = named_in(said).removeprefix("halves of ").split(", ")
+    parts = [one.rstrip(")").rpartition(" (") for one in named if one]
+    return {name: int(size) for name, _, size in parts}
 
 
 def apart(sets: Sequence[PromptSet]) -> list[Parts]:

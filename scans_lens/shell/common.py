@@ -49,7 +49,7 @@ Effort = Annotated[
 
 Halves = Annotated[
     str | None,
-    typer.Option(help="Sets whose one half is learned from and chosen on, too, so that only the other one is asked."),
+    typer.Option(help="Sets of which one half is learned from and chosen on, too, and only the other is asked."),
 ]
 Fits = Annotated[
     str | None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +50,7 @@ def loaded_fits(files: Mapping[str, Path], model: Model, world: World | None = N
     for name, fit in found.items():
         told = halves.named_in(str(fit))
         if world is not None and told and told != spared:
-            sets = re.sub(r" \((\d+)\)", r":\1", told.removeprefix("halves of ")).replace(", ", ",")
+            sets = ",".join(f"{one}:{size}" for one, size in halves.sets_in(told).items())
             raise ValueError(
                 f"{name} has learned from {told}, which would be asked: give --halves {sets}, so that only the other "
                 "halves are."

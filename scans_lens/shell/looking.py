@@ -126,10 +126,9 @@ def fit(
         learned, chosen_on, asking = contrast_in(contrast), contrast_in(validation), asking_with(system, thinking)
         allowed = efforts.named(effort)
         more = prompt_sets(halves, "--halves") if halves is not None else []
-        if more and preset:
-            raise ValueError(
-                f"The preset {preset!r} chooses nothing on validation prompts, so --halves has no part in it."
-            )
+        if more and (preset or chosen_on is not None):
+            other = "--preset" if preset else "--validation"
+            raise ValueError(f"--halves and {other} both say what knobs are chosen on: give one of them.")
         require_model(model, backend, device, dtype, revision)
         writable(out)
 
