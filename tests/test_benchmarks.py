@@ -132,6 +132,7 @@ def test_sets_of_which_nothing_was_learned_are_counted_by_themselves_too(tmp_pat
     assert found["halves"] == "halves of xstest (7), oktest (2)" in benchmarks.knobs(found)
     together, own = (found["ways"]["gated_push"][name] for name in ("together", "sets"))
     assert set(together) == {"over-refusal", "harmful", "jailbreaks", "harmful, never learned from"}
+    assert benchmarks.knobs(ceilings.measure(Runs(evaluated=ran))) == benchmarks.knobs(found)
     assert together["harmful, never learned from"] == own["advbench, harmful"]
     assert together["harmful"]["before"]["total"] == 5 and "validation prompts of our own" in benchmarks.knobs({})
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scans_lens.figures import captions
-from scans_lens.figures.benchmarks import model, title
+from scans_lens.figures.benchmarks import halves_of, knobs, model, title
 from scans_lens.figures.captions import Numbers
 from scans_lens.figures.panels import mark
 from scans_lens.figures.style import FAINT, INK, SOFT, WIDTH, blank
@@ -94,6 +94,7 @@ def measure(runs: Runs) -> dict[str, Any]:
             for (name, kind, purpose), rows in seen.items()
         ],
         "thresholds": _thresholds(table),
+        "halves": halves_of(settings),
         "settings": settings_of(settings),
         "made_with": settings["versions"],
     }
@@ -200,8 +201,9 @@ def caption(numbers: Numbers, settings: Numbers) -> str:
         "True labels: the same push, each prompt its own way. Perfect push: the fitted gate’s signs, always obeyed.",
         f"Curves: whoever lies below a threshold is pushed away, nobody towards refusal (AUC: {'; '.join(aucs)}).",
         "A reply that runs in a circle is refused where its first sentence says no. Bars: 95 %, Clopper–Pearson.",
-        "Below: the ridge gate’s score, 5 to 95 % and quartiles; dotted: its thresholds,",
-        "chosen on validation prompts; on the right: shares pushed away and towards refusal.",
+        "Below: the ridge gate’s score, 5 to 95 % and quartiles; dotted: its thresholds; on the right: shares pushed",
+        "away and towards refusal.",
+        knobs(numbers),
     )
 
 
