@@ -55,6 +55,11 @@ def test_what_is_learned_from_in_one_set_is_neither_chosen_on_nor_asked_in_anoth
     assert {*first.asked, *second.asked}
 
 
+def test_types_that_are_too_small_to_be_in_every_part_are_dealt_out_together():
+    parts = halves.parted(a_set("mine", 24, types=24))
+    assert [len(part) for part in (parts.learned, parts.chosen_on, parts.asked)] == [8, 4, 12]
+
+
 def test_a_set_that_is_too_small_to_be_divided_is_named():
     with pytest.raises(ValueError, match="'mine' has 4 prompts, too few to learn from a part of them and ask others"):
         halves.parted(a_set("mine", 4))

@@ -539,6 +539,7 @@ def test_what_has_learned_from_halves_is_asked_only_the_others(run, bundled, tmp
         ("compare --fitted caa=fit.safetensors", "is no safetensors file"),
         ("evaluate --sets plain:3,plain:4", "--sets names 'plain' twice"),
         ("evaluate --halves plainz", "There is no prompt set 'plainz'"),
+        ("evaluate --halves plain:3", "'plain' has 3 prompts, too few to learn from a part of them and ask others"),
         ("fit --halves plain:24 --preset paper --out x", "--halves and --preset both say what knobs are chosen on"),
         ("fit --halves plain:24 --validation pairs.csv --out x", "--halves and --validation both say what knobs"),
     ],

@@ -30,15 +30,18 @@ def parted(found: PromptSet) -> Parts:
     """A third of a set to learn from, a sixth to choose on, and a half to ask, the same on every machine.
 
     Prompts are dealt out in their order within each kind and type, so that every type is in every part, and prompts
-    that stand at the same place of their types, as XSTest's pairs do, come into the same part.
+    that stand at the same place of their types, as XSTest's pairs do, come into the same part. Types that are too small
+    to be in every part are dealt out together.
 
     Raises:
         ValueError: the set is too small for that.
     """
     whole, _ = without(found)
+    sizes = Counter(zip(whole.kinds, whole.types, strict=True))
     dealt: Counter[tuple[str, str]] = Counter()
     places: dict[int, list[int]] = {LEARNED: [], CHOSEN_ON: [], ASKED: []}
-    for place, own in enumerate(zip(whole.kinds, whole.types, strict=True)):
+    for place, (kind, type_) in enumerate(zip(whole.kinds, whole.types, strict=True)):
+        own = kind, type_ if sizes[kind, type_] >= len(TURNS) else ""
         places[TURNS[dealt[own] % len(TURNS)]].append(place)
         dealt[own] += 1
     if not all(places.values()):

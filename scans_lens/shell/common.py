@@ -285,6 +285,21 @@ def prompt_sets(given: str, option: str = "--sets") -> list[PromptSet]:
     return sets
 
 
+def halves_in(given: str | None) -> list[PromptSet]:
+    """The sets of --halves, none where it is not given.
+
+    Raises:
+        ValueError: one is not known, or too small to be divided.
+    """
+    if given is None:
+        return []
+    from scans_lens.prompts import halves
+
+    sets = prompt_sets(given, "--halves")
+    halves.apart(sets)
+    return sets
+
+
 def prompt_set(name: str) -> PromptSet:
     """A prompt set of ours, a public one, or the caller's own file."""
     from scans_lens import prompts

@@ -21,6 +21,7 @@ from scans_lens.shell.common import (
     Thinking,
     asking_with,
     fits_in,
+    halves_in,
     model_named,
     names_in,
     new_folder,
@@ -87,7 +88,7 @@ def compare(
         asking, allowed = asking_with(system, thinking), efforts.named(effort)
         require_model(model, backend, device, dtype, revision)
         chosen = prompt_sets(sets) if sets is not None else None
-        learned = prompt_sets(halves, "--halves") if halves is not None else []
+        learned = halves_in(halves)
         own_folder = out is None
         folder = new_folder("compare", model) if out is None else out
         writable(folder / "comparison.json")

@@ -21,6 +21,7 @@ from scans_lens.shell.common import (
     Thinking,
     asking_with,
     fits_in,
+    halves_in,
     model_named,
     names_in,
     new_folder,
@@ -103,7 +104,7 @@ def evaluate(
         if out is None and processes.here().of > 1:
             raise ValueError("Several processes share this evaluation: name the folder that they write to, with --out.")
         named = prompt_sets(sets) if sets is not None else []
-        learned = prompt_sets(halves, "--halves") if halves is not None else []
+        learned = halves_in(halves)
         chosen = named or (map(world.own_set, world.OWN_SETS) if world.may_be_bundled(model) else world.public_sets())
         chosen = [each if limit is None else each.first(limit) for each in chosen]
         own_folder = out is None

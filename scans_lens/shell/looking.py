@@ -31,9 +31,9 @@ from scans_lens.shell.common import (
     asking_with,
     contrast_in,
     fits_in,
+    halves_in,
     lines_of_standard_input,
     model_named,
-    prompt_sets,
     require_fit,
     require_model,
     require_prompts,
@@ -125,7 +125,7 @@ def fit(
         files = fits_in(fits)
         learned, chosen_on, asking = contrast_in(contrast), contrast_in(validation), asking_with(system, thinking)
         allowed = efforts.named(effort)
-        more = prompt_sets(halves, "--halves") if halves is not None else []
+        more = halves_in(halves)
         if more and (preset or chosen_on is not None):
             other = "--preset" if preset else "--validation"
             raise ValueError(f"--halves and {other} both say what knobs are chosen on: give one of them.")
