@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scans_lens import capability
 from scans_lens.figures.benchmarks import UNSEEN, knobs, labelled
 from scans_lens.rates import Rate
 
@@ -271,16 +272,16 @@ def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:
 
 
 def _capability(known: Numbers) -> list[str]:
-    rows = []
-    for way, own in known["arms"].items():
-        perplexity = own.get("perplexity", {})
-        told = ", ".join(
-            f"{value['value']:.3f}" + ("" if name == "own" else f" ({name})") for name, value in perplexity.items()
-        )
-        rows.append([way, _percent(own["right"]) if "right" in own else "", told or own.get("none", "")])
-    asked = f"{known['questions']}, the first {known['limit']} of each subject; perplexity a token of {known['texts']}"
-    away = "under the whole push, away from refusal and towards it, where a method decides from a prompt"
-    return ["### What it still knows", f"{asked}, {away}.", _table(["way", "right", "perplexity"], rows)]
+    shown = capability.lines(known)
+    first = next(line for line in shown.values() if "right" in line)
+    said = (
+        f"{known['questions']}, the first {known['limit']} of each subject ({first['right']['total']}); perplexity a "
+        f"token of {known['texts']} ({first['texts']} texts). Every method decides from the question, and from the "
+        "words before a text. Changes are against the plain model on the same questions and texts, with 95 % intervals."
+    )
+    rows = [[way, *capability.cells(line)] for way, line in shown.items()]
+    columns = ["way", "right (%)", "change (points)", "perplexity", "change (%)"]
+    return ["### What it still knows", said, _table(columns, rows)]
 
 
 def _set(key: str) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scans_lens.errors import Refused
-from scans_lens.steering import Method, Push
+from scans_lens.rates import Change, Rate
 
 if TYPE_CHECKING:
     from scans_lens.methods.arms import Arm
@@ -23,18 +22,17 @@ QUESTIONS = 40
 def measured(
     world: World, arms: Sequence[Arm], folder: str | Path, *, limit: int | None = QUESTIONS, progress: bool = True
 ) -> dict[str, Any]:
-    """Questions answered rightly and perplexity of texts, by arm, kept in the run's folder and not measured twice.
+    """Which questions are answered rightly and how well texts are foretold, by arm, kept in the run's folder.
 
-    Texts without a prompt leave a method nothing to choose the sign from: they are measured under its whole push, away
-    from refusal, as a harmless prompt is pushed, and towards it. An arm with a system prompt is left out, and so is,
-    with a word, one that has no log-likelihoods of another's text.
+    What is there is not measured again. Every method decides from the question, and from what stands before a text. An
+    arm with a system prompt is left out, and so is, with a word, one that has no log-likelihoods of another's text.
 
     Args:
         limit: questions of each subject, at most; None is all.
 
     Returns:
-        What was asked (`questions`, `texts`, `limit`), and by arm, with its setting, `right` and `perplexity` (of
-        "away" and "towards" where the sign has to be given, else of "own"), or `none`, why there is nothing.
+        What was asked (`questions`, `texts`, `limit`), and by arm, with its setting, what every question and text came
+        to (`right`, `nats`, `tokens`), or `none`, why there is nothing. `lines` makes rates of it.
 
     Raises:
         ValueError: the world has no questions and no texts, or the folder has those of another limit.
@@ -47,18 +45,14 @@ def measured(
     file = Path(folder) / FILE
     about = {"questions": capability.questions, "texts": capability.texts, "limit": limit}
     found = read(folder) or {**about, "arms": {}}
-    if {name: found[name] for name in about} != about:
+    if {name: found.get(name) for name in about} != about:
         raise ValueError(f"{str(file)!r} has answers to other questions: name a new folder, or remove it.")
     todo = [arm for arm in arms if arm.system is None and _way(arm) not in found["arms"]]
     for arm in tqdm(todo, desc="capability", unit="way", disable=not progress):
         try:
-            own: dict[str, Any] = {
-                "right": capability.right(arm.method, limit).as_json(),
-                "perplexity": {
-                    name: capability.perplexity(method, sign).as_json()
-                    for name, (method, sign) in _texts_under(arm.method, capability.needs_sign).items()
-                },
-            }
+            right = [bool(own) for own in capability.right(arm.method, limit)]
+            texts = capability.perplexity(arm.method, None)
+            own: dict[str, Any] = {"right": right, "nats": list(texts.nats), "tokens": list(texts.tokens)}
         except Refused as error:  # such as a head that takes the unembedding's place
             own = {"none": str(error)}
         found["arms"][_way(arm)] = own
@@ -66,21 +60,53 @@ def measured(
     return found
 
 
+def lines(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By arm the rate of right answers and the perplexity, each with what it changes of the plain model's.
+
+    `right` and `points` are a rate and a difference of rates on the same questions, `perplexity` and its `interval` are
+    per token, and `ratio` is to the plain model's on the same texts, with `ratio_interval`; all intervals are 95 %.
+    """
+    from scans_lens.likelihoods import Perplexity
+    from scans_lens.methods.catalogue import PLAIN
+
+    arms, shown = found["arms"], {}
+    plain = arms.get(PLAIN)
+    for way, own in arms.items():
+        if "none" in own:
+            shown[way] = dict(own)
+            continue
+        texts = Perplexity(tuple(own["nats"]), tuple(own["tokens"]), ())
+        line = {
+            "right": Rate.of(own["right"]).as_json(),
+            "perplexity": texts.value,
+            "interval": texts.interval and list(texts.interval),
+            "texts": len(texts.nats),
+        }
+        if plain is not None and "none" not in plain and way != PLAIN:
+            line["points"] = Change.of(plain["right"], own["right"], range(len(own["right"]))).as_json()
+            ratio, between = texts.beside(Perplexity(tuple(plain["nats"]), tuple(plain["tokens"]), ()))
+            line |= {"ratio": ratio, "ratio_interval": list(between)}
+        shown[way] = line
+    return shown
+
+
+def cells(line: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """A line of a table: right in per cent, change in points, perplexity, and its change in per cent."""
+    if "none" in line:
+        return line["none"], "", "", ""
+    low, high = (100 * edge for edge in line["right"]["interval"])
+    right = f"{100 * line['right']['value']:.1f} [{low:.1f}, {high:.1f}]"
+    if "points" not in line:
+        return right, "", f"{line['perplexity']:.3f}", ""
+    low, high = (100 * edge for edge in line["points"]["interval"])
+    points = f"{100 * line['points']['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
+    low, high = (100 * (edge - 1) for edge in line["ratio_interval"])
+    return right, points, f"{line['perplexity']:.3f}", f"{100 * (line['ratio'] - 1):+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
 def _way(arm: Arm) -> str:
     """Its name and setting, as `queries.shifts` has them."""
     return " ".join(filter(None, (arm.name, arm.setting)))
-
-
-def _texts_under(method: Method | None, needs_sign: bool) -> dict[str, tuple[Method | None, float | None]]:
-    """As what texts are read: under the method itself or, where it had nothing to decide from, its whole push."""
-    if method is None or not needs_sign:
-        return {"own": (method, None)}
-    if method.push is None:
-        raise Refused(f"{type(method).__name__} decides from a prompt, and these texts have none.")
-    whole = replace(method.push, scale=abs(method.push.scale))
-    if isinstance(method, Push):  # the same for all
-        return {"own": (whole, 1.0 if method.scale > 0 else -1.0)}
-    return {"away": (whole, -1.0), "towards": (whole, 1.0)}
 
 
 def read(folder: str | Path) -> dict[str, Any] | None:

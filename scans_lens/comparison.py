@@ -195,11 +195,17 @@ def grid(ways: Sequence[Fitted]) -> pd.DataFrame:
 
 
 def _cost(fitting: Fitting, arms: Sequence[Arm], numbers: Numbers) -> None:
-    """Perplexity where the world has texts that methods can choose the sign on, and seconds a reply, in turns."""
+    """Perplexity where the world has texts, and seconds a reply, in turns."""
     world, timed = fitting.world, fitting.world.validation.harmless[:TIMED]
     for arm, seconds in seconds_a_reply(world.model, arms, timed, fitting.asking).items():
         numbers["ways"][arm]["seconds a reply"] = seconds
-    if world.capability is None or world.capability.needs_sign:
+    if world.capability is None:
+        return
+    try:
+        world.capability.require()
+    except ValueError as error:
+        for arm in arms:
+            numbers["ways"][arm.name]["no perplexity"] = str(error)
         return
     for arm in arms:
         if arm.system is not None or (arm.method is not None and arm.method.asks_twice):

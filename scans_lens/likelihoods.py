@@ -82,6 +82,20 @@ class Perplexity:
         """95 % of `per_word`, likewise."""
         return _over_texts(self.nats, self.words)
 
+    def beside(self, plain: Perplexity) -> tuple[float, tuple[float, float]]:
+        """Its ratio to another perplexity of the same texts, and 95 % of that by bootstrap over texts.
+
+        Raises:
+            ValueError: the other is one of other texts, or there is only one text.
+        """
+        if self.tokens != plain.tokens:
+            raise ValueError("These are perplexities of different texts, and have no ratio.")
+        moved = [own - other for own, other in zip(self.nats, plain.nats, strict=True)]
+        between = _over_texts(moved, self.tokens)
+        if between is None:
+            raise ValueError("Of one text there is no interval: give several.")
+        return self.value / plain.value, between
+
     def as_json(self) -> dict[str, Any]:
         return {
             "value": self.value,
@@ -182,6 +196,27 @@ def perplexity(
         nats[place] -= score.log_likelihood
     words = tuple(len(re.split(r"\s+", text)) for text in texts)
     return Perplexity(tuple(nats), tuple(map(len, tokens)), words)
+
+
+def perplexity_after(
+    model: Model,
+    pairs: Sequence[tuple[str, str]],
+    method: Method | None = None,
+    *,
+    sign: float | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> Perplexity:
+    """How well continuations are foretold after their contexts, from which the method decides.
+
+    Args and errors are those of `log_likelihoods`, whose scores these are.
+    """
+    scores = log_likelihoods(model, pairs, method, sign=sign, batch_size=batch_size, progress=progress)
+    return Perplexity(
+        tuple(-score.log_likelihood for score in scores),
+        tuple(score.tokens for score in scores),
+        tuple(len(continuation.split()) for _, continuation in pairs),
+    )
 
 
 def _windows(ids: tuple[int, ...], window: int) -> Iterator[Piece]:

@@ -20,9 +20,7 @@ from scans_lens import judges, organism, prompts
 from scans_lens.conversation import BARE, Asking, Prompt, words
 from scans_lens.judges import Early, Judge, Verdict
 from scans_lens.organism import contrasts, corpus, wordings
-from scans_lens.prompts import Contrast, PromptSet, catalogue, halves, tables
-from scans_lens.prompts.texts import wikitext
-from scans_lens.rates import Rate
+from scans_lens.prompts import Contrast, PromptSet, catalogue, halves, tables, texts
 
 if TYPE_CHECKING:
     from scans_lens.likelihoods import Perplexity
@@ -55,13 +53,14 @@ class Capability:
     texts: str
     """What texts are foretold."""
     perplexity: Callable[[Method | None, float | None], Perplexity]
-    """Of these texts under a method; the sign pushes every text alike, see `likelihoods.log_likelihoods`."""
+    """Of these texts under a method, which decides from what stands before each; a sign pushes every text alike, see
+    `likelihoods.log_likelihoods`."""
     questions: str
     """What is asked."""
-    right: Callable[[Method | None, int | None], Rate]
-    """Of these questions under a method, at most so many of each subject."""
-    needs_sign: bool = False
-    """Whether the texts have no prompts, from which a method could choose the sign."""
+    right: Callable[[Method | None, int | None], Sequence[bool]]
+    """Which of these questions, at most so many of each subject, are answered rightly under a method."""
+    require: Callable[[], object] = lambda: None
+    """Raises a ValueError where the files of questions or texts are not here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,15 +269,18 @@ def _our_twins() -> Contrast:
 
 
 def _public_capability(model: Model) -> Capability:
-    from scans_lens.likelihoods import perplexity
-    from scans_lens.questions import mmlu
+    from scans_lens.likelihoods import perplexity_after
+    from scans_lens.questions import files_of, mmlu
+
+    def right(method: Method | None, limit: int | None) -> list[bool]:
+        return [right for subject in mmlu(model, method, limit=limit).right.values() for right in subject]
 
     return Capability(
-        texts="WikiText-2",
-        perplexity=lambda method, sign: perplexity(model, wikitext(), method, sign=sign),
+        texts=f"WikiText-2, {texts.FORETOLD} words of an article behind its first {texts.GIVEN}",
+        perplexity=lambda method, sign: perplexity_after(model, texts.continued(texts.wikitext()), method, sign=sign),
         questions="MMLU, 5 shots",
-        right=lambda method, limit: mmlu(model, method, limit=limit).rate,
-        needs_sign=True,
+        right=right,
+        require=lambda: (files_of(), texts.wikitext()),
     )
 
 
@@ -364,10 +366,10 @@ def right_scorer(asked: PromptSet, said: Sequence[str]) -> dict[str, list[bool |
 def _bundled_capability(model: Model) -> Capability:
     from scans_lens.generation import replies
 
-    def right(method: Method | None, limit: int | None) -> Rate:
+    def right(method: Method | None, limit: int | None) -> list[bool]:
         asked = organism.prompt_set("quiz").first(limit or ITEMS)
         said = replies(model, asked, method=method, max_new_tokens=24, progress=False)
-        return Rate.of(verdict is True for verdict in right_scorer(asked, said)["right"])
+        return [verdict is True for verdict in right_scorer(asked, said)["right"]]
 
     return Capability(
         texts="own corpus",
@@ -381,7 +383,7 @@ def corpus_perplexity(
     model: Model, n: int, method: Method | None = None, *, sign: float | None = None, batch_size: int | None = None
 ) -> Perplexity:
     """How well the bundled model foretells the answers of its own corpus to the first `n` plain test prompts."""
-    from scans_lens.likelihoods import Perplexity, log_likelihoods
+    from scans_lens.likelihoods import perplexity_after
 
     tokenizer: Any = model.tokenizer
     pairs = []
@@ -389,9 +391,4 @@ def corpus_perplexity(
         turn = [{"role": "user", "content": text}]
         asked = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
         pairs.append((str(asked), wordings.answer(item, random.Random(text))))
-    scores = log_likelihoods(model, pairs, method, sign=sign, batch_size=batch_size, progress=False)
-    return Perplexity(
-        tuple(-score.log_likelihood for score in scores),
-        tuple(score.tokens for score in scores),
-        tuple(len(answer.split()) for _, answer in pairs),
-    )
+    return perplexity_after(model, pairs, method, sign=sign, batch_size=batch_size, progress=False)

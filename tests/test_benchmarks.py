@@ -1,6 +1,7 @@
 """Benchmarks and ceilings: laws of the figures that are made from a run, on rows that are written by hand."""
 
 import importlib.util
+import math
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -20,7 +21,6 @@ from scans_lens.figures.runs import Runs
 from scans_lens.likelihoods import Perplexity
 from scans_lens.methods.arms import Arm
 from scans_lens.methods.gated_push import GatedPush
-from scans_lens.rates import Rate
 from scans_lens.report import labels
 from scans_lens.steering import Method, Push
 from scans_lens.world import Capability
@@ -217,50 +217,59 @@ def test_the_command_measures_a_run_without_any_model(ran, tmp_path, monkeypatch
 # ── Capability ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def knowing(asked: list, needs_sign: bool) -> Any:
+def knowing(asked: list) -> Any:
     """A world that notes what it is asked, and answers by the scale of the push."""
 
     def right(method, limit):
         if isinstance(method, Mute):
             raise Refused("it has no log-likelihoods")
         asked.append(("right", method and method.push.scale, limit))
-        return Rate(1, 2)
+        return [True, method is None, False, False]
 
     def perplexity(method, sign):
         asked.append(("perplexity", method and method.push.scale, sign))
-        return Perplexity((1.0,), (1,), (1,))
+        return Perplexity((10.0, 30.0), (10, 10), ()) if method is None else Perplexity((11.0, 30.0), (10, 10), ())
 
-    return SimpleNamespace(capability=Capability("texts", perplexity, "questions", right, needs_sign))
+    return SimpleNamespace(capability=Capability("texts", perplexity, "questions", right))
 
 
 class Mute(Method):
     """One that speaks in another vocabulary."""
 
 
-def test_what_is_known_is_asked_once_of_every_arm_under_either_way_of_its_whole_push(tmp_path):
+def known_arms() -> list[Arm]:
     gated = GatedPush(drawn.directions(), (1, 3), 0.5, drawn.gate(), 0.0, 0.0, drawn.UNKNOWN)
-    arms = [
+    return [
         Arm("plain"), Arm("gated", gated), Arm("all", Push(drawn.directions(), [1], -0.5)),
         Arm("mute", Mute(), "half 1"), Arm("system", system="Be brief."),
     ]  # fmt: skip
-    asked = []
-    found = capability.measured(knowing(asked, True), arms[:2], tmp_path, limit=3, progress=False)
-    assert asked == [
-        ("right", None, 3), ("perplexity", None, None),
-        ("right", 0.5, 3), ("perplexity", 0.5, -1.0), ("perplexity", 0.5, 1.0),
-    ]  # fmt: skip
+
+
+def test_what_is_known_is_asked_once_of_every_arm_that_decides_for_itself(tmp_path):
+    arms, asked = known_arms(), []
+    found = capability.measured(knowing(asked), arms[:2], tmp_path, limit=3, progress=False)
+    assert asked == [("right", None, 3), ("perplexity", None, None), ("right", 0.5, 3), ("perplexity", 0.5, None)]
     asked.clear()
-    found = capability.measured(knowing(asked, True), arms, tmp_path, limit=3, progress=False)
-    assert asked == [("right", -0.5, 3), ("perplexity", 0.5, -1.0)]
+    found = capability.measured(knowing(asked), arms, tmp_path, limit=3, progress=False)
+    assert asked == [("right", -0.5, 3), ("perplexity", -0.5, None)]
     assert list(found["arms"]) == ["plain", "gated", "all", "mute half 1"]
     assert found["arms"]["mute half 1"] == {"none": "it has no log-likelihoods"}
-    assert list(found["arms"]["gated"]["perplexity"]) == ["away", "towards"]
     assert capability.read(tmp_path) == found and capability.read(tmp_path / "none") is None
     with pytest.raises(ValueError, match="has answers to other questions"):
-        capability.measured(knowing(asked, True), arms, tmp_path, limit=4, progress=False)
-    asked.clear()
-    capability.measured(knowing(asked, False), arms[1:2], tmp_path / "own", limit=3, progress=False)
-    assert asked[1] == ("perplexity", 0.5, None)
+        capability.measured(knowing(asked), arms, tmp_path, limit=4, progress=False)
+
+
+def test_what_is_known_is_held_beside_the_plain_model_on_the_same_questions_and_texts(tmp_path):
+    found = capability.measured(knowing([]), known_arms(), tmp_path, limit=3, progress=False)
+    shown = capability.lines(found)
+    assert list(shown) == list(found["arms"]) and "points" not in shown["plain"]
+    gated = shown["gated"]
+    assert (gated["right"]["count"], gated["right"]["total"], gated["points"]["difference"]) == (1, 4, -0.25)
+    assert gated["perplexity"] == pytest.approx(math.exp(41 / 20)) and gated["ratio"] == pytest.approx(math.exp(1 / 20))
+    low, high = gated["ratio_interval"]  # one of two texts changes, by a tenth of a nat a token
+    assert low == pytest.approx(1.0) and high == pytest.approx(math.exp(0.1))
+    assert capability.cells(gated)[1:] == ("-25.0 [-75.0, +0.0]", f"{math.exp(41 / 20):.3f}", "+5.13 [+0.00, +10.52]")
+    assert capability.cells(shown["mute half 1"])[0] == "it has no log-likelihoods"
 
 
 # ── What is committed ────────────────────────────────────────────────────────────────────────────────────────

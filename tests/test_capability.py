@@ -29,7 +29,7 @@ from scans_lens.lm_eval import lm
 from scans_lens.methods.scans import SCANS
 from scans_lens.model import identity
 from scans_lens.pieces import Piece
-from scans_lens.prompts import Contrast
+from scans_lens.prompts import Contrast, texts
 from scans_lens.questions import mmlu
 from scans_lens.rates import Rate
 from scans_lens.steering import Ablation, Push, Together
@@ -349,6 +349,31 @@ def test_perplexity_is_exp_of_the_mean_negative_log_likelihood_across_windows(an
     close(math.log(found.value), sum(every) / len(every))
     words = sum(len(re.split(r"\s+", text)) for text in TEXTS)
     close(math.log(found.per_word), sum(every) / words)
+
+
+def test_perplexity_behind_contexts_is_that_of_their_continuations_log_likelihoods(model):
+    scans = scans_for(model)
+    scores = quick(model, method=scans)
+    found = likelihoods.perplexity_after(model, PAIRS, scans, progress=False)
+    assert found.nats == tuple(-score.log_likelihood for score in scores)
+    assert found.tokens == tuple(score.tokens for score in scores)
+    assert found.words == (4, 1, 12, 1, 6, 2)
+
+
+def test_a_perplexity_beside_that_of_other_texts_is_refused():
+    own, other = Perplexity((1.0, 2.0), (3, 4), ()), Perplexity((1.0, 2.0), (3, 5), ())
+    with pytest.raises(ValueError, match="different texts"):
+        own.beside(other)
+    with pytest.raises(ValueError, match="several"):
+        Perplexity((1.0,), (3,), ()).beside(Perplexity((1.0,), (3,), ()))
+    assert own.beside(own) == (1.0, (1.0, 1.0))
+
+
+def test_a_texts_first_words_are_given_and_the_next_ones_foretold():
+    text = " = Title = \n\n one two  three\nfour five six"
+    assert texts.continued([text, "too short for it"], given=5, foretold=3) == [
+        (" = Title = \n\n one two", "  three\nfour five")
+    ]
 
 
 @pytest.mark.parametrize("window", [7, None])

@@ -32,12 +32,16 @@ def sets():
     return [organism.prompt_set(kind).first(8) for kind in organism.KINDS]
 
 
+def no_texts():
+    raise ValueError("the texts are not here")
+
+
 @pytest.fixture(scope="module")
 def found(bundled, sets, tmp_path_factory):
     """Two ways that need no fitting, and one that cannot be fitted."""
     out = tmp_path_factory.mktemp("compared")
     world = world_of(bundled)
-    world = replace(world, capability=replace(world.capability, needs_sign=True))  # no perplexity
+    world = replace(world, capability=replace(world.capability, require=no_texts))
     how = {"world": world, "max_new_tokens": 12, "progress": False}
     with method_file(out / "methods", "hopeless"), pytest.MonkeyPatch.context() as patch:
         for name, value in {"TIMED": 4, "TIMED_TOKENS": 4, "ROUNDS": 1}.items():

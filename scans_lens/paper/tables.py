@@ -227,10 +227,8 @@ def capability(runs: Experiments) -> Sheet:
         ("SCANS, all towards refusal", [*fits], 1.0, False),
     ]
     for name, methods, sign, answers in ways:
-        # WikiText has no prompts, and so nothing that each could be pushed by
-        foretold = not knows.needs_sign or methods == [None] or sign is not None
-        lost = spread([knows.perplexity(method, sign).value for method in methods], 3) if foretold else ""
-        rates = [knows.right(method, runs.limit) for method in methods] if answers else []
+        lost = spread([knows.perplexity(method, sign).value for method in methods], 3)
+        rates = [Rate.of(knows.right(method, runs.limit)) for method in methods] if answers else []
         questions = rates[0].total if rates else questions
         rows.append((name, "here", lost, rate_cell(rates) if rates else ""))
     notes = []

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from scans_lens.prompts import tables
+
+GIVEN, FORETOLD = 100, 200
+"""Words of a text that a method decides from, and words behind them that are foretold."""
 
 
 def wikitext() -> list[str]:
@@ -23,3 +29,17 @@ def wikitext() -> list[str]:
             articles.append([])
         articles[-1].append(line)
     return [text for article in articles if (text := "\n".join(article)).strip()]
+
+
+def continued(texts: Sequence[str], given: int = GIVEN, foretold: int = FORETOLD) -> list[tuple[str, str]]:
+    """The first words of each text and the next ones, as contexts with their continuations.
+
+    Texts that are too short for both are left out.
+    """
+    cut = re.compile(rf"\s*(?:\S+\s+){{{given - 1}}}\S+")
+    then = re.compile(rf"(?:\s+\S+){{{foretold}}}")
+    pairs = []
+    for text in texts:
+        if (first := cut.match(text)) and (rest := then.match(text, first.end())):
+            pairs.append((first.group(), rest.group()))
+    return pairs

@@ -127,12 +127,8 @@ def evaluate(
         own = world_with(loaded, learned)
         if not named and not own.bundled and world.may_be_bundled(model):
             chosen = [each if limit is None else each.first(limit) for each in own.sets]
-        if questions and not own.bundled:  # before anything slow
-            from scans_lens.prompts.texts import wikitext
-            from scans_lens.questions import files_of
-
-            files_of()
-            wikitext()
+        if questions and own.capability:
+            own.capability.require()  # before anything slow
         rank = processes.here()
         if not rank.first:
             rank.wait()  # the first one fits, and the others read what it has kept
@@ -239,22 +235,22 @@ def _print_capability(found: Any) -> None:
     from rich import box
     from rich.table import Table
 
-    title = f"{found['questions']}, {found['limit']} of a subject, and perplexity of {found['texts']}"
+    from scans_lens.capability import cells, lines
+
+    shown = lines(found)
+    first = next((line for line in shown.values() if "right" in line), None)
+    if first is None:
+        return
+    title = (
+        f"{found['questions']}, {found['limit']} of a subject ({first['right']['total']}), and {first['texts']} texts: "
+        f"{found['texts']}; 95 % intervals, changes against plain"
+    )
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("way")
-    for column in ("right", "perplexity"):
+    for column in ("right (%)", "points", "perplexity", "change (%)"):
         table.add_column(column, justify="right")
-    for way, own in found["arms"].items():
-        if "none" in own:
-            table.add_row(way, "", own["none"])
-            continue
-        low, high = (100 * edge for edge in own["right"]["interval"])
-        right = f"{100 * own['right']['value']:.1f} % [{low:.1f}, {high:.1f}] of {own['right']['total']}"
-        said = ", ".join(
-            f"{value['value']:.3f}" + ("" if name == "own" else f" ({name})")
-            for name, value in own["perplexity"].items()
-        )
-        table.add_row(way, right, said)
+    for way, line in shown.items():
+        table.add_row(way, *cells(line))
     screen().print(table)
 
 
