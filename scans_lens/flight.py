@@ -44,21 +44,9 @@ class Flight:
         self._in_the_callers_loop = False
         # A text that is no chat may be shorter than the template's tail
         instructed = [max(each.end_of_instruction, -tokens.ids.shape[1]) for each in self.templates]
-        rest = self._begun(-min(instructed))
+        rest = begun_together(self.run, tokens, -min(instructed))
         with _watching(model, _all_layers(model), ([-1] * len(tokens), instructed)) as self._ends:
             self.logits = self.run.feed(rest.ids, rest.mask)
-
-    def _begun(self, kept: int) -> Tokens:
-        """Run what all rows begin with alike, such as a system prompt, once; returns what is left of the rows.
-
-        Args:
-            kept: tokens at the end of each row that are to be read, and stay in it.
-        """
-        prefix = self.tokens.shared(kept) if len(self.tokens) > 1 else self.tokens.ids[0, :0]
-        if len(prefix) < LEAST_SHARED or not shares(self.model, self.width):
-            return self.tokens
-        self.run.begin(prefix, len(self.tokens))
-        return self.tokens.behind(len(prefix))
 
     @property
     def width(self) -> int:
@@ -209,6 +197,19 @@ class Flight:
     def _require_unsteered(self) -> None:
         if self._steered or self.run.length != self.width:
             raise ValueError(_MOVED_ON)
+
+
+def begun_together(run: Runner, tokens: Tokens, kept: int) -> Tokens:
+    """Run what all rows begin with alike, such as a system prompt, once; returns what is left of the rows.
+
+    Args:
+        kept: tokens at the end of each row that are to be read, and stay in it.
+    """
+    prefix = tokens.shared(kept) if len(tokens) > 1 else tokens.ids[0, :0]
+    if len(prefix) < LEAST_SHARED or not shares(run.model, tokens.ids.shape[1]):
+        return tokens
+    run.begin(prefix, len(tokens))
+    return tokens.behind(len(prefix))
 
 
 _MOVED_ON = "This flight is steered or decoded already, and its own states are gone: read it before."

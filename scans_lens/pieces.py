@@ -5,6 +5,7 @@ A push is decided from what is given and acts from its last token on, as it does
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +18,14 @@ from scans_lens.batches import rows_at_once
 from scans_lens.cache import Runner, crosses, runner, sides
 from scans_lens.chat import Tokens, padded, template
 from scans_lens.decoding import Rider, hooks_of_riders
-from scans_lens.flight import Flight
+from scans_lens.flight import Flight, begun_together
 from scans_lens.model import Hook, Model, device_of, hooked
 from scans_lens.steering import Method, Rows, require_method
+
+ALIKE = 64
+"""Tokens that contexts must have in common to be run together."""
+MANY = 8
+"""Contexts that must have them, for that to pay."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,8 @@ def begun(model: Model, pieces: Sequence[Piece], method: Method | None, sign: fl
     tokens = padded([piece.ids[: piece.context] for piece in pieces], 0, device_of(model))
     if method is None:
         run = runner(model)
-        return Begun(model, tokens, run, run.feed(tokens.ids, tokens.mask), [])
+        rest = begun_together(run, tokens, 1)
+        return Begun(model, tokens, run, run.feed(rest.ids, rest.mask), [])
     flight = Flight(model, tokens)
     decided = all(piece.decided for piece in pieces)
     riders = [Rider(method, forced(method, method.decide(flight), sign, decided), flight, torch.arange(len(pieces)))]
@@ -183,8 +190,20 @@ def begun(model: Model, pieces: Sequence[Piece], method: Method | None, sign: fl
     return Begun(model, tokens, flight.run, flight.logits, riders)
 
 
+def _alike(pieces: Sequence[Piece]) -> list[int]:
+    """A number for each piece, the same for those whose contexts begin alike for long, and 0 for all others."""
+    begins = [piece.ids[:ALIKE] if piece.context > ALIKE else () for piece in pieces]
+    many = [each for each, count in Counter(begins).items() if each and count >= MANY]
+    number = {each: place for place, each in enumerate(many, 1)}
+    return [number.get(each, 0) for each in begins]
+
+
 def piece_batches(model: Model, pieces: Sequence[Piece], size: int | None) -> Iterator[list[int]]:
-    """Places of pieces with contexts of like length, as many as fit side by side, contexts aligned at their ends."""
+    """Places of pieces with contexts of like length, as many as fit side by side, contexts aligned at their ends.
+
+    Contexts that begin alike, as those of questions with the same examples before them, have a batch of their own, in
+    which what they share is run once (see `flight`).
+    """
     if size is not None and size < 1:
         raise ValueError(f"A batch holds at least one text, not {size}.")
     most = int(model.cfg.n_ctx)
@@ -193,12 +212,15 @@ def piece_batches(model: Model, pieces: Sequence[Piece], size: int | None) -> It
     for place, piece in enumerate(pieces):  # padding behind the others would take them across a rotary switch with it
         if crosses(model, torch.tensor([piece.context]), len(piece.read) - piece.context):
             side[place] = -1 - place
+    alike = _alike(pieces)
+    key = {place: (alike[place], pieces[place].context, len(pieces[place].read)) for place in range(len(pieces))}
     batch: list[int] = []
     behind = 0
-    for place in sorted(range(len(pieces)), key=lambda place: (pieces[place].context, len(pieces[place].read))):
+    for place in sorted(key, key=key.__getitem__):
         piece = pieces[place]
         wider = max(behind, len(piece.read) - piece.context)
-        if batch and (len(batch) == size or piece.context + wider > most or side[place] != side[batch[0]]):
+        apart = batch and (side[place], alike[place]) != (side[batch[0]], alike[batch[0]])
+        if batch and (len(batch) == size or piece.context + wider > most or apart):
             yield batch
             batch, wider = [], len(piece.read) - piece.context
         batch, behind = [*batch, place], wider

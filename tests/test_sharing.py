@@ -5,12 +5,13 @@ import pytest
 import torch
 from conftest import hooks_on
 
-from scans_lens import flight
+from scans_lens import flight, pieces
 from scans_lens.cache import shares
 from scans_lens.chat import chat_tokens
 from scans_lens.conversation import Asking
 from scans_lens.flight import Flight
 from scans_lens.generation import replies
+from scans_lens.likelihoods import log_likelihoods
 from scans_lens.model import hooked, is_bridge, resid_post
 from scans_lens.steering import Push
 
@@ -25,15 +26,16 @@ def close(found, expected):
 def beginnings(monkeypatch):
     """The lengths of what was run once, as they come; rows share from the first common token on."""
     found = []
-    begun = Flight._begun
+    begun = flight.begun_together
 
-    def noted(self, kept):
-        rest = begun(self, kept)
-        found.append(self.tokens.ids.shape[1] - rest.ids.shape[1])
+    def noted(run, tokens, kept):
+        rest = begun(run, tokens, kept)
+        found.append(tokens.ids.shape[1] - rest.ids.shape[1])
         return rest
 
     monkeypatch.setattr(flight, "LEAST_SHARED", 1)
-    monkeypatch.setattr(Flight, "_begun", noted)
+    monkeypatch.setattr(flight, "begun_together", noted)
+    monkeypatch.setattr(pieces, "begun_together", noted)
     return found
 
 
@@ -60,6 +62,23 @@ def test_rows_that_share_their_beginning_read_as_each_alone(any_model, prompts, 
     window = getattr(any_model.cfg, "window_size", None) or whole.ids.shape[1]
     if is_bridge(any_model) and window >= whole.ids.shape[1] and shares(any_model, whole.ids.shape[1]):
         assert min(beginnings) > 0
+
+
+def test_questions_behind_the_same_examples_score_as_each_alone(any_model, beginnings, monkeypatch):
+    for name, value in {"ALIKE": 6, "MANY": 2}.items():
+        monkeypatch.setattr(pieces, name, value)
+    first = "The boat sailed along the coast for two weeks, and then"
+    pairs = [(f"{first}{more}", " we went home") for more in (" in the morning", "", " at the end of the long summer")]
+    pairs.insert(1, ("Why?", " Because."))
+    push = Push(drawn.directions(any_model), range(int(any_model.cfg.n_layers)), 0.3)
+    for method in (None, push):
+        alone = [log_likelihoods(any_model, [pair], method, progress=False)[0] for pair in pairs]
+        beginnings.clear()
+        found = log_likelihoods(any_model, pairs, method, progress=False)
+        for score, own in zip(found, alone, strict=True):
+            assert score.log_likelihood == pytest.approx(own.log_likelihood, rel=1e-4, abs=2e-3)
+        if shares(any_model, 64):
+            assert len(beginnings) == 2 and min(beginnings) == 0 and max(beginnings) >= 6
 
 
 @pytest.mark.parametrize("whole_prompt", [False, True])
