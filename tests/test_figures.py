@@ -15,7 +15,7 @@ import torch
 from drawn import safeswitch, wide
 from typer.testing import CliRunner
 
-from scans_lens import divergence, figures, judges, organism, prompts, world
+from scans_lens import divergence, figures, judges, organism, world
 from scans_lens.errors import Refused
 from scans_lens.figures import __main__ as command
 from scans_lens.figures import (
@@ -24,6 +24,7 @@ from scans_lens.figures import (
     comparison,
     judge_agreement,
     placebos,
+    projections,
     push_sweep,
     refusal_rates,
     style,
@@ -75,7 +76,7 @@ def few():
 def loaded(bundled, study, monkeypatch):
     """The command's model is the one that is loaded already, and its study the one that was made."""
 
-    def made(model, prompts, seed, batch_size):
+    def made(model, dtype, scans, prompts, seed, batch_size):
         if prompts == N:
             return study
         return replace(figures.Study.of(bundled, prompts_a_kind=prompts, progress=False), effort=effort.LITTLE)
@@ -173,16 +174,17 @@ def test_measuring_twice_gives_the_same_numbers(study, folder):
 
 
 @pytest.mark.both
-def test_another_model_has_no_borderline_prompts_and_the_figures_say_so(tiny_model):
+def test_another_model_has_no_jailbreaks_and_the_figures_say_so(tiny_model):
     import tiny
 
     other = figures.Study.of(tiny_model(tiny.bridge), prompts_a_kind=8, progress=False)
     other = replace(other, effort=effort.LITTLE)
-    assert set(other.test) == {"plain", "harmful"}
+    assert set(other.test) == {"plain", "borderline", "harmful"}
     assert "/" not in other.settings["model"]["name"]
     measured = figures.measure("projections", other)
     figures.draw("projections", measured)
-    assert set(measured["numbers"]["auc"]) == {"plain"}
+    assert set(measured["numbers"]["auc"]) == {"plain", "borderline"}
+    assert "No jailbreak prompts were there" in projections.caption(measured["numbers"], measured["settings"])
 
 
 # ── Drawing ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -394,24 +396,23 @@ def test_capability_without_a_sign_of_its_own_is_not_pushed_and_both_signs_are(f
 
 @pytest.fixture(scope="module")
 def other(few, tiny_model):
-    """A model of random weights, which has neither borderline nor jailbreak prompts and refuses at random."""
+    """A model of random weights, which has no jailbreak prompts and refuses at random, with SCANS as it was given."""
     import tiny
 
     made = figures.Study.of(tiny_model(tiny.bridge), prompts_a_kind=N, progress=False)
     made = replace(made, effort=effort.LITTLE)
-    validation = replace(made.validation, borderline=prompts.borderline().borderline[:N])
     fitted = SCANS.fit(
-        made.model, made.anchors, validation=validation, layers=(1, 2), judge=judges.rules, progress=False
+        made.model, made.anchors, validation=made.validation, layers=(1, 2), judge=judges.rules, progress=False
     )
-    made.__dict__["scans"] = fitted
-    return made
+    return replace(made, fitted=fitted)
 
 
 @pytest.mark.parametrize("name", OF_ANY_MODEL)
 def test_on_another_model_what_is_missing_is_absent(other, few, name):
     measured = figures.measure(name, other)
     assert figures.draw(name, measured).axes
-    assert not {"jailbreak", "borderline"} & set(measured["numbers"].get("rates", {}))
+    assert "jailbreak" not in measured["numbers"].get("rates", {})
+    assert other.scans is other.fitted and measured["settings"]["fitted"] == str(other.fitted)
 
 
 def test_capability_is_of_the_bundled_model_and_says_where_else_to_look(other):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from scans_lens import figures
 from scans_lens.errors import is_ours
 from scans_lens.figures.catalogue import FROM_A_RUN, NAMES
 from scans_lens.figures.runs import Runs
-from scans_lens.shell.common import require_model, sentences, writable
+from scans_lens.shell.common import Dtype, model_named, require_model, sentences, writable
 
 REDUCED = 24
 """Prompts of a kind where a quick look is enough."""
@@ -27,6 +28,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def main(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="More names for --only.")] = None,
     model: Annotated[str | None, typer.Option(help="A hub name or a folder; the bundled model by default.")] = None,
+    dtype: Dtype = None,
+    scans: Annotated[Path | None, typer.Option(help="What `fit` has saved; else SCANS is fitted now.")] = None,
     out: Annotated[Path, typer.Option(help="Where the pictures go.")] = Path("figures"),
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME...", help="Only these figures; may be repeated.")
@@ -64,12 +67,20 @@ def main(
             name for name in NAMES if name not in FROM_A_RUN or _is_in(numbers, name) or _run(name, runs)
         ]
         if not draw_only and any(name not in FROM_A_RUN for name in wanted):
-            require_model(model, "bridge", None, None, None)
+            require_model(model, "bridge", None, dtype, None)
+            if scans is not None and not scans.is_file():
+                raise ValueError(f"There is no file {str(scans)!r}.")
         if not draw_only:
             writable(numbers / f"{wanted[0]}.json")
         writable(out / f"{wanted[0]}.svg")
         rows = _all(
-            wanted, model, out, numbers, draw_only, REDUCED if reduced else prompts, seed, again, batch_size, runs
+            wanted,
+            lambda: _study(model, dtype, scans, REDUCED if reduced else prompts, seed, batch_size),
+            out,
+            numbers,
+            draw_only,
+            again,
+            runs,
         )
     table = Table("figure", "what it shows", "numbers", "files", "seconds", title=None)
     table.columns[-1].justify = "right"
@@ -111,17 +122,17 @@ def _split(names: list[str]) -> list[str]:
 
 def _all(
     wanted: list[str],
-    model: str | None,
+    made: Callable[[], Any],
     out: Path,
     measured: Path,
     draw_only: bool,
-    prompts: int | None,
-    seed: int,
     again: bool,
-    batch_size: int | None,
     runs: Runs,
 ) -> list[tuple[str, str, str, float]]:
-    """Every figure's name, where its numbers came from or what went wrong, its files, and its seconds."""
+    """Every figure's name, where its numbers came from or what went wrong, its files, and its seconds.
+
+    The study is made when the first figure needs it.
+    """
     if draw_only:
         for name in wanted:  # say at once what is missing
             figures.load(name, measured)
@@ -135,7 +146,7 @@ def _all(
                 numbers, state = figures.load(name, measured), "as measured"
             else:
                 if study is None and name not in FROM_A_RUN:
-                    study = _study(model, prompts, seed, batch_size)
+                    study = made()
                 try:
                     numbers, state = _numbers(name, runs if name in FROM_A_RUN else study, measured, again)
                 except ValueError as error:  # this figure cannot be; the others can
@@ -148,10 +159,14 @@ def _all(
     return rows
 
 
-def _study(model: str | None, prompts: int | None, seed: int, batch_size: int | None) -> Any:
-    from scans_lens.loading import load_model
+def _study(
+    model: str | None, dtype: str | None, scans: Path | None, prompts: int | None, seed: int, batch_size: int | None
+) -> Any:
+    from scans_lens.methods.scans import SCANS
 
-    return figures.Study.of(load_model(model), prompts_a_kind=prompts, seed=seed, batch_size=batch_size)
+    loaded = model_named(model, "bridge", None, dtype, None)
+    fitted = None if scans is None else SCANS.load(scans, loaded)
+    return figures.Study.of(loaded, fitted=fitted, prompts_a_kind=prompts, seed=seed, batch_size=batch_size)
 
 
 def _numbers(name: str, study: Any, folder: Path, again: bool) -> tuple[dict[str, Any], str]:

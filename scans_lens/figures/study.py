@@ -78,40 +78,44 @@ class Study:
     progress: bool = True
     effort: Effort = STANDARD
     """How many resamples, draws, prompts and tokens the figures take."""
+    fitted: SCANS | None = None
+    """SCANS for this model as it was fitted before; else it is fitted on the validation prompts when first needed."""
 
     @classmethod
     def of(
         cls,
         model: Model,
         *,
+        world: World | None = None,
+        fitted: SCANS | None = None,
         prompts_a_kind: int | None = None,
         seed: int = 0,
         batch_size: int | None = None,
         progress: bool = True,
     ) -> Study:
-        """The usual study of a model: its own prompts for the bundled one, thirds of `prompts.anchors()` for any other.
+        """The usual study of a model, of the prompts of its world: for another than the bundled one our own.
 
         Args:
+            world: instead of what we have for the model (`world_of`).
+            fitted: SCANS for this model, if it was fitted before.
             prompts_a_kind: at most so many prompts of each kind to learn from, to choose on and to report.
             seed: of every draw, resampling and placebo.
             batch_size: prompts read or answered at once; by default what fits and pays.
         """
         if prompts_a_kind is not None and prompts_a_kind < 4:
             raise ValueError(f"A study needs at least 4 prompts of each kind, not {prompts_a_kind}.")
-        world = world_of(model)
+        world = world or world_of(model)
+        anchors, validation = world.anchors, world.validation
         if world.bundled:
-            anchors, validation = world.anchors, world.validation
             test = {each.name: each.prompts[:TESTED] for each in world.sets if each.name != "quiz"}
         else:
-            whole = world.anchors
-            third = len(whole.harmful) // 3
-            last, rest = whole.split(third, seed)
-            validation, anchors = rest.split(third, seed)
-            test = by_kind(last)
+            test = {kind: some[:TESTED] for kind, some in by_kind(world.test).items()}
         if prompts_a_kind is not None:
             anchors, validation = _shorter(anchors, prompts_a_kind), _shorter(validation, prompts_a_kind)
             test = {kind: texts[:prompts_a_kind] for kind, texts in test.items()}
-        return cls(model, anchors, validation, test, seed, batch_size, progress)
+        found = cls(model, anchors, validation, test, seed, batch_size, progress, fitted=fitted)
+        found.__dict__["world"] = world
+        return found
 
     # ── What it is ──
 
@@ -142,6 +146,7 @@ class Study:
             "seed": self.seed,
             "scans_lens": artefacts.versions()["scans_lens"],
             "format": FORMAT,
+            **({} if self.fitted is None else {"fitted": str(self.fitted)}),
             **({} if self.effort == STANDARD else {"effort": json.loads(json.dumps(asdict(self.effort)))}),
         }
 
@@ -203,11 +208,13 @@ class Study:
 
     @cached_property
     def scans(self) -> SCANS:
-        """SCANS with its knobs chosen on the validation prompts.
+        """SCANS as it was given, or with its knobs chosen on the validation prompts.
 
         Raises:
             NoAnchorLayers: no layer qualifies.
         """
+        if self.fitted is not None:
+            return self.fitted
         if isinstance(self.lens, NoAnchorLayers):
             raise self.lens
         return SCANS.fit(
