@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scans_lens import capability
+from scans_lens import capability, figures
 from scans_lens.figures.benchmarks import UNSEEN, knobs, labelled
+from scans_lens.figures.catalogue import FROM_A_RUN
 from scans_lens.rates import Rate
 
 HERE = Path(__file__).parent
@@ -22,8 +23,8 @@ RESULTS = HERE.parent / "docs" / "results.md"
 REFUSED = {"real_refused": "qwen2.5-coder-0.5b", "real_halves": "qwen2.5-coder-0.5b-halves"}
 """Tables of who is refused by the real model that the README speaks of, and the folders with their numbers."""
 
-PICTURES = {"benchmarks": "Refused on every benchmark", "ceilings": "Ceilings of gate and push"}
-"""Of a model on the page of results, as far as they are there."""
+PICTURES = ("benchmarks", "ceilings", *(name for name in figures.ABOUT if name not in FROM_A_RUN))
+"""Of a model on the page of results, in this order, as far as they are there."""
 
 Numbers = Mapping[str, Any]
 
@@ -234,8 +235,8 @@ def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:
         f"{settings['max_new_tokens']} tokens. Judge: {found['judge']}.{doubt} {labelled(found)} "
         f"{knobs(found)}".replace("  ", " "),
         *(
-            f"![{title}](../figures/{name}/{picture}.png)"
-            for picture, title in PICTURES.items()
+            f"![{figures.ABOUT[picture]}](../figures/{name}/{picture}.png)"
+            for picture in PICTURES
             if (HERE / name / f"{picture}.png").is_file()
         ),
         "### Refused",

@@ -276,7 +276,7 @@ def _public_capability(model: Model) -> Capability:
         return [right for subject in mmlu(model, method, limit=limit).right.values() for right in subject]
 
     return Capability(
-        texts=f"WikiText-2, {texts.FORETOLD} words of an article behind its first {texts.GIVEN}",
+        texts=f"WikiText-2 ({texts.FORETOLD} words behind {texts.GIVEN}, up to {texts.PASSAGES} passages a text)",
         perplexity=lambda method, sign: perplexity_after(model, texts.continued(texts.wikitext()), method, sign=sign),
         questions="MMLU, 5 shots",
         right=right,

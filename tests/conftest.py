@@ -89,10 +89,11 @@ def _stands_above(item: Any) -> bool:
 def _in_the_covering_choice(item: Any) -> bool:
     """Every law meets all families (or templates) and both loaders, and the next law meets them crosswise.
 
-    Where a law runs over more than these, every pair of values comes, but not every triple.
+    Where a law runs over more than these, every pair of values comes, but not every triple. A law that stands above
+    TransformerLens meets one loader with every value, and the next law the other one.
     """
     places = dict(item.callspec.indices) if hasattr(item, "callspec") else {}
-    if "load" not in places or not {"family", "style"} & set(places):
+    if "load" not in places or not ({"family", "style"} & set(places) or _stands_above(item)):
         return True
     load = places.pop("load")
     return (crc32(item.originalname.encode()) + sum(places.values())) % len(tiny.LOADERS) == load

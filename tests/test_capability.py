@@ -370,10 +370,13 @@ def test_a_perplexity_beside_that_of_other_texts_is_refused():
 
 
 def test_a_texts_first_words_are_given_and_the_next_ones_foretold():
-    text = " = Title = \n\n one two  three\nfour five six"
-    assert texts.continued([text, "too short for it"], given=5, foretold=3) == [
-        (" = Title = \n\n one two", "  three\nfour five")
-    ]
+    text = " = Title = \n\n one two  three\nfour five six seven eight nine ten eleven twelve thirteen fourteen"
+    first, second = (
+        (" = Title = \n\n one two", "  three\nfour five"),
+        (" six seven eight nine ten", " eleven twelve thirteen"),
+    )
+    assert texts.continued([text, "too short for it"], given=5, foretold=3) == [first, second]
+    assert texts.continued([text], given=5, foretold=3, most=1) == [first]
 
 
 @pytest.mark.parametrize("window", [7, None])

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from scans_lens.prompts import tables
 
 GIVEN, FORETOLD = 100, 200
-"""Words of a text that a method decides from, and words behind them that are foretold."""
+"""Words of a passage that a method decides from, and words behind them that are foretold."""
+PASSAGES = 4
+"""Of each text, one behind the other."""
 
 
 def wikitext() -> list[str]:
@@ -31,15 +33,21 @@ def wikitext() -> list[str]:
     return [text for article in articles if (text := "\n".join(article)).strip()]
 
 
-def continued(texts: Sequence[str], given: int = GIVEN, foretold: int = FORETOLD) -> list[tuple[str, str]]:
-    """The first words of each text and the next ones, as contexts with their continuations.
+def continued(
+    texts: Sequence[str], given: int = GIVEN, foretold: int = FORETOLD, most: int = PASSAGES
+) -> list[tuple[str, str]]:
+    """The first words of each passage and the next ones, as contexts with their continuations.
 
-    Texts that are too short for both are left out.
+    A text has its first few passages, as far as they are whole.
     """
     cut = re.compile(rf"\s*(?:\S+\s+){{{given - 1}}}\S+")
     then = re.compile(rf"(?:\s+\S+){{{foretold}}}")
     pairs = []
     for text in texts:
-        if (first := cut.match(text)) and (rest := then.match(text, first.end())):
+        end = 0
+        for _ in range(most):
+            if not ((first := cut.match(text, end)) and (rest := then.match(text, first.end()))):
+                break
             pairs.append((first.group(), rest.group()))
+            end = rest.end()
     return pairs
