@@ -273,7 +273,7 @@ def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:
 
 
 def _capability(known: Numbers) -> list[str]:
-    shown = capability.lines(known)
+    shown = known["arms"]
     first = next(line for line in shown.values() if "right" in line)
     said = (
         f"{known['questions']}, the first {known['limit']} of each subject ({first['right']['total']}); perplexity a "

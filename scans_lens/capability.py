@@ -128,4 +128,4 @@ def _keep(file: Path, contents: Mapping[str, Any]) -> None:
     from scans_lens.methods.arms import written
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    written(file, json.dumps(contents, indent=1, ensure_ascii=False) + "\n")
+    written(file, json.dumps(contents, ensure_ascii=False) + "\n")

@@ -59,10 +59,10 @@ def measure(runs: Runs) -> dict[str, Any]:
     shifts, pooled = queries.shifts(table), queries.shifts(table, "purpose")
     if not shifts:
         raise ValueError("The run has no way of answering beside the plain model: evaluate with --method.")
-    learned = halves_of(settings)
-    if known := halves.sets_in(learned):
-        partly = sorted(set(table[table["set"].isin(list(known))]["purpose"]))
-        unseen: Any = table[~table["set"].isin(list(known)) & table["purpose"].isin(partly)]
+    learned, known = halves_of(settings), capability.read(str(runs.evaluated))
+    if parted := halves.sets_in(learned):
+        partly = sorted(set(table[table["set"].isin(list(parted))]["purpose"]))
+        unseen: Any = table[~table["set"].isin(list(parted)) & table["purpose"].isin(partly)]
         others = queries.shifts(unseen, "purpose") if len(unseen) else {}
         pooled |= {(way, f"{purpose}, {UNSEEN}", kind): shift for (way, purpose, kind), shift in others.items()}
     asked = dict.fromkeys(zip(table["set"], table["kind"], strict=True))
@@ -85,7 +85,7 @@ def measure(runs: Runs) -> dict[str, Any]:
         },
         "ways": ways,
         "halves": learned,
-        "capability": capability.read(str(runs.evaluated)),
+        "capability": known and {**known, "arms": capability.lines(known)},
         "judge": judge,
         "unsure": queries.unsure(table, judge),
         "labelled": labelled,
