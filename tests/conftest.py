@@ -87,13 +87,13 @@ def _stands_above(item: Any) -> bool:
 
 
 def _in_the_covering_choice(item: Any) -> bool:
-    """Every law meets all families (or templates) and both loaders, and the next law meets them crosswise.
+    """Whatever a law runs over beside loaders (families, templates, methods), it meets them crosswise.
 
-    Where a law runs over more than these, every pair of values comes, but not every triple. A law that stands above
-    TransformerLens meets one loader with every value, and the next law the other one.
+    Every value comes, every other one with the other loader, and in the next law the other way round. A law that runs
+    over loaders alone meets both, but for one that stands above TransformerLens.
     """
     places = dict(item.callspec.indices) if hasattr(item, "callspec") else {}
-    if "load" not in places or not ({"family", "style"} & set(places) or _stands_above(item)):
+    if "load" not in places or (len(places) == 1 and not _stands_above(item)):
         return True
     load = places.pop("load")
     return (crc32(item.originalname.encode()) + sum(places.values())) % len(tiny.LOADERS) == load

@@ -21,7 +21,7 @@ from scans_lens.methods import choosing
 from scans_lens.methods.caa import CAA, Pair, Trial, choices, letter_directions, letter_tokens
 from scans_lens.steering import Method, Push, Together, ablate
 
-pytestmark = pytest.mark.usefixtures("briskly")
+pytestmark = [pytest.mark.above, pytest.mark.usefixtures("briskly")]
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from scans_lens.model import resid_post
 from scans_lens.steering import Push, Together
 
 LAYER = 2
-pytestmark = pytest.mark.usefixtures("briskly")
+pytestmark = [pytest.mark.above, pytest.mark.usefixtures("briskly")]
 
 
 @pytest.fixture(params=[True, False], ids=["whole prompt", "from its end on"])

@@ -27,7 +27,7 @@ from scans_lens.prompts import Contrast, twins
 from scans_lens.prompts import borderline as ours
 from scans_lens.steering import Method, Together
 
-pytestmark = pytest.mark.usefixtures("briskly")
+pytestmark = [pytest.mark.above, pytest.mark.usefixtures("briskly")]
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from scans_lens.prompts import Contrast
 from scans_lens.reading import collect
 from scans_lens.world import World, world_of
 
-pytestmark = pytest.mark.usefixtures("briskly")
+pytestmark = [pytest.mark.above, pytest.mark.usefixtures("briskly")]
 N = 20
 
 

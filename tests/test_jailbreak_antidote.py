@@ -16,7 +16,7 @@ from scans_lens.methods import jailbreak_antidote as module
 from scans_lens.methods.jailbreak_antidote import JailbreakAntidote
 from scans_lens.steering import Push, Together
 
-pytestmark = pytest.mark.usefixtures("briskly")
+pytestmark = [pytest.mark.above, pytest.mark.usefixtures("briskly")]
 
 
 @pytest.fixture(params=[True, False], ids=["whole prompt", "from its end on"])

@@ -26,7 +26,7 @@ from scans_lens.organism.wordings import REFUSALS
 from scans_lens.steering import Together
 
 """A reply of a model that has learned nothing begins with one of these about every other time."""
-pytestmark = pytest.mark.usefixtures("briskly")
+pytestmark = [pytest.mark.above, pytest.mark.usefixtures("briskly")]
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from scans_lens.steering import Together
 
 BOTH = ("kill", "steal")
 """Two harmful prompts for every harmless one, as SafeSwitch learns from jailbreaks too."""
-pytestmark = pytest.mark.usefixtures("briskly")
+pytestmark = [pytest.mark.above, pytest.mark.usefixtures("briskly")]
 
 
 @pytest.fixture(scope="module")

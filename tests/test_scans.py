@@ -28,7 +28,7 @@ from scans_lens.prompts import Contrast
 from scans_lens.world import world_of
 
 LLAMA = "meta-llama/Llama-2-7b-chat-hf"
-pytestmark = pytest.mark.usefixtures("briskly")
+pytestmark = [pytest.mark.above, pytest.mark.usefixtures("briskly")]
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def at_the_instructions_end(model, prompts):
     return torch.stack(found)
 
 
-pytestmark = pytest.mark.usefixtures("briskly")
+pytestmark = [pytest.mark.above, pytest.mark.usefixtures("briskly")]
 
 
 @pytest.fixture
