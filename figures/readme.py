@@ -20,8 +20,12 @@ from scans_lens.rates import Rate
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 RESULTS = HERE.parent / "docs" / "results.md"
-REFUSED = {"real_refused": "qwen2.5-coder-0.5b", "real_halves": "qwen2.5-coder-0.5b-halves"}
-"""Tables of who is refused by the real model that the README speaks of, and the folders with their numbers."""
+RUNS = {
+    "real_refused": "qwen2.5-coder-0.5b",
+    "real_halves": "qwen2.5-coder-0.5b-halves",
+    "real_knows": "qwen2.5-coder-0.5b-halves",
+}
+"""Tables of the runs of real models that the README speaks of, and the folders with their numbers."""
 
 PICTURES = ("benchmarks", "ceilings", *(name for name in figures.ABOUT if name not in FROM_A_RUN))
 """Of a model on the page of results, in this order, as far as they are there."""
@@ -36,7 +40,7 @@ REAL = HERE.parent / "benchmarks" / "real.json"
 def _read(name: str) -> Numbers:
     file = HERE / "measured" / f"{name}.json"
     if name.startswith("real"):
-        file = HERE / REFUSED[name] / "measured" / "benchmarks.json" if name in REFUSED else REAL
+        file = HERE / RUNS[name] / "measured" / "benchmarks.json" if name in RUNS else REAL
     found = json.loads(file.read_text(encoding="utf-8"))
     return found.get("numbers", found)
 
@@ -119,6 +123,15 @@ def real_refused(found: Numbers) -> dict[str, Any]:
     return {"plain": row(first, "before"), **{way: row(way, "after") for way in found["ways"]}}
 
 
+def real_knows(found: Numbers) -> dict[str, Any]:
+    """What every way still knows, beside the plain model."""
+    known = found["capability"]
+    asked = next(line for line in known["arms"].values() if "right" in line)
+    right = f"{known['questions']}, right of {asked['right']['total']} (%)"
+    columns = (right, "change (points)", f"perplexity, {asked['texts']} passages", "change (%)")
+    return {way: dict(zip(columns, capability.cells(line), strict=True)) for way, line in known["arms"].items()}
+
+
 def real_times(found: Numbers) -> dict[str, Any]:
     """By item: what it took, and what it may take."""
     return {
@@ -130,6 +143,7 @@ def real_times(found: Numbers) -> dict[str, Any]:
 TABLES = {
     "real_refused": ("refused", real_refused),
     "real_halves": ("refused", real_refused),
+    "real_knows": ("it still knows", real_knows),
     "real_times": ("command", real_times),
     "refusal_rates": ("", refusal_rates),
     "switching": ("complied with", switching),
@@ -277,8 +291,9 @@ def _capability(known: Numbers) -> list[str]:
     first = next(line for line in shown.values() if "right" in line)
     said = (
         f"{known['questions']}, the first {known['limit']} of each subject ({first['right']['total']}); perplexity a "
-        f"token of {known['texts']} ({first['texts']} texts). Every method decides from the question, and from the "
-        "words before a text. Changes are against the plain model on the same questions and texts, with 95 % intervals."
+        f"token of {known['texts']}, {first['texts']} in all. Every method decides from the question, and from the "
+        "words before a passage. Changes are against the plain model on the same questions and passages, with 95 % "
+        "intervals."
     )
     rows = [[way, *capability.cells(line)] for way, line in shown.items()]
     columns = ["way", "right (%)", "change (points)", "perplexity", "change (%)"]

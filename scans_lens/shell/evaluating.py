@@ -242,8 +242,8 @@ def _print_capability(found: Any) -> None:
     if first is None:
         return
     title = (
-        f"{found['questions']}, {found['limit']} of a subject ({first['right']['total']}), and {first['texts']} texts: "
-        f"{found['texts']}; 95 % intervals, changes against plain"
+        f"{found['questions']}, {found['limit']} of a subject ({first['right']['total']}), and perplexity a token of "
+        f"{found['texts']}, {first['texts']} in all; 95 % intervals, changes against plain"
     )
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("way")
