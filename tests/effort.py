@@ -42,6 +42,7 @@ def little() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scans, "SHARES", (0.05, 0.1))
         patch.setattr(choosing, "ROUNDS", 0)
+        patch.setattr(choosing, "LOOKED", 0)
         patch.setattr(choosing, "VALIDATION_TOKENS", 4)
         patch.setattr(world, "bundled", replace(world.bundled, tokens=4))
         patch.setattr(prober, "EPOCHS", 2)

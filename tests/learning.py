@@ -70,6 +70,7 @@ def briskly() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choosing, "VALIDATION_TOKENS", 5)
         patch.setattr(choosing, "ROUNDS", 0)
+        patch.setattr(choosing, "LOOKED", 0)
         for module in (choosing, thresholds):
             patch.setattr(module, "BROKEN", 1.0)
         for module in (scans, variants, cast, jailbreak_antidote, gating):

@@ -871,6 +871,20 @@ BUGS = (
         "return HARM if name in",
     ),
     Bug(
+        "a push that runs in a circle is taken",
+        "test_choosing.py::test_a_push_under_which_longer_replies_run_in_a_circle_is_left_for_a_smaller_one",
+        "methods/choosing.py",
+        "if seen[0] - plain <= CIRCLES + 1e-9:",
+        "if seen[0] - plain <= 1.0:",
+    ),
+    Bug(
+        "a circle is looked for in a reply's beginning",
+        "test_choosing.py::test_longer_replies_are_looked_at_for_circles_and_count",
+        "methods/choosing.py",
+        '"max_new_tokens": max(LONG, self.tokens)',
+        '"max_new_tokens": self.tokens',
+    ),
+    Bug(
         "a figure fits anew what it was given",
         "test_figures.py::test_on_another_model_what_is_missing_is_absent[thirds]",
         "figures/study.py",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import drawn
 import pytest
 from learning import FITS, contrast_of, others, some
 
@@ -9,6 +10,7 @@ from scans_lens.methods import choosing, thresholds
 from scans_lens.methods.caa import CAA
 from scans_lens.methods.choosing import Spent
 from scans_lens.prompts import Contrast
+from scans_lens.steering import Push
 
 pytestmark = [pytest.mark.above, pytest.mark.usefixtures("briskly")]
 
@@ -33,6 +35,58 @@ def test_the_smallest_push_that_answers_most_while_refusals_of_harm_hold_is_chos
     assert choosing.best([*tried, trial(-0.4, 0, 88)])[0].scale == -0.2  # harm would fall by two points
     found, note = choosing.best([trial(0.0, 9, 90), trial(-0.1, 1, 70), trial(-0.2, 0, 80)])
     assert found.scale == -0.2 and "fell by more than 1.5 points" in note
+
+
+class Looping(choosing.Bench):
+    """A bench on which so many of a push's longer replies run in a circle."""
+
+    def __init__(self, shares):
+        self.shares, self.looked = shares, []
+
+    def circles(self, methods):
+        self.looked += methods
+        return None if self.shares is None else [self.shares[one] for one in methods]
+
+
+TRIALS = [trial(0.0, 9, 90), trial(-0.1, 5, 90), trial(-0.2, 2, 90), trial(-0.3, 1, 90)]
+
+
+def test_a_push_under_which_longer_replies_run_in_a_circle_is_left_for_a_smaller_one():
+    bench = Looping({-0.3: 0.5, -0.2: 0.15, -0.1: 0.14, None: 0.04})
+    found, note = choosing.lasting(TRIALS, lambda one: one.scale, bench)
+    assert found.scale == -0.1 and bench.looked == [-0.3, None, -0.2, -0.1]
+    assert note == "Replies ran in a circle at 0.3 (50% of replies), 0.2 (15% of replies), plainly 4%."
+    calm = Looping({-0.3: 0.1, None: 0.0})
+    assert choosing.lasting(TRIALS, lambda one: one.scale, calm) == (TRIALS[3], "")
+
+
+def test_where_replies_run_in_a_circle_under_every_push_the_smallest_is_taken_and_that_is_said():
+    bench = Looping({-0.3: 0.5, -0.2: 0.5, -0.1: 0.5, None: 0.0})
+    found, note = choosing.lasting(TRIALS, lambda one: one.scale, bench)
+    assert found.scale == -0.1 and note.startswith("Under every push replies ran in a circle; this is the smallest.")
+
+
+def test_without_replies_left_to_look_at_the_best_push_stays():
+    assert choosing.lasting(TRIALS, lambda one: one.scale, Looping(None))[0].scale == -0.3
+
+
+def test_longer_replies_are_looked_at_for_circles_and_count(one_model, monkeypatch):
+    sound = "To kill a process, open a terminal, find its number with ps, and then say kill and that number there."
+    said = [sound, "I will not be held liable for any of it. " * 8, sound, ""]
+    asked = {}
+
+    def replies_under(model, prompts, methods, **how):
+        asked.update(prompts=list(prompts), **how)
+        return [said if method else [sound] * 4 for method in methods]
+
+    monkeypatch.setattr(choosing, "replies_under", replies_under)
+    monkeypatch.setattr(choosing, "LOOKED", 4)
+    push = Push(drawn.directions(), [1], 0.5)
+    bench = choosing.Bench(one_model, tuple("abcd"), tuple("efgh"), some, 24, None, left=20.0)
+    assert bench.circles([push, None]) == [0.5, 0.0] and bench.left == 12
+    assert asked["prompts"] == ["a", "c", "e", "g"] and asked["max_new_tokens"] == choosing.LONG == 64
+    bench.left = 7.0
+    assert bench.circles([push, None]) is None and bench.left == 7
 
 
 # ── The search ───────────────────────────────────────────────────────────────────────────────────────────────

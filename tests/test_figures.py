@@ -656,6 +656,18 @@ def test_the_readmes_tables_are_those_that_were_measured():
 
 
 @with_readme
+def test_what_the_readme_says_of_a_real_models_layers_was_measured():
+    there = COMMITTED.parent / "qwen2.5-coder-0.5b" / "measured"
+    lens, apart = (figures.load(name, there)["numbers"] for name in ("anchor_layers", "projections"))
+    said = README.read_text()
+    assert f"anchor layers {', '.join(map(str, lens['layers']))} of {len(lens['evidence'])}" in said
+    assert f"rank agreement {lens['agreement']:+.2f}" in said
+    for kind, words in (("plain", "from plain ones (AUC "), ("borderline", "from borderline ones (")):
+        value, (low, high) = (apart["auc"][kind][what][16] for what in ("value", "interval"))
+        assert f"{words}{value:.2f} [{low:.2f}, {high:.2f}])" in said
+
+
+@with_readme
 def test_the_readmes_anchor_table_is_the_one_that_was_measured():
     found = figures.load("anchor_layers", COMMITTED)["numbers"]
     said = README.read_text()

@@ -13,7 +13,8 @@ Numbers = Mapping[str, Any]
 def model(settings: Numbers) -> str:
     model = settings["model"]
     name = "The bundled model" if model["name"] == "bundled" else model["name"]
-    return f"{name} ({model['n_layers']} layers, width {model['d_model']})."
+    size = f"{model['n_layers']} layers, width {model['d_model']})."
+    return f"{name[:-1]}; {size}" if name.endswith(")") else f"{name} ({size}"
 
 
 def caption(*sentences: str) -> str:

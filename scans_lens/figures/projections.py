@@ -94,11 +94,11 @@ def auc_by_layer(ax: Axes, numbers: Numbers) -> Axes:
         )
         shift += 0.15
     low = min(min(np.array(part["interval"])[:, 0]) for part in numbers["auc"].values())
-    ax.set_ylim(min(0.48, low - 0.03), 1.02)
+    ax.set_ylim(min(0.48, low - 0.03) - 0.1, 1.02)  # with room for the legend
     ax.axhline(0.5, color=FAINT, lw=1, zorder=0)
     ax.text(n_layers - 0.6, 0.505, "chance", fontsize=7.5, color=SOFT, ha="right", va="bottom")
     ax.set_ylabel("AUC")
     ax.set_title("How well that tells them apart")
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.1))
+    ax.legend(loc="lower right")
     layers_axis(ax, n_layers)
     return ax

@@ -174,8 +174,13 @@ class CAA(Method, Artefact):
             raise ValueError("CAA chooses among multipliers other than 0, and there are none, or 0 is one.")
         steering.add(directions, layers, 1.0)  # says what is wrong with the layers
         fitted = cls(directions, int(layers[0]), 0.0)
-        trials = fitted._tried(model, validation, layers, multipliers, tried, judge, budget, batch_size, progress)
-        chosen, found = choosing.best(trials)
+        sides = (validation.harmful, validation.harmless, validation.borderline)
+        shorter = Contrast(validation.name, *(spread(side, tried) for side in sides))
+        bench = choosing.Bench.of(model, shorter, judge, batch_size, budget)
+        trials = fitted._tried(bench, layers, multipliers, progress)
+        chosen, found = choosing.lasting(
+            trials, lambda one: replace(fitted, layer=one.layer, multiplier=one.multiplier), bench
+        )
         left_out = len(set(layers) - {trial.layer for trial in trials})
         if left_out:
             found = f"The budget paid for {len(layers) - left_out} of {len(layers)} layers, evenly spread. {found}"
@@ -188,21 +193,8 @@ class CAA(Method, Artefact):
         )
 
     def _tried(
-        self,
-        model: Model,
-        validation: Contrast,
-        layers: Sequence[int],
-        multipliers: Sequence[float],
-        tried: int,
-        judge: Judge | None,
-        budget: int | None,
-        batch_size: int | None,
-        progress: bool,
+        self, bench: choosing.Bench, layers: Sequence[int], multipliers: Sequence[float], progress: bool
     ) -> tuple[Trial, ...]:
-        sides = (validation.harmful, validation.harmless, validation.borderline)
-        shorter = Contrast(validation.name, *(spread(side, tried) for side in sides))
-        bench = choosing.Bench.of(model, shorter, judge, batch_size, budget)
-
         def trying(layer: int) -> Callable[[float], Trial]:
             def trial(multiplier: float) -> Trial:
                 bar.update()

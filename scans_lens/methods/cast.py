@@ -248,7 +248,9 @@ class CAST(Method, Artefact):
             kin = [one for one in trials if (one.steers, one.layers) == (top.steers, top.layers)]
             finer = choosing.refined([trials[0], *kin], tried_with(top.steers, top.layers), bench.rounds)
             trials += finer[1 + len(kin) :]
-        chosen, said = choosing.best(trials)
+        chosen, said = choosing.lasting(
+            trials, lambda one: replace(fitted[one.steers or "harmful"], layers=one.layers, scale=one.scale), bench
+        )
         assert chosen.steers is not None
         return replace(
             fitted[chosen.steers],

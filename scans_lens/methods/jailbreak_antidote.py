@@ -173,7 +173,7 @@ class JailbreakAntidote(Method, Artefact):
             for sign in (-1.0, 1.0):
                 trials += choosing.outward([sign * one for one in SHARES], tried, trials[0])
             trials = choosing.refined(trials, tried, bench.rounds)
-        chosen, said = choosing.best(trials)
+        chosen, said = choosing.lasting(trials, lambda one: replace(fitted, scale=one.scale), bench)
         return replace(fitted, scale=chosen.scale, trials=tuple(trials), note=f"{note} {said}".strip())
 
     @property

@@ -102,7 +102,11 @@ def with_chosen_knobs(
             break
         trials += finer
     trials.sort(key=lambda trial: trial.scale)
-    chosen, found = choice(trials)
+
+    def under(trial: Trial) -> SCANS:
+        return replace(scans, scale=trial.scale, classifier=tried[trial.missed])
+
+    chosen, found = choosing.lasting(trials, under, bench, choice)
     return replace(
         scans,
         scale=chosen.scale,

@@ -133,7 +133,7 @@ def continuous(
     plain = tried(0.0)
     start = choosing.outward(_first_scales(scans), tried, plain)
     trials = choosing.refined([plain, *start], tried, bench.rounds, lambda known: choice(known)[0])
-    chosen, found = choice(trials)
+    chosen, found = choosing.lasting(trials, lambda one: replace(ramped, scale=one.scale), bench, choice)
     note = f"Threshold as fitted; width and scale chosen on {validation.name!r}. {found}".strip()
     return replace(ramped, scale=chosen.scale, trials=tuple(trials), note=note)
 
