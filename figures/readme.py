@@ -199,6 +199,8 @@ HOW = """With the public sets in the folder that `SCANS_LENS_DATA` names, and NA
         --fitted scans=scans.safetensors,gated_push=gated.safetensors,gated_push_loose=loose.safetensors \\
         --sets xstest,oktest,or_bench_hard_1k:200,jailbreakbench,malicious_instruct,advbench:200,aim:30,pair:30,gcg:30
     python -m scans_lens.figures benchmarks --evaluated runs/NAME --out figures/NAME
+    python -m scans_lens.figures anchor_layers top_tokens geometry projections transitions tsne classifier \\
+        overview threshold_sweep calibration thirds $M --scans scans.safetensors --out figures/NAME
     python figures/readme.py
 
 The second run learns from one half of six of these sets, too, and asks the other halves, and sets of which it has
@@ -211,7 +213,7 @@ gives out replies to be read, and where a column of labels is filled in, the jud
     python -m scans_lens fit $M $H --method gated_push_loose \\
         --fitted gated_push=gated.safetensors --out loose.safetensors
     python -m scans_lens evaluate $M $H --out runs/NAME-halves --max-new-tokens 64 \\
-        --method scans,scans_one_token,gated_push,gated_push_loose,gated_push_away,gated_push_towards \\
+        --questions 40 --method scans,scans_one_token,gated_push,gated_push_loose,gated_push_away,gated_push_towards \\
         --fitted scans=scans.safetensors,gated_push=gated.safetensors,gated_push_loose=loose.safetensors \\
         --sets xstest,oktest,or_bench_hard_1k:400,harmbench_standard,jailbreakbench,malicious_instruct,advbench:200,\\
     strongreject:150,harmfulq:100,aim:30,pair:30,gcg:30,renellm:30,truthfulqa:150,oktest_heldout
