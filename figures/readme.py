@@ -24,6 +24,8 @@ RUNS = {
     "real_refused": "qwen2.5-coder-0.5b",
     "real_halves": "qwen2.5-coder-0.5b-halves",
     "real_knows": "qwen2.5-coder-0.5b-halves",
+    "real_scans": "qwen2.5-coder-0.5b-halves-scans",
+    "real_larger": "qwen2.5-coder-1.5b-halves",
 }
 """Tables of the runs of real models that the README speaks of, and the folders with their numbers."""
 
@@ -123,13 +125,32 @@ def real_refused(found: Numbers) -> dict[str, Any]:
     return {"plain": row(first, "before"), **{way: row(way, "after") for way in found["ways"]}}
 
 
+def real_halves(found: Numbers) -> dict[str, Any]:
+    """The same, with SCANS as it is fitted since longer replies are looked at, from a run of its own."""
+    rows = {way: row for way, row in real_refused(found).items() if not way.startswith("scans")}
+    circle = "in a circle, "
+    for way, row in real_refused(_read("real_scans")).items():
+        if way != "plain":
+            seen = {column if not column.startswith(circle) else circle: value for column, value in row.items()}
+            asked = next(column for column in row if column.startswith(circle)).removeprefix(circle)
+            rows[way] = {
+                column: f"{seen[circle]} of {asked}" if column.startswith(circle) else seen.get(column, "")
+                for column in rows["plain"]
+            }
+    return rows
+
+
 def real_knows(found: Numbers) -> dict[str, Any]:
     """What every way still knows, beside the plain model."""
     known = found["capability"]
     asked = next(line for line in known["arms"].values() if "right" in line)
     right = f"{known['questions']}, right of {asked['right']['total']} (%)"
     columns = (right, "change (points)", f"perplexity, {asked['texts']} passages", "change (%)")
-    return {way: dict(zip(columns, capability.cells(line), strict=True)) for way, line in known["arms"].items()}
+    return {
+        way: dict(zip(columns, capability.cells(line), strict=True))
+        for way, line in known["arms"].items()
+        if not way.startswith("scans")  # as fitted before longer replies were looked at; the page of results has it
+    }
 
 
 def real_times(found: Numbers) -> dict[str, Any]:
@@ -142,7 +163,8 @@ def real_times(found: Numbers) -> dict[str, Any]:
 
 TABLES = {
     "real_refused": ("refused", real_refused),
-    "real_halves": ("refused", real_refused),
+    "real_halves": ("refused", real_halves),
+    "real_larger": ("refused", real_refused),
     "real_knows": ("it still knows", real_knows),
     "real_times": ("command", real_times),
     "refusal_rates": ("", refusal_rates),
@@ -219,7 +241,11 @@ gives out replies to be read, and where a column of labels is filled in, the jud
     strongreject:150,harmfulq:100,aim:30,pair:30,gcg:30,renellm:30,truthfulqa:150,oktest_heldout
 
 Every step goes on where it was when it is stopped; sets and methods may be added later, to the same folder. SCANS is in
-both runs as it was fitted on our own prompts alone.
+both runs as it was fitted on our own prompts alone, before `fit` looked at longer replies for circles (.2 residual
+norms); a third run, of SCANS alone on the asked halves of XSTest, OKTest and OR-Bench (`--out runs/NAME-halves-scans`),
+has the fit that `fit` makes now (.05). Of the larger model there is the second run alone, of `gated_push` on fewer
+sets. In bfloat16 a reply may turn on who else is in its batch, so that the plain model of another run refuses a prompt
+or two more or less; every way is held beside the plain model of its own run.
 
 What to hold against these numbers:
 
@@ -284,8 +310,15 @@ def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:
         ]  # fmt: skip
     if known := found.get("capability"):
         parts += _capability(known)
-    fits = [f"- **{arm['name']}**: {arm['is'].splitlines()[0]}" for arm in settings["arms"].values() if arm["is"]]
+    fits = [f"- **{arm['name']}**: {_fit(arm['is'])}" for arm in settings["arms"].values() if arm["is"]]
     return [*parts, "### How each was fitted", "\n".join(fits)]
+
+
+def _fit(said: str) -> str:
+    """What a fit says of itself in its first line, and of its scale."""
+    first, *rest = said.splitlines()
+    scale = next((line.split(maxsplit=1)[1] for line in rest if line.split()[:1] == ["scale"]), "")
+    return f"{first}; {scale}" if scale else first
 
 
 def _capability(known: Numbers) -> list[str]:

@@ -651,6 +651,21 @@ def test_the_readmes_tables_are_those_that_were_measured():
     assert f"of {harm['before']} of harmful ones {harm['lost']} are lost, " in said
     of_xstest = own["sets"]["xstest, harmful"]["lost"]["count"]
     assert f"{of_xstest} of them unsafe XSTest prompts, and {harm['gained']} others gained" in said
+    loops = [own["broken"] for own in halves["ways"]["scans"]["sets"].values()]
+    counted, asked = (sum(one[what] for one in loops) for what in ("count", "total"))
+    assert f"makes {100 * counted / asked:.1f} % of {asked} replies run in a circle" in said
+    assert round(halves["capability"]["arms"]["scans"]["ratio"]) == 4 and "perplexity fourfold" in said
+    there = [figures.load("benchmarks", COMMITTED.parent / readme.RUNS[run] / "measured") for run in (
+        "real_halves", "real_scans")]  # fmt: skip
+    for run, scale in zip(there, (".2", ".05"), strict=True):
+        (fitted,) = (arm["is"] for arm in run["settings"]["arms"].values() if arm["name"] == "scans")
+        assert f"scale      0{scale} residual norms" in fitted
+        assert f"{scale} residual norms, makes" in said or f"takes {scale} here" in said
+    larger = readme._read("real_larger")["ways"]["gated_push"]["sets"]
+    freed, unsafe = (larger[f"xstest, {kind}"] for kind in ("borderline", "harmful"))
+    assert f"All {freed['lost']['count']} replies to safe XSTest prompts that are freed" in said
+    before, after = (unsafe[side]["count"] for side in ("before", "after"))
+    assert f"{before} of {unsafe['before']['total']} are refused plainly, {after} pushed" in said
     with pytest.raises(ValueError, match="has no table that begins with"):
         readme.written(said.replace("| complied with |", "| complied |"))
 
