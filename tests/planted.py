@@ -886,7 +886,7 @@ BUGS = (
     ),
     Bug(
         "a figure fits anew what it was given",
-        "test_figures.py::test_on_another_model_what_is_missing_is_absent[thirds]",
+        "test_figures.py::test_on_another_model_what_is_missing_is_absent",
         "figures/study.py",
         "            return self.fitted\n",
         "            pass\n",

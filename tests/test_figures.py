@@ -661,8 +661,12 @@ def test_the_readmes_tables_are_those_that_were_measured():
         (fitted,) = (arm["is"] for arm in run["settings"]["arms"].values() if arm["name"] == "scans")
         assert f"scale      0{scale} residual norms" in fitted
         assert f"{scale} residual norms, makes" in said or f"takes {scale} here" in said
-    larger = readme._read("real_larger")["ways"]["gated_push"]["sets"]
+    larger = readme._read("real_larger")["ways"]["gated_push"]
+    harm, larger = larger["together"]["harmful"], larger["sets"]
+    before, after = (f"{100 * harm[side]['value']:.1f} %" for side in ("before", "after"))
+    assert f"({before} and {after} of {harm['after']['total']})" in said
     freed, unsafe = (larger[f"xstest, {kind}"] for kind in ("borderline", "harmful"))
+    assert "from {:.1f} % to {:.1f} %".format(*(100 * freed[side]["value"] for side in ("before", "after"))) in said
     assert f"All {freed['lost']['count']} replies to safe XSTest prompts that are freed" in said
     before, after = (unsafe[side]["count"] for side in ("before", "after"))
     assert f"{before} of {unsafe['before']['total']} are refused plainly, {after} pushed" in said
