@@ -113,15 +113,18 @@ def read(folder: str | Path) -> dict[str, Any] | None:
     """What was measured in the folder; None where nothing was.
 
     Raises:
-        ValueError: the file cannot be read.
+        ValueError: the file cannot be read, or an older version has written it.
     """
     file = Path(folder) / FILE
     if not file.is_file():
         return None
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{str(file)!r} is no JSON: remove it, and measure again.") from error
+    if any("none" not in own and "nats" not in own for own in found["arms"].values()):
+        raise ValueError(f"{str(file)!r} was written by an older version: remove it, and measure again.")
+    return found
 
 
 def _keep(file: Path, contents: Mapping[str, Any]) -> None:

@@ -885,6 +885,13 @@ BUGS = (
         '"max_new_tokens": self.tokens',
     ),
     Bug(
+        "a study forgets the world that it was given",
+        "test_figures.py::test_another_model_has_no_jailbreaks_and_the_figures_say_so",
+        "figures/study.py",
+        "return self.own or world_of(self.model)",
+        "return world_of(self.model)",
+    ),
+    Bug(
         "a figure fits anew what it was given",
         "test_figures.py::test_on_another_model_what_is_missing_is_absent",
         "figures/study.py",

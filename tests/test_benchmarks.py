@@ -259,6 +259,12 @@ def test_what_is_known_is_asked_once_of_every_arm_that_decides_for_itself(tmp_pa
         capability.measured(knowing(asked), arms, tmp_path, limit=4, progress=False)
 
 
+def test_what_an_older_version_has_written_of_what_is_known_is_refused(tmp_path):
+    (tmp_path / capability.FILE).write_text('{"arms": {"plain": {"right": {}, "perplexity": {}}}}')
+    with pytest.raises(ValueError, match="written by an older version: remove it"):
+        capability.read(tmp_path)
+
+
 def test_what_is_known_is_held_beside_the_plain_model_on_the_same_questions_and_texts(tmp_path):
     found = capability.measured(knowing([]), known_arms(), tmp_path, limit=3, progress=False)
     shown = capability.lines(found)

@@ -184,6 +184,8 @@ def test_another_model_has_no_jailbreaks_and_the_figures_say_so(tiny_model):
     measured = figures.measure("projections", other)
     figures.draw("projections", measured)
     assert set(measured["numbers"]["auc"]) == {"plain", "borderline"}
+    mine = world.World.of(other.model, name="mine")
+    assert replace(figures.Study.of(other.model, world=mine), effort=effort.LITTLE).world is mine
     assert "No jailbreak prompts were there" in projections.caption(measured["numbers"], measured["settings"])
 
 

@@ -80,6 +80,8 @@ class Study:
     """How many resamples, draws, prompts and tokens the figures take."""
     fitted: SCANS | None = None
     """SCANS for this model as it was fitted before; else it is fitted on the validation prompts when first needed."""
+    own: World | None = None
+    """What belongs to the model, where it is not what we have for it."""
 
     @classmethod
     def of(
@@ -113,16 +115,14 @@ class Study:
         if prompts_a_kind is not None:
             anchors, validation = _shorter(anchors, prompts_a_kind), _shorter(validation, prompts_a_kind)
             test = {kind: texts[:prompts_a_kind] for kind, texts in test.items()}
-        found = cls(model, anchors, validation, test, seed, batch_size, progress, fitted=fitted)
-        found.__dict__["world"] = world
-        return found
+        return cls(model, anchors, validation, test, seed, batch_size, progress, fitted=fitted, own=world)
 
     # ── What it is ──
 
     @cached_property
     def world(self) -> World:
         """What belongs to the model."""
-        return world_of(self.model)
+        return self.own or world_of(self.model)
 
     @property
     def bundled(self) -> bool:
