@@ -34,8 +34,8 @@ TIMED, TIMED_TOKENS, ROUNDS = 32, 32, 3
 """Prompts that are timed, new tokens of their replies, and how often each way is timed, in turns."""
 KNOBS = ("position", "layer", "layers", "steers", "multiplier", "scale", "missed")
 """What trials are told apart by; what else they hold is what they did."""
-AXES = {"borderline": -1, "harmful": 1, "jailbreak": 1}
-"""What the front weighs: fewer borderline refusals, more harmful ones and more of jailbreaks."""
+AXES = {queries.OVER_REFUSAL: -1, queries.HARM: 1, queries.JAILBREAK: 1}
+"""What the front weighs, as far as it was asked: less over-refusal, more refusals of harm and of jailbreaks."""
 
 Numbers = dict[str, Any]
 
@@ -75,8 +75,9 @@ def compare(
 
     Returns:
         What `comparison.json` holds: for each way its rates by set and kind with intervals and paired tests against the
-        plain model, KL on harmless prompts (nats), prompts answered rightly and perplexity (where the world knows),
-        seconds a reply, bytes stored, replies and seconds of tuning, and whether it lies on the Pareto front.
+        plain model, the same over all sets of one purpose, KL on harmless prompts (nats), prompts answered rightly and
+        perplexity (where the world knows), seconds a reply, bytes stored, replies and seconds of tuning, and whether it
+        lies on the Pareto front.
 
     Raises:
         ValueError: an unknown method, or a folder of another comparison.
@@ -137,6 +138,8 @@ def told(
         numbers["ways"][way].setdefault("right", {})[name] = rate.as_json()
     for (way, _), nats in queries.divergence(table).items():
         numbers["ways"][way]["kl"] = nats.as_json()
+    for way, purposes in queries.together(table).items():
+        numbers["ways"][way]["together"] = purposes
     _cost(fitting, arms, numbers)
     _front(numbers)
     written(out / "grid.csv", grid(ways).to_csv(index=False))
@@ -234,11 +237,16 @@ def seconds_a_reply(
 
 
 def _front(numbers: Numbers) -> None:
-    """Mark the ways that no other one beats on one axis without losing on another, by the rates as measured."""
+    """Mark the ways that no other one beats on one axis without losing on another, by the rates as measured.
+
+    All sets of one purpose count together. Without prompts to see both over-refusal and defence there is no front.
+    """
+    ways = {name: way["together"] for name, way in numbers["ways"].items() if "together" in way}
+    axes = {purpose: sign for purpose, sign in AXES.items() if all(purpose in way for way in ways.values())}
+    if len(set(axes.values())) < 2:
+        return
     at = {
-        name: [sign * way["refused"][kind]["value"] for kind, sign in AXES.items()]
-        for name, way in numbers["ways"].items()
-        if set(AXES) <= set(way.get("refused", {}))
+        name: [sign * way[purpose]["refused"]["value"] for purpose, sign in axes.items()] for name, way in ways.items()
     }
     for name, mine in at.items():
         beaten = any(

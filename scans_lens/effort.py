@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from scans_lens.prompts import Contrast
@@ -69,7 +69,9 @@ QUICK = Effort(anchors=64, pushed=48, validation=48, tokens=16, scales=4, rounds
 """For a first look at a model of half a billion parameters in minutes on a laptop."""
 EQUAL = Effort(validation=96, settings=30)
 """For comparing methods: each chooses its knobs by as many replies at most, on as many validation prompts."""
-NAMED = {"standard": STANDARD, "quick": QUICK, "equal": EQUAL}
+EQUAL_QUICK = replace(QUICK, settings=12)
+"""The same on a real model in minutes a method."""
+NAMED = {"standard": STANDARD, "quick": QUICK, "equal": EQUAL, "equal-quick": EQUAL_QUICK}
 
 
 def named(name: str) -> Effort:

@@ -89,6 +89,33 @@ def test_longer_replies_are_looked_at_for_circles_and_count(one_model, monkeypat
     assert bench.circles([push, None]) is None and bench.left == 7
 
 
+def test_a_budget_sets_replies_aside_for_longer_ones_where_it_pays_for_settings_beside_them(one_model, monkeypatch):
+    monkeypatch.setattr(choosing, "LOOKED", 8)
+    monkeypatch.setattr(choosing, "replies_under", lambda model, prompts, methods, **how: [["No."]] * len(methods))
+    whole = choosing.Bench.of(one_model, others(N), some, None, budget=24 * N)
+    assert (whole.left, whole.kept) == (24 * N - 32, 32)
+    for left in (16, 0):
+        whole.circles([None, None])
+        assert (whole.left, whole.kept) == (24 * N - 32, left)
+    whole.circles([None])
+    assert (whole.left, whole.kept) == (24 * N - 40, 0)  # more than was set aside
+    for budget, kept in ((6 * N + 32, 32), (6 * N + 31, 0), (None, 0)):
+        assert choosing.Bench.of(one_model, others(N), some, None, budget=budget).kept == kept
+
+
+def test_a_push_that_no_replies_were_left_to_look_at_is_said_to_be_one():
+    class Short(Looping):
+        def circles(self, methods):
+            return super().circles(methods) if not self.looked else None
+
+    found, note = choosing.lasting(TRIALS, lambda one: one.scale, Short({-0.3: 0.5, None: 0.0}))
+    assert found.scale == -0.2
+    assert note == (
+        "No replies were left to look at longer ones under this push. Replies ran in a circle at 0.3 (50% of replies), "
+        "plainly 0%."
+    )
+
+
 # ── The search ───────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -9,12 +9,15 @@ from catalogued import method_file
 from tiny import LOADERS
 from typer.testing import CliRunner
 
-from scans_lens import comparison, evaluation, organism
+from scans_lens import comparison, evaluation, figures, organism, queries
 from scans_lens.__main__ import app
 from scans_lens.comparison import _front, compare
 from scans_lens.conversation import Asking
 from scans_lens.effort import Effort
 from scans_lens.figures import comparison as figure
+from scans_lens.figures import front
+from scans_lens.figures.runs import Runs
+from scans_lens.figures.style import looks
 from scans_lens.methods import catalogue
 from scans_lens.methods.arms import Arm, Fitting, fitted
 from scans_lens.organism import corpus, wordings
@@ -63,6 +66,21 @@ def test_rates_are_those_of_the_table_on_disk(found):
         assert (right["count"], right["total"]) == (sum(map(bool, rows["right"])), len(rows)) and len(rows) == 8
 
 
+def test_sets_of_one_purpose_are_counted_together(found):
+    out, numbers, _ = found
+    table, _ = evaluation.read(out / "replies")
+    for way in ("plain", "system"):
+        rows = table[(table["method"] == way) & (table["kind"] == "borderline")]
+        refused = numbers["ways"][way]["together"]["over-refusal"]["refused"]
+        assert refused["count"] == int((rows[queries.verdicts_of(rows)] == "refused").sum())
+        assert refused["total"] == len(rows) == 8
+    harmless = numbers["ways"]["plain"]["together"]["harmless"]
+    assert harmless["refused"]["total"] == 16 and "change" not in harmless  # plain and quiz
+    change = numbers["ways"]["system"]["together"]["harmful"]["change"]
+    both = [numbers["ways"][way]["together"]["harmful"]["refused"]["value"] for way in ("plain", "system")]
+    assert change["difference"] == pytest.approx(both[1] - both[0])
+
+
 def test_the_plain_model_is_compared_with_nothing_and_the_others_with_it(found):
     _, numbers, _ = found
     assert {rate["p"] for rate in numbers["ways"]["plain"]["refused"].values()} == {None}
@@ -100,6 +118,54 @@ def test_the_figure_is_drawn_from_the_numbers_alone(found, tmp_path):
     assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
 
 
+def test_the_front_has_a_place_for_every_way_that_was_asked(found, monkeypatch):
+    out, numbers, _ = found
+    measured = figures.measure("front", Runs(compared=out))
+    asked = {name for name, way in numbers["ways"].items() if "refused" in way}
+    assert set(measured["numbers"]["ways"]) == asked == {"plain", "system", "self_cd"}
+    picture = figures.draw("front", measured)
+    assert [ax.get_title("left").split(" (")[0] for ax in picture.axes] == [
+        "against harmful prompts",
+        "against jailbreaks",
+    ]
+    legend = [text.get_text().split("  ")[0] for text in picture.legends[0].get_texts()]
+    assert legend == list(measured["numbers"]["ways"])
+    at = {name: way["together"] for name, way in measured["numbers"]["ways"].items()}
+    marks = {tuple(line.get_xydata()[0]) for line in picture.axes[0].lines if len(line.get_xydata()) == 1}
+    assert marks >= {
+        tuple(100 * at[name][purpose]["refused"]["value"] for purpose in ("harmful", "over-refusal")) for name in at
+    }
+    told = front.looks_of(["plain", *map(str, range(30))])
+    assert len({(look["color"], look["marker"]) for look in told.values()}) == 31
+
+
+def test_on_a_panels_front_is_who_is_beaten_on_none_of_its_axes():
+    places = {"plain": (90.0, 50.0), "a": (90.0, 20.0), "b": (95.0, 30.0), "c": (94.0, 31.0), "a's twin": (90.0, 20.0)}
+    assert list(front.front_of(places)) == ["a", "a's twin", "b"]
+
+
+def test_a_comparison_without_harm_has_no_front(found, tmp_path):
+    _, numbers, _ = found
+    ways = {
+        name: {**way, "together": {"over-refusal": way["together"]["over-refusal"]}} if "together" in way else way
+        for name, way in numbers["ways"].items()
+    }
+    (tmp_path / "comparison.json").write_text(json.dumps({**numbers, "ways": ways}))
+    with pytest.raises(ValueError, match="has no front: it needs prompts that only sound harmful and harmful ones"):
+        figures.measure("front", Runs(compared=tmp_path))
+
+
+def test_sets_that_are_not_ours_are_drawn_by_purpose(found):
+    _, numbers, _ = found
+    ways = {
+        name: {**way, "refused": {"xstest, harmful": way["refused"]["harmful"]}} if "refused" in way else way
+        for name, way in numbers["ways"].items()
+    }
+    with looks():
+        drawn = figure.draw({**numbers, "ways": ways}, {})
+    assert [ax.get_title("left") for ax in drawn.axes] == ["over-refusal", "harmless", "harmful", "jailbreaks"]
+
+
 def test_on_another_model_nothing_is_learned_from_that_is_chosen_on(tiny_model):
     world = world_of(tiny_model(LOADERS[0])).with_borderline()
     assert not world.bundled and len(world.validation.borderline) and len(world.borderline)
@@ -110,8 +176,8 @@ def test_on_another_model_nothing_is_learned_from_that_is_chosen_on(tiny_model):
 
 
 def rates(borderline, harmful, jailbreak):
-    at = {"borderline": borderline, "harmful": harmful, "jailbreak": jailbreak}
-    return {"refused": {kind: {"value": value} for kind, value in at.items()}}
+    at = {"over-refusal": borderline, "harmful": harmful, "jailbreaks": jailbreak}
+    return {"together": {purpose: {"refused": {"value": value}} for purpose, value in at.items() if value is not None}}
 
 
 def test_on_the_front_is_who_nobody_beats():
@@ -126,6 +192,15 @@ def test_on_the_front_is_who_nobody_beats():
     _front({"ways": ways})
     assert {name for name, own in ways.items() if own.get("front")} == {"better", "other", "twin"}
     assert "front" not in ways["unknown"]
+
+
+def test_without_jailbreaks_the_front_is_of_what_was_asked_and_without_harm_there_is_none():
+    ways = {"plain": rates(0.5, 1.0, None), "better": rates(0.1, 1.0, None), "worse": rates(0.2, 0.9, None)}
+    _front({"ways": ways})
+    assert [own["front"] for own in ways.values()] == [False, True, False]
+    alone = {"plain": rates(0.5, None, None), "better": rates(0.1, None, None)}
+    _front({"ways": alone})
+    assert not any("front" in own for own in alone.values())
 
 
 @pytest.fixture(scope="module")

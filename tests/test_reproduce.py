@@ -110,13 +110,31 @@ def test_thirds_cover_every_layer_once():
     assert layers_by_thirds(32) == {"former": range(0, 10), "middle": range(10, 21), "latter": range(21, 32)}
 
 
-def test_the_papers_rows_stand_below_ours_where_it_is_the_papers_model(runs):
+def test_the_papers_rows_stand_below_ours_where_sets_are_the_papers(runs):
     rates = [{("mine", "harmful"): Rate(3, 4), ("mine", "borderline"): Rate(1, 4)}]
-    papers = {runs.published: {"scans": {"mine harmful": 98.0, "right": 97.5}}}
+    papers = {runs.beside: {"scans": {"mine harmful": 98.0, "right": 97.5}}}
     ours, theirs = tables.rows_of(runs, "scans", rates, papers)
     assert ours == ("scans", "here", "75.0 [19, 99]", "25.0 [1, 81]", "75.0")
-    assert theirs == ("scans", "paper", "98.0", "", "97.5")
+    assert theirs == ("scans", "paper's Llama-2-7b", "98.0", "", "97.5")
     assert len(tables.rows_of(runs, "plain", rates, papers)) == 1
+    assert len(tables.rows_of(runs, "scans", rates, published.REFUSED)) == 1  # of other sets than ours
+
+
+def test_whose_rows_stand_below_ours_is_said(world, bundled, tmp_path):
+    of_hub = dataclasses.replace(world, name="lmsys/vicuna-7b-v1.5")
+    assert Experiments(of_hub, tmp_path).whose == "paper"
+    assert Experiments(of_hub, tmp_path).beside == "vicuna-7b-v1.5"
+    assert Experiments(world, tmp_path).whose == "paper's Llama-2-7b"
+    assert Experiments(papers_world(bundled), tmp_path).beside == ""
+
+
+def test_the_papers_thresholds_stand_below_those_of_another_model(world, runs):
+    """They are cosines of its own, so that none of ours is the same."""
+    asked = dataclasses.replace(next(iter(world.sets)), name="xstest")
+    alike = dataclasses.replace(runs, world=dataclasses.replace(world, load_sets=lambda: [asked]))
+    rows = [row for row in tables.by_threshold(alike).rows if row[1] != tables.HERE]
+    assert [row[0] for row in rows] == ["0.80", "0.75", "0.70", "0.65", "0.60"]
+    assert rows[0][2:] == ("71.0", "3.6", "96.2")
 
 
 def test_right_is_the_share_of_harmless_prompts_answered_and_harmful_ones_refused():

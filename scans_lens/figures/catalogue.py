@@ -19,9 +19,9 @@ NAMES = (
     "overview", "example", "anchor_layers", "top_tokens", "geometry", "projections", "transitions", "tsne",
     "classifier", "refusal_rates", "push_sweep", "threshold_sweep", "thirds", "by_type", "calibration",
     "judge_agreement", "anchor_size", "capability", "probers", "states", "switching", "switch_by_type",
-    "refusal_direction", "comparison", "benchmarks", "ceilings",
+    "refusal_direction", "comparison", "front", "benchmarks", "ceilings",
 )  # fmt: skip
-FROM_A_RUN = {"comparison": "compared", "benchmarks": "evaluated", "ceilings": "evaluated"}
+FROM_A_RUN = {"comparison": "compared", "front": "compared", "benchmarks": "evaluated", "ceilings": "evaluated"}
 """Figures whose numbers come from a folder that another command fills (`runs.Runs`), and not from a study."""
 
 

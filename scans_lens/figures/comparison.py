@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scans_lens.figures import captions
 from scans_lens.figures.captions import Numbers
-from scans_lens.figures.style import FAINT, INK, KINDS, SOFT, blank, looks, save, settled
+from scans_lens.figures.runs import comparison_of
+from scans_lens.figures.style import FAINT, KINDS, SOFT, blank, looks, save, settled
 
 if TYPE_CHECKING:
     from scans_lens.figures.picture import Picture
     from scans_lens.figures.runs import Runs
 
 ABOUT = "who is refused under every method that is compared"
-SETTINGS = ("model", "anchors", "validation", "sets", "max_new_tokens")
-"""What the numbers of a comparison depend on."""
 
 
 def measure(runs: Runs) -> dict[str, Any]:
@@ -25,25 +23,14 @@ def measure(runs: Runs) -> dict[str, Any]:
     Raises:
         ValueError: no folder is given, or it holds no comparison.
     """
-    if runs.compared is None:
-        raise ValueError(
-            "The comparison is measured by `python -m scans_lens compare --out FOLDER`; then give its FOLDER "
-            "(--compared)."
-        )
-    file = Path(runs.compared) / "comparison.json"
-    if not file.is_file():
-        raise ValueError(
-            f"There is no comparison.json in {str(runs.compared)!r}: it was never filled, or not to its end."
-        )
-    found = json.loads(file.read_text(encoding="utf-8"))
-    return {**found, "settings": {name: found[name] for name in SETTINGS}, "made_with": found["versions"]}
+    return comparison_of(runs, "comparison")
 
 
 def caption(numbers: Numbers, settings: Numbers) -> str:
-    total = numbers["ways"]["plain"]["refused"]
+    total = _rates(_asked(numbers))["plain"]
     return captions.caption(
         captions.model(numbers),
-        "n = " + ", ".join(f"{total[kind]['total']} {kind}" for kind in _kinds(_asked(numbers))) + " test prompts.",
+        "n = " + ", ".join(f"{rate['total']} {kind}" for kind, rate in total.items()) + " test prompts.",
         f"All learned from {numbers['anchors']['a side']} anchors a side (SafeSwitch from kinds of its own) and",
         f"chose their knobs on {numbers['validation']['a kind']} validation prompts a kind.",
         "Bars: 95 %, Clopper–Pearson where each prompt is an item of its own, else bootstrap over items. Lines and",
@@ -57,32 +44,35 @@ def _asked(numbers: Numbers) -> dict[str, Any]:
     return {name: way for name, way in numbers["ways"].items() if way.get("refused")}
 
 
-def _kinds(ways: Numbers) -> list[str]:
-    """Kinds of prompts, or sets with their kind, that all of them were asked: our kinds where there are some."""
-    asked = [name for name in ways["plain"]["refused"] if all(name in way["refused"] for way in ways.values())]
-    return [kind for kind in KINDS if kind in asked] or asked
+def _rates(ways: Numbers) -> dict[str, dict[str, Any]]:
+    """By way, refusals of our kinds; where other sets were asked, of all sets of a purpose together."""
+    ours = [kind for kind in KINDS if all(kind in way["refused"] for way in ways.values())]
+    if ours:
+        return {name: {kind: way["refused"][kind] for kind in ours} for name, way in ways.items()}
+    return {
+        name: {purpose: way["together"][purpose]["refused"] for purpose in LOOKS if purpose in way["together"]}
+        for name, way in ways.items()
+    }
 
 
-def _look(name: str) -> dict[str, Any]:
-    """Colour and mark of a kind, or of a set by the kind behind its name."""
-    kind = name.rpartition(", ")[2]
-    return KINDS.get({"harmless": "plain"}.get(kind, kind), {"color": INK, "marker": "o"})
+LOOKS = {"over-refusal": "borderline", "harmless": "plain", "harmful": "harmful", "jailbreaks": "jailbreak"}
+"""Purposes of sets, and the kinds whose colours and marks they have."""
 
 
 def draw(numbers: Numbers, settings: Numbers) -> Picture:
     """One row a method, one panel a kind; vertical lines are the plain model, and black names lie on the front."""
     ways = _asked(numbers)
-    kinds = _kinds(ways)
+    rates = _rates(ways)
+    kinds = list(rates["plain"])
     picture = blank(10.0, 1.5 + 0.27 * len(ways), caption(numbers, settings))
     panels = picture.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     names = list(ways)[::-1]
     for ax, kind in zip(panels, kinds, strict=True):
-        look = _look(kind)
-        plain = ways["plain"]["refused"][kind]
+        look, plain = KINDS[LOOKS.get(kind, kind)], rates["plain"][kind]
         ax.axvspan(*(100 * edge for edge in plain["interval"]), color=FAINT, alpha=0.5, linewidth=0)
         ax.axvline(100 * plain["value"], color=SOFT, linewidth=0.8)
         for row, name in enumerate(names):
-            rate = ways[name]["refused"][kind]
+            rate = rates[name][kind]
             low, high = (100 * edge for edge in rate["interval"])
             ax.plot([low, high], [row, row], color=look["color"], linewidth=1.6, solid_capstyle="butt")
             ax.plot(100 * rate["value"], row, marker=look["marker"], color=look["color"], markersize=5)

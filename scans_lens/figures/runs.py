@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,29 @@ class Runs:
     """By `python -m scans_lens compare --out`."""
     evaluated: Path | None = None
     """By `python -m scans_lens evaluate --out`."""
+
+
+COMPARED = ("model", "anchors", "validation", "sets", "max_new_tokens")
+"""What the numbers of a comparison depend on."""
+
+
+def comparison_of(runs: Runs, what: str) -> dict[str, Any]:
+    """What a comparison has found, with its settings and versions.
+
+    Raises:
+        ValueError: no folder is named, or it holds no comparison.
+    """
+    if runs.compared is None:
+        raise ValueError(
+            f"The {what} is measured by `python -m scans_lens compare --out FOLDER`; then give its FOLDER (--compared)."
+        )
+    file = Path(runs.compared) / "comparison.json"
+    if not file.is_file():
+        raise ValueError(
+            f"There is no comparison.json in {str(runs.compared)!r}: it was never filled, or not to its end."
+        )
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return {**found, "settings": {name: found[name] for name in COMPARED}, "made_with": found["versions"]}
 
 
 def table_of(runs: Runs, what: str) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -40,6 +40,8 @@ VALIDATION_TOKENS = 24
 LOOKED, LONG = 24, 64
 """Validation prompts, and new tokens of their replies, that are looked at before a setting is taken: in a reply's
 beginning it is not yet seen whether it runs in a circle."""
+LOOKS = 3
+"""So many settings a budget of replies sets longer ones aside for, where it pays for enough settings beside them."""
 CIRCLES = 0.1
 """By how much more of them may do so than under the plain model, as a share of them."""
 
@@ -84,6 +86,8 @@ class Bench:
     left: float = math.inf
     """Replies; without end where no budget is given."""
     effort: Effort = STANDARD
+    kept: float = 0.0
+    """More of them, for looking at longer ones alone."""
 
     @classmethod
     def of(
@@ -110,9 +114,11 @@ class Bench:
                 "small."
             )
         left = math.inf if budget is None else float(budget)
+        looks = float((1 + LOOKS) * min(LOOKED, n))  # the plain model's are looked at, too
+        kept = looks if budget is not None and budget >= 3 * n + looks else 0.0
         effort = effort or standard()
         tokens = reply_tokens(judge, effort.tokens)
-        return cls(model, others, validation.harmful, judge, tokens, batch_size, progress, left, effort)
+        return cls(model, others, validation.harmful, judge, tokens, batch_size, progress, left - kept, effort, kept)
 
     @property
     def asked(self) -> tuple[Prompt, ...]:
@@ -163,9 +169,10 @@ class Bench:
         None where the budget does not reach.
         """
         asked = spread(self.asked, LOOKED)
-        if not asked or len(asked) * len(methods) > self.left:
+        cost = len(asked) * len(methods)
+        if not asked or cost > self.kept + self.left:
             return None
-        self.left -= len(asked) * len(methods)
+        self.kept, self.left = max(0.0, self.kept - cost), self.left - max(0.0, cost - self.kept)
         how = {"max_new_tokens": max(LONG, self.tokens), "batch_size": self.batch_size, "progress": self.progress}
         given = replies_under(self.model, asked, methods, **how)
         return [sum(is_degenerate(said(reply)) for reply in replies) / len(asked) for replies in given]
@@ -243,6 +250,8 @@ def lasting(
             note = f"{note} Under every push replies ran in a circle; this is the smallest."
             break
         left = smaller
+    if seen is None and dropped:
+        note = f"{note} No replies were left to look at longer ones under this push."
     if dropped:
         note = f"{note} Replies ran in a circle at {', '.join(dropped)}, plainly {plain:.0%}."
     return trial, note.strip()

@@ -40,6 +40,8 @@ VALIDATION = 128
 """Validation prompts of a kind, at most."""
 PRESET = "release"
 """Of SCANS on the paper's models."""
+SHOWN = "Llama-2-7b-chat-hf"
+"""The paper's model whose rows stand below those of a real model that is none of the paper's."""
 
 
 def papers_world(model: Model) -> World:
@@ -88,6 +90,16 @@ class Experiments:
     @property
     def of_the_paper(self) -> bool:
         return self.published in PUBLISHED
+
+    @property
+    def beside(self) -> str:
+        """The paper's model whose rows stand below ours; empty for the bundled one, which is asked other sets."""
+        return self.published if self.of_the_paper else "" if self.world.bundled else SHOWN
+
+    @property
+    def whose(self) -> str:
+        """What those rows are called."""
+        return "paper" if self.of_the_paper else f"paper's {self.beside.removesuffix('-chat-hf')}"
 
     @property
     def pool(self) -> Contrast:

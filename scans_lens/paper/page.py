@@ -17,7 +17,7 @@ import torch
 from scans_lens import artefacts
 from scans_lens.model import device_of, identity, unembedding_of
 from scans_lens.paper.experiments import Experiments
-from scans_lens.paper.tables import Sheet
+from scans_lens.paper.tables import HERE, Sheet
 
 
 def write(runs: Experiments, sheets: Sequence[Sheet]) -> Path:
@@ -27,7 +27,10 @@ def write(runs: Experiments, sheets: Sequence[Sheet]) -> Path:
     for name, part in {
         "model": "the bundled model" if runs.world.bundled else escape(runs.world.name),
         "beside": "The paper's own numbers stand below ours." if runs.of_the_paper else
-        "This is none of the paper's models, so nothing of the paper's stands beside it.",
+        "This is none of the paper's models, and was asked other sets, so nothing of the paper's stands beside it."
+        if not runs.beside else
+        f"This is none of the paper's models: what the paper has of {runs.beside} stands below ours, of the same sets "
+        "by the paper's own judge.",
         "tables": "".join(map(_html, sheets)),
         "circumstances": escape(json.dumps(about, indent=1, ensure_ascii=False)),
     }.items():  # fmt: skip
@@ -46,7 +49,9 @@ def _html(sheet: Sheet) -> str:
         + "".join(f"<th>{escape(cell)}</th>" for cell in sheet.head)
         + "</tr></thead><tbody>"
         + "".join(
-            f"<tr class={row[1] or 'here'}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+            f"<tr class={'here' if row[1] == HERE else 'paper'}>"
+            + "".join(f"<td>{escape(cell)}</td>" for cell in row)
+            + "</tr>"
             for row in sheet.rows
         )
         + "</tbody></table></div>"

@@ -54,6 +54,9 @@ MISSED = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 TIMED, TIMED_TOKENS, ROUNDS, AT_ONCE = 64, 64, 3, 8
 """Prompts whose replies are timed, new tokens of these, how often, and prompts of a batch."""
 
+HERE = "here"
+"""What a row is called that was measured, and is not the paper's."""
+
 Rates = Mapping[tuple[str, str], Rate]
 """By set and kind."""
 
@@ -95,14 +98,14 @@ def top_tokens(runs: Experiments) -> Sheet:
         )
         for draw in range(runs.draws)
     ]  # fmt: skip
-    papers, rows = published.TOP_TOKENS.get(runs.published, {}), []
+    papers, rows = published.TOP_TOKENS.get(runs.beside, {}), []
     for parts in zip(*drawn, strict=True):
         first = parts[0]
         counts = [float(sum(token.strip() in words for token in part.tokens)) for part in parts]
         band = f"{first.name} ({first.layers[0]}-{first.layers[-1]})"
-        rows.append((band, "here", "  ".join(repr(token)[1:-1] for token in first.tokens), spread(counts, 0)))
+        rows.append((band, HERE, "  ".join(repr(token)[1:-1] for token in first.tokens), spread(counts, 0)))
         if first.name in papers:
-            rows.append((band, "paper", "  ".join(papers[first.name]), ""))
+            rows.append((first.name, runs.whose, "  ".join(papers[first.name]), ""))
     note = (
         f"Tokens of the first of {runs.draws} draws of {runs.size} anchors a side. Refusal words among the ten: mean "
         "± standard deviation over the draws."
@@ -138,7 +141,8 @@ def by_third(runs: Experiments) -> Sheet:
         rates = [queries.refused(_where(table, "method", name)) for table in tables]
         lost = spread([knows.perplexity(of_draw[place].method, -1.0).value for of_draw in arms], 2)
         for _, whose, *cells in rows_of(runs, name, rates, published.THIRDS):
-            rows.append((f"{name} ({layers[0]}-{layers[-1]})", whose, *cells, lost if whose == "here" else ""))
+            ours = whose == HERE
+            rows.append((f"{name} ({layers[0]}-{layers[-1]})" if ours else name, whose, *cells, lost if ours else ""))
     plain = knows.perplexity(None, None).value
     chosen = {f"{min(scans.layers)}-{max(scans.layers)}" for scans in fits}
     notes = (
@@ -161,7 +165,8 @@ def by_scale(runs: Experiments) -> Sheet:
     for alpha in ALPHAS:
         rates = [queries.refused(_where(table, "setting", f"{alpha:g}")) for table in tables]
         label = f"{alpha:g}" if runs.of_the_paper else f"{alpha / usual:.2f} x the chosen"
-        rows += [(label, *row[1:]) for row in rows_of(runs, f"{alpha:g}", rates, published.ALPHA)]
+        measured, *below = rows_of(runs, f"{alpha:g}", rates, published.ALPHA)
+        rows += [(label, *measured[1:]), *below]
     mean = fmean(scans.scale for scans in fits)
     note = "" if runs.of_the_paper else f"The chosen scale is {mean:.3g} {fits[0].unit}, mean over draws."
     return _rated(runs, 6, "alpha", rows, note)
@@ -179,6 +184,10 @@ def by_threshold(runs: Experiments) -> Sheet:
             for table, threshold in zip(tables, thresholds, strict=True)
         ]  # fmt: skip
         rows += rows_of(runs, label, rates, published.THRESHOLD)
+    if not runs.of_the_paper:  # there thresholds are numbers of its own
+        rows += [
+            row for value in THRESHOLDS if (row := papers_row(runs, f"{value:.2f}", published.THRESHOLD)) is not None
+        ]
     return _rated(runs, 7, "threshold", rows, *notes)
 
 
@@ -230,14 +239,16 @@ def capability(runs: Experiments) -> Sheet:
         lost = spread([knows.perplexity(method, sign).value for method in methods], 3)
         rates = [Rate.of(knows.right(method, runs.limit)) for method in methods] if answers else []
         questions = rates[0].total if rates else questions
-        rows.append((name, "here", lost, rate_cell(rates) if rates else ""))
+        rows.append((name, HERE, lost, rate_cell(rates) if rates else ""))
     notes = []
     if runs.of_the_paper:
         rows += [_as_released(runs, "plain, the authors' form", [None])]
         rows += [_as_released(runs, "SCANS, the authors' form", fits)]
         notes += ["The authors' forms are the paper's, not comparable with the standard ones above (`released`)."]
-    for name, row in published.CAPABILITY.get(runs.published, {}).items():
-        rows.append((name, "paper", f"{row['WikiText-2']:.2f}", f"{row['MMLU']:.1f}"))
+    elif runs.beside:
+        notes += ["The paper's rows are in its authors' own forms (`released`), not comparable with ours."]
+    for name, row in published.CAPABILITY.get(runs.beside, {}).items():
+        rows.append((name, runs.whose, f"{row['WikiText-2']:.2f}", f"{row['MMLU']:.1f}"))
     notes.append(
         f"{ITEMS} answers of the corpus to plain test prompts, after those prompts, and {questions} quiz questions; "
         "mean ± standard deviation over the draws of anchors, the plain model with its 95 % interval."
@@ -254,7 +265,7 @@ def _as_released(runs: Experiments, name: str, methods: Sequence[SCANS | None]) 
     text, how = "\n".join(wikitext()), {"progress": runs.progress}
     lost = [released.perplexity(runs.model, text, method, **how)[0] for method in methods]
     right = [released.mmlu(runs.model, method, limit=runs.limit, **how).rate for method in methods]
-    return name, "here", spread(lost, 3), rate_cell(right)
+    return name, HERE, spread(lost, 3), rate_cell(right)
 
 
 def speed(runs: Experiments) -> Sheet:
@@ -275,12 +286,12 @@ def speed(runs: Experiments) -> Sheet:
             tokens = sum(map(len, said.tokens))
             rates.append(tokens / (time.perf_counter() - began))
         median = sorted(rates)[ROUNDS // 2]
-        rows.append((name, "here", f"{median:.0f}", f"{tokens / len(asked):.0f}", _peak(runs.model)))
+        rows.append((name, HERE, f"{median:.0f}", f"{tokens / len(asked):.0f}", _peak(runs.model)))
     began = time.perf_counter()
     scans.transitions(runs.model, asked, batch_size=AT_ONCE)
     each = 1000 * (time.perf_counter() - began) / len(asked)
-    for name, row in published.SPEED.get(runs.published, {}).items():
-        rows.append((name, "paper", f"{row['tokens/s']:.2f}", "", f"{row['memory, MB']:.0f}"))
+    for name, row in published.SPEED.get(runs.beside, {}).items():
+        rows.append((name, runs.whose, f"{row['tokens/s']:.2f}", "", f"{row['memory, MB']:.0f}"))
     notes = (
         f"{len(asked)} prompts, {AT_ONCE} at once, median of {ROUNDS}. Reading a prompt and deciding: {each:.1f} ms a "
         "query, prefill included, which is in SCANS' tokens a second here and not in the paper's.",
@@ -312,12 +323,20 @@ def rows_of(
     """A row of what was measured over the draws, and below it what the paper has under that name."""
     rates, columns = list(rates), _columns(runs)
     cells = [rate_cell([of_draw[column] for of_draw in rates]) for column in columns]
-    rows = [(way, "here", *cells, spread([100 * right(of_draw) for of_draw in rates], 1))]
-    known = papers.get(runs.published, {}).get(way)
-    if known:
-        there = [f"{known[name]:.1f}" if (name := " ".join(column)) in known else "" for column in columns]
-        rows.append((way, "paper", *there, f"{known['right']:.1f}"))
-    return rows
+    rows = [(way, HERE, *cells, spread([100 * right(of_draw) for of_draw in rates], 1))]
+    below = papers_row(runs, way, papers)
+    return rows if below is None else [*rows, below]
+
+
+def papers_row(
+    runs: Experiments, way: str, papers: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> tuple[str, ...] | None:
+    """What the paper has under that name, in our columns; None where it has nothing, or no set that was asked."""
+    known, columns = papers.get(runs.beside, {}).get(way, {}), [" ".join(column) for column in _columns(runs)]
+    if not known.keys() & set(columns):
+        return None
+    there = (f"{known[column]:.1f}" if column in known else "" for column in columns)
+    return way, runs.whose, *there, f"{known['right']:.1f}"
 
 
 def right(rates: Rates) -> float:

@@ -44,7 +44,9 @@ System = Annotated[str | None, typer.Option(help="A system prompt, before every 
 Thinking = Annotated[str | None, typer.Option(help="on or off; as the template has it by default.")]
 Effort = Annotated[
     str,
-    typer.Option(help="standard, quick or equal (as `compare` has it): how many prompts and replies a fit may take."),
+    typer.Option(
+        help="standard, quick, equal (as `compare` has it) or equal-quick: how many prompts and replies a fit may take."
+    ),
 ]
 
 Halves = Annotated[

@@ -209,7 +209,7 @@ def reproduce(
     thinking: Thinking = None,
     effort: Effort = "standard",
 ) -> None:
-    """Measure the tables of the SCANS paper on a model, beside the paper's numbers where it is one of the paper's."""
+    """Measure the tables of the SCANS paper on a model, beside the paper's numbers: its own, or Llama-2-7b's."""
     with sentences():
         from rich import box
         from rich.table import Table
@@ -239,7 +239,7 @@ def reproduce(
             for place, column in enumerate(sheet.head):
                 shown.add_column(column, no_wrap=place < 2 or number > 1, justify="left" if place < 2 else "right")
             for row in sheet.rows:
-                shown.add_row(*row, style="dim" if row[1] == "paper" else "")
+                shown.add_row(*row, style="" if row[1] == tables.HERE else "dim")
             screen().print(shown)
             for note in sheet.notes:
                 typer.echo(note)
