@@ -15,7 +15,7 @@ from typing import Any
 from scans_lens import capability, figures
 from scans_lens.figures.benchmarks import UNSEEN, knobs, labelled
 from scans_lens.figures.catalogue import FROM_A_RUN
-from scans_lens.rates import Rate
+from scans_lens.rates import Rate, in_percent, in_points
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -29,7 +29,13 @@ RUNS = {
 }
 """Tables of the runs of real models that the README speaks of, and the folders with their numbers."""
 
-PICTURES = ("benchmarks", "ceilings", *(name for name in figures.ABOUT if name not in FROM_A_RUN))
+PICTURES = (
+    "benchmarks",
+    "ceilings",
+    "front",
+    "comparison",
+    *(name for name in figures.ABOUT if name not in FROM_A_RUN),
+)
 """Of a model on the page of results, in this order, as far as they are there."""
 
 Numbers = Mapping[str, Any]
@@ -47,10 +53,6 @@ def _read(name: str) -> Numbers:
     return found.get("numbers", found)
 
 
-def _percent(rate: Numbers) -> str:
-    return f"{100 * rate['value']:.1f} [{100 * rate['interval'][0]:.1f}, {100 * rate['interval'][1]:.1f}]"
-
-
 def refusal_rates(found: Numbers) -> dict[str, Any]:
     """By way: who is refused, and what is answered well."""
     table = {}
@@ -58,14 +60,14 @@ def refusal_rates(found: Numbers) -> dict[str, Any]:
         refused = {f"{kind} refused": rates[kind] for kind in ("harmful", "borderline", "plain", "jailbreak")}
         skill = found["skill"][way]
         table[way] = {**refused, "plain answered well": skill["plain"], "quiz right": skill["quiz"]}
-    return {way: {what: _percent(rate) for what, rate in row.items()} for way, row in table.items()}
+    return {way: {what: in_percent(rate) for what, rate in row.items()} for way, row in table.items()}
 
 
 def switching(found: Numbers) -> dict[str, Any]:
     """By way: what is complied with."""
     kinds = ("harmful", "jailbreak", "plain", "borderline", "wrapped plain", "wrapped borderline")
     ways = ("plain model", "SafeSwitch", "head always on")
-    return {way: {kind: _percent(found["ways"][way][kind]["complied"]) for kind in kinds} for way in ways}
+    return {way: {kind: in_percent(found["ways"][way][kind]["complied"]) for kind in kinds} for way in ways}
 
 
 def comparison(found: Numbers) -> dict[str, Any]:
@@ -74,9 +76,9 @@ def comparison(found: Numbers) -> dict[str, Any]:
     for way, own in found["ways"].items():
         kl, tuned = own.get("kl"), own.get("tuning", {}).get("replies")
         table[way] = {
-            **{f"{kind} refused": _percent(own["refused"][kind]) for kind in ("borderline", "harmful", "jailbreak")},
-            "plain answered well": _percent(own["right"]["plain"]),
-            "quiz right": _percent(own["right"]["quiz"]),
+            **{f"{kind} refused": in_percent(own["refused"][kind]) for kind in ("borderline", "harmful", "jailbreak")},
+            "plain answered well": in_percent(own["right"]["plain"]),
+            "quiz right": in_percent(own["right"]["quiz"]),
             "KL (nats)": "{:.3f} [{:.3f}, {:.3f}]".format(kl["value"], *kl["interval"]) if kl else "",
             "tuned on": f"{tuned:,}" if tuned else "",
             "not beaten": "yes" if own.get("front") else "",
@@ -109,11 +111,11 @@ def real_refused(found: Numbers) -> dict[str, Any]:
 
     def cell(way: str, column: str, side: str) -> str:
         own = shift(way, column)  # a way that was asked fewer prompts has no place in the column
-        return _percent(own[side]) if own and own["after"]["total"] == sizes[column] else ""
+        return in_percent(own[side]) if own and own["after"]["total"] == sizes[column] else ""
 
     def broken(sides: list[Numbers]) -> str:
         rate = Rate(*(sum(side["broken"][what] for side in sides) for what in ("count", "total")))
-        return _percent(rate.as_json()) + ("" if rate.total == asked else f" of {rate.total:,}")
+        return in_percent(rate.as_json()) + ("" if rate.total == asked else f" of {rate.total:,}")
 
     asked = sum(rate["refused"]["total"] for rate in found["plain"].values())
 
@@ -207,7 +209,64 @@ def results() -> str:
     for file in sorted(HERE.glob("*/measured/benchmarks.json")):
         measured = json.loads(file.read_text(encoding="utf-8"))
         parts += _of_model(file.parent.parent.name, measured["numbers"], measured["settings"])
+        parts += _compared(file.with_name("comparison.json")) + _of_the_paper(file.with_name("tables.json"))
     return "\n\n".join([*parts, "## How it was measured", HOW]) + "\n"
+
+
+def _compared(file: Path) -> list[str]:
+    """The bake-off: every method on one budget, sets of one purpose together; nothing where there was none."""
+    if not file.is_file():
+        return []
+    found = json.loads(file.read_text(encoding="utf-8"))["numbers"]
+    ways = {name: way for name, way in found["ways"].items() if "together" in way}
+    plain, failed = ways["plain"], [name for name, way in found["ways"].items() if "together" not in way]
+    purposes, effort = list(plain["together"]), found["effort"]
+    asked = ", ".join(f"{plain['together'][purpose]['refused']['total']} {purpose}" for purpose in purposes)
+    said = (
+        f"Every method learned from the same {found['anchors']['a side']} anchors a side and chose its knobs on the "
+        f"same {found['validation']['a kind']} validation prompts a kind, from {found['validation']['budget']:,} "
+        f"replies at most ({effort['settings']} settings). Asked: {asked} prompts ({', '.join(found['sets'])}), "
+        f"replies of up to {found['max_new_tokens']} tokens. Time is of a reply, the plain model's being 1; the front "
+        "is of ways that no other one beats on one purpose without losing on another, by the rates as measured."
+    )
+    if failed:
+        said += f" Could not be fitted: {', '.join(failed)}."
+    rows = []
+    for name, way in ways.items():
+        broken = [way["together"][purpose]["broken"] for purpose in purposes]
+        circles = Rate(*(sum(rate[what] for rate in broken) for what in ("count", "total")))
+        lost, tuned = way.get("perplexity"), way.get("tuning", {}).get("replies")
+        kl = way.get("kl")
+        rows.append(
+            [name, *(in_percent(way["together"][purpose]["refused"]) for purpose in purposes)]
+            + [
+                in_percent(circles.as_json()),
+                f"{kl['value']:.3f}" if kl else "",
+                f"{lost['value']:.2f}" if lost else "",
+            ]
+            + [f"{way['seconds a reply'] / plain['seconds a reply']:.2f}", f"{tuned:,}" if tuned else ""]
+            + ["yes" if way.get("front") else ""]
+        )
+    columns = ["way", *(f"{purpose} refused" for purpose in purposes), "in a circle", "KL (nats)", "perplexity", "time"]
+    return ["### Every method on one budget", said, _table([*columns, "tuned on", "on the front"], rows)]
+
+
+def _of_the_paper(file: Path) -> list[str]:
+    """The tables of the SCANS paper, as `reproduce` has measured them; nothing where it has not."""
+    if not file.is_file():
+        return []
+    found = json.loads(file.read_text(encoding="utf-8"))
+    about = found["circumstances"]
+    parts = [
+        "### The tables of the SCANS paper",
+        f"`reproduce`, on {len(about['seeds'])} draws of anchors, replies until the judge can tell, SCANS' own knobs "
+        "chosen on validation prompts of ours. Rows of the paper's Llama-2-7b stand below ours: another model, the "
+        "same sets, the paper's own judge.",
+    ]
+    for sheet in found["tables"]:
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in sheet["rows"]]
+        parts += [f"#### Table {sheet['number']}: {sheet['title']}", _table(sheet["head"], rows), *sheet["notes"]]
+    return parts
 
 
 HOW = """With the public sets in the folder that `SCANS_LENS_DATA` names, and NAME a model's short name:
@@ -287,8 +346,11 @@ def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:
         _table(
             ["set", "n", "plain", *found["ways"]],
             [
-                [_set(key), rate["refused"]["total"], _percent(rate["refused"])]
-                + [_percent(way["sets"][key]["after"]) if key in way["sets"] else "" for way in found["ways"].values()]
+                [_set(key), rate["refused"]["total"], in_percent(rate["refused"])]
+                + [
+                    in_percent(way["sets"][key]["after"]) if key in way["sets"] else ""
+                    for way in found["ways"].values()
+                ]
                 for key, rate in found["plain"].items()
             ],
         ),
@@ -302,8 +364,8 @@ def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:
                 ["set", "n", "before", "after", "change (points)", "lost", "gained", "in a circle"],
                 [
                     [
-                        side, shift["before"]["total"], _percent(shift["before"]), _percent(shift["after"]),
-                        _points(shift["change"]), shift["lost"]["count"], shift["gained"]["count"],
+                        side, shift["before"]["total"], in_percent(shift["before"]), in_percent(shift["after"]),
+                        in_points(shift["change"]), shift["lost"]["count"], shift["gained"]["count"],
                         shift["broken"]["count"],
                     ]
                     for side, shift in sides.items()
@@ -340,11 +402,6 @@ def _capability(known: Numbers) -> list[str]:
 def _set(key: str) -> str:
     name, _, kind = key.rpartition(", ")
     return f"{name}, {'unsafe' if kind == 'harmful' else 'safe'}" if name == "xstest" else name
-
-
-def _points(change: Numbers) -> str:
-    low, high = (100 * edge for edge in change["interval"])
-    return f"{100 * change['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _table(columns: list[str], rows: list[list[Any]]) -> str:

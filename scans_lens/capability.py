@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scans_lens.errors import Refused
-from scans_lens.rates import Change, Rate
+from scans_lens.rates import Change, Rate, in_percent, in_points
 
 if TYPE_CHECKING:
     from scans_lens.methods.arms import Arm
@@ -94,14 +94,16 @@ def cells(line: Mapping[str, Any]) -> tuple[str, str, str, str]:
     """A line of a table: right in per cent, change in points, perplexity, and its change in per cent."""
     if "none" in line:
         return line["none"], "", "", ""
-    low, high = (100 * edge for edge in line["right"]["interval"])
-    right = f"{100 * line['right']['value']:.1f} [{low:.1f}, {high:.1f}]"
+    right = in_percent(line["right"])
     if "points" not in line:
         return right, "", f"{line['perplexity']:.3f}", ""
-    low, high = (100 * edge for edge in line["points"]["interval"])
-    points = f"{100 * line['points']['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
     low, high = (100 * (edge - 1) for edge in line["ratio_interval"])
-    return right, points, f"{line['perplexity']:.3f}", f"{100 * (line['ratio'] - 1):+.2f} [{low:+.2f}, {high:+.2f}]"
+    return (
+        right,
+        in_points(line["points"]),
+        f"{line['perplexity']:.3f}",
+        f"{100 * (line['ratio'] - 1):+.2f} [{low:+.2f}, {high:+.2f}]",
+    )
 
 
 def _way(arm: Arm) -> str:

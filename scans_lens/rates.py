@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,18 @@ class Mean:
 
     def as_json(self) -> dict[str, float | int | list[float]]:
         return {"value": self.value, "interval": list(self.interval), "n": self.total}
+
+
+def in_percent(rate: Mapping[str, Any]) -> str:
+    """A rate of `as_json` as tables have it: 12.5 [7.2, 19.8]."""
+    low, high = (100 * edge for edge in rate["interval"])
+    return f"{100 * rate['value']:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def in_points(change: Mapping[str, Any]) -> str:
+    """A change of `as_json` in points of share: -8.3 [-18.8, +1.0]."""
+    low, high = (100 * edge for edge in change["interval"])
+    return f"{100 * change['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _over_items(
