@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from scans_lens.generation import Replies, replies
     from scans_lens.lens import thirds, top_tokens
     from scans_lens.loading import load_model
+    from scans_lens.methods.gated_push import GatedPush
     from scans_lens.methods.safeswitch import SafeSwitch
     from scans_lens.methods.scans import SCANS
     from scans_lens.prompts import Contrast
@@ -78,6 +79,7 @@ _HOME = {
     "Conversation": "conversation",
     "Directions": "directions",
     "Effort": "effort",
+    "GatedPush": "methods.gated_push",
     "Mean": "rates",
     "Paired": "rates",
     "Rate": "rates",
