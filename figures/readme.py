@@ -1,4 +1,4 @@
-"""Readme: the tables of README.md and docs/results.md, written again from the numbers in `measured/`.
+"""Readme: the tables of README.md and of the pages in docs/, written again from the numbers in `measured/`.
 
 `python figures/readme.py` after `python -m scans_lens.figures --again --compared FOLDER`, and, for a real model, after
 `python -m scans_lens.figures benchmarks ceilings --evaluated FOLDER --out figures/NAME`; a test says when it is due.
@@ -18,14 +18,16 @@ from scans_lens.figures.catalogue import FROM_A_RUN
 from scans_lens.rates import Rate, in_percent, in_points
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
 RESULTS = HERE.parent / "docs" / "results.md"
+PAGES = (HERE.parent / "README.md", *(page for page in sorted(RESULTS.parent.glob("*.md")) if page != RESULTS))
+"""Written by hand, but for their tables."""
 RUNS = {
     "real_refused": "qwen2.5-coder-0.5b",
     "real_halves": "qwen2.5-coder-0.5b-halves",
     "real_knows": "qwen2.5-coder-0.5b-halves",
     "real_scans": "qwen2.5-coder-0.5b-halves-scans",
     "real_larger": "qwen2.5-coder-1.5b-halves",
+    "real_door": "qwen2.5-coder-0.5b-halves",
 }
 """Tables of the runs of real models that the README speaks of, and the folders with their numbers."""
 
@@ -127,6 +129,42 @@ def real_refused(found: Numbers) -> dict[str, Any]:
     return {"plain": row(first, "before"), **{way: row(way, "after") for way in found["ways"]}}
 
 
+DOOR = {
+    "XSTest safe": ("xstest, borderline", ""),
+    "OKTest": ("oktest, borderline", ""),
+    "OR-Bench-Hard": ("or_bench_hard_1k, borderline", ""),
+    "TruthfulQA*": ("truthfulqa, harmless", ""),
+    "XSTest unsafe": ("xstest, harmful", ""),
+    "HarmBench*": ("harmbench_standard, harmful", ""),
+    "all harmful sets": ("", "harmful"),
+    "jailbreaks*": ("", "jailbreaks"),
+}
+"""Rows of the README's table; nothing was learned from those with a star."""
+
+
+def door(found: Numbers) -> dict[str, Any]:
+    """By set or purpose: who is refused by both real models, plainly and under our push, by one under SCANS."""
+    smaller, larger, scans = found["ways"], _read("real_larger")["ways"], _read("real_scans")["ways"]
+
+    def cells(ways: Numbers, way: str, row: str) -> tuple[str, str, str]:
+        name, purpose = DOOR[row]
+        shift = ways[way]["together"].get(purpose) if purpose else ways[way]["sets"].get(name)
+        if shift is None:
+            return "", "", ""
+        return f"{shift['after']['total']:,}", in_percent(shift["before"]), in_percent(shift["after"])
+
+    table = {}
+    for row, (name, _) in DOOR.items():
+        n, plain, pushed = cells(smaller, "gated_push", row)
+        more, plainly, own = cells(larger, "gated_push", row)
+        also = cells(scans, "scans", row)[2] if name in scans["scans"]["sets"] else ""
+        table[row] = {
+            "n, 0.5B": n, "plain": plain, "gated_push": pushed, "scans": also,
+            "n, 1.5B": more, "plain, 1.5B": plainly, "gated_push, 1.5B": own,
+        }  # fmt: skip
+    return table
+
+
 def real_halves(found: Numbers) -> dict[str, Any]:
     """The same, with SCANS as it is fitted since longer replies are looked at, from a run of its own."""
     rows = {way: row for way, row in real_refused(found).items() if not way.startswith("scans")}
@@ -164,6 +202,7 @@ def real_times(found: Numbers) -> dict[str, Any]:
 
 
 TABLES = {
+    "real_door": ("refused", door),
     "real_refused": ("refused", real_refused),
     "real_halves": ("refused", real_halves),
     "real_larger": ("refused", real_refused),
@@ -176,22 +215,24 @@ TABLES = {
 """Where the numbers lie, what the first column is called, and how the rows are made."""
 
 
-def written(text: str) -> str:
-    """The text with every table as it was measured.
+def written(pages: Mapping[Path, str]) -> dict[Path, str]:
+    """The pages with every table as it was measured.
 
     Raises:
-        ValueError: a table is not there once.
+        ValueError: a table is not there once, on one of them.
     """
+    pages = dict(pages)
     for name, (corner, make) in TABLES.items():
         rows = make(_read(name))
         columns = list(next(iter(rows.values())))
         lines = [f"| {corner} | {' | '.join(columns)} |".replace("|  |", "| |"), "|---" * (len(columns) + 1) + "|"]
         lines += [f"| {way} | {' | '.join(row.values())} |" for way, row in rows.items()]
         place = re.escape(lines[0]) + r"\n(?:\|.*\n)+"
-        if len(re.findall(place, text)) != 1:
-            raise ValueError(f"README.md has no table that begins with {lines[0]!r}.")
-        text = re.sub(place, lambda _, lines=lines: "\n".join(lines) + "\n", text)
-    return text
+        there = [page for page, text in pages.items() for _ in re.findall(place, text)]
+        if len(there) != 1:
+            raise ValueError(f"README.md and docs/ have {len(there)} tables that begin with {lines[0]!r}, and not one.")
+        pages[there[0]] = re.sub(place, lambda _, lines=lines: "\n".join(lines) + "\n", pages[there[0]])
+    return pages
 
 
 # ── docs/results.md ──────────────────────────────────────────────────────────────────────────────────────────
@@ -410,6 +451,7 @@ def _table(columns: list[str], rows: list[list[Any]]) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(written(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page, text in written({page: page.read_text(encoding="utf-8") for page in PAGES}).items():
+        page.write_text(text, encoding="utf-8")
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(results(), encoding="utf-8")

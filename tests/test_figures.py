@@ -635,14 +635,15 @@ with_readme = pytest.mark.skipif(not README.is_file(), reason="there is no READM
 
 
 @with_readme
-def test_the_readmes_tables_are_those_that_were_measured():
+def test_the_tables_of_readme_and_pages_are_those_that_were_measured():
     given = importlib.util.spec_from_file_location("readme", COMMITTED.parent / "readme.py")
     readme = importlib.util.module_from_spec(given)
     given.loader.exec_module(readme)
-    said = README.read_text()
-    assert readme.written(said) == said
+    pages = {page: page.read_text() for page in readme.PAGES}
+    assert README in pages and readme.written(pages) == pages
+    said = "\n".join(pages.values())
     halves = readme._read("real_halves")
-    agreed = readme._percent(halves["labelled"]["accuracy"]).replace(" [", " % [")
+    agreed = readme.in_percent(halves["labelled"]["accuracy"]).replace(" [", " % [")
     assert f"On {halves['labelled']['replies']} of these replies" in said and f"agrees in {agreed} (kappa " in said
     doubtful, judged = halves["unsure"]
     assert f"not sure of {doubtful:,} of these {judged:,} verdicts" in said
@@ -672,15 +673,19 @@ def test_the_readmes_tables_are_those_that_were_measured():
     assert f"All {freed['lost']['count']} replies to safe XSTest prompts that are freed" in said
     before, after = (unsafe[side]["count"] for side in ("before", "after"))
     assert f"{before} of {unsafe['before']['total']} are refused plainly, {after} pushed" in said
-    with pytest.raises(ValueError, match="has no table that begins with"):
-        readme.written(said.replace("| complied with |", "| complied |"))
+    table = "| complied with |"
+    (page,) = (page for page, text in pages.items() if table in text)
+    with pytest.raises(ValueError, match=r"have 0 tables that begin with '\| complied with"):
+        readme.written({**pages, page: pages[page].replace(table, "| complied |")})
+    with pytest.raises(ValueError, match=r"have 2 tables that begin with '\| complied with"):
+        readme.written({**pages, README: pages[README] + pages[page]})
 
 
 @with_readme
 def test_what_the_readme_says_of_a_real_models_layers_was_measured():
     there = COMMITTED.parent / "qwen2.5-coder-0.5b" / "measured"
     lens, apart = (figures.load(name, there)["numbers"] for name in ("anchor_layers", "projections"))
-    said = README.read_text()
+    said = (README.parent / "docs" / "real-models.md").read_text()
     assert f"anchor layers {', '.join(map(str, lens['layers']))} of {len(lens['evidence'])}" in said
     assert f"rank agreement {lens['agreement']:+.2f}" in said
     for kind, words in (("plain", "from plain ones (AUC "), ("borderline", "from borderline ones (")):

@@ -212,16 +212,16 @@ def test_an_aim_is_met_inside_its_bounds_and_missed_outside():
     assert [row[-1] for row in found] == ["met", "met", "missed", "missed", "met", "missed", "missed", "missed"]
 
 
-def test_the_readme_says_of_steering_what_was_measured():
-    readme = organism.weights().parents[2] / "README.md"
-    if not readme.is_file():
-        pytest.skip("there is no README beside this installation")
+def test_the_page_of_the_bundled_model_says_of_steering_what_was_measured():
+    page = organism.weights().parents[2] / "docs" / "bundled-model.md"
+    if not page.is_file():
+        pytest.skip("there are no pages beside this installation")
     lines = {line["what"]: line for line in json.loads((MEASURED / "steered.json").read_text())["lines"]}
     left = {
         way: [f"{100 * lines[f'{kind} refused'][way]['value']:.1f}" for kind in ("borderline", "harmful")]
         for way in ("constant push", "SCANS")
     }
-    said = " ".join(readme.read_text().split())
+    said = " ".join(page.read_text().split())
     push = "leaves {} % of the borderline prompts refused and {} % of the harmful ones".format(*left["constant push"])
     assert f"{push}, SCANS {left['SCANS'][0]} and {left['SCANS'][1]} %" in said
 

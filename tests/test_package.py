@@ -22,6 +22,7 @@ from scans_lens.__main__ import app
 
 ROOT = Path(scans_lens.__file__).parent
 CLONE = ROOT.parent
+PAGES = sorted([*CLONE.glob("README.md"), *CLONE.glob("docs/*.md")])
 ORDER = (
     "thoughts",
     "conversation",
@@ -223,13 +224,32 @@ def test_the_readmes_example_runs_on_few_prompts(bundled, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(not (CLONE / "README.md").is_file(), reason="there is no README beside this installation")
-def test_every_command_in_the_readme_is_there_and_takes_its_options():
+def test_every_command_in_readme_and_pages_is_there_and_takes_its_options():
     commands = typer.main.get_command(app).commands
-    said = re.findall(r"python -m scans_lens (\w+)([^#`\n]*)", (CLONE / "README.md").read_text())
+    said = [told for page in PAGES for told in re.findall(r"python -m scans_lens (\w+)([^#`\n]*)", page.read_text())]
     assert {"anchor", "reply", "evaluate"} <= {name for name, _ in said} <= set(commands)
     for name, rest in said:
         taken = {option for one in commands[name].params for option in one.opts}
         assert set(re.findall(r"(?<!\S)--[\w-]+", rest)) <= taken, name
+
+
+@pytest.mark.skipif(not (CLONE / "README.md").is_file(), reason="there is no README beside this installation")
+def test_the_readmes_table_of_commands_names_all_of_them():
+    named = re.findall(r"^\| (`[^|]+) \|", (CLONE / "README.md").read_text().split("## The commands")[1], re.M)
+    told = {name for row in named for name in re.findall(r"`(\w+)`", row)}
+    assert told == set(typer.main.get_command(app).commands)
+
+
+@pytest.mark.skipif(not (CLONE / "README.md").is_file(), reason="there is no README beside this installation")
+def test_the_readme_is_read_in_five_minutes():
+    assert len((CLONE / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_and_picture_of_a_page_leads_somewhere(page):
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in link]
+    broken = [link for link in links if not (page.parent / link.partition("#")[0]).exists()]
+    assert not broken
 
 
 @pytest.mark.skipif(not (CLONE / ".git").exists(), reason="not a clone")
