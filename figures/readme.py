@@ -27,6 +27,7 @@ RUNS = {
     "real_knows": "qwen2.5-coder-0.5b-halves",
     "real_scans": "qwen2.5-coder-0.5b-halves-scans",
     "real_larger": "qwen2.5-coder-1.5b-halves",
+    "real_larger_knows": "qwen2.5-coder-1.5b-halves",
     "real_door": "qwen2.5-coder-0.5b-halves",
 }
 """Tables of the runs of real models that the README speaks of, and the folders with their numbers."""
@@ -207,6 +208,7 @@ TABLES = {
     "real_halves": ("refused", real_halves),
     "real_larger": ("refused", real_refused),
     "real_knows": ("it still knows", real_knows),
+    "real_larger_knows": ("it still knows", real_knows),
     "real_times": ("command", real_times),
     "refusal_rates": ("", refusal_rates),
     "switching": ("complied with", switching),

@@ -665,9 +665,18 @@ def test_the_tables_of_readme_and_pages_are_those_that_were_measured():
         assert f"scale      0{scale} residual norms" in fitted
         assert f"{scale} residual norms, makes" in said or f"takes {scale} here" in said
     larger = readme._read("real_larger")["ways"]["gated_push"]
-    harm, larger = larger["together"]["harmful"], larger["sets"]
-    before, after = (f"{100 * harm[side]['value']:.1f} %" for side in ("before", "after"))
-    assert f"({before} and {after} of {harm['after']['total']})" in said
+    together, larger = larger["together"], larger["sets"]
+    for purpose in ("harmful", "jailbreaks"):
+        whole = together[purpose]
+        before, after = (f"{100 * whole[side]['value']:.1f} %" for side in ("before", "after"))
+        assert f"({before} and {after} of {whole['after']['total']})" in said
+    kept, lost, more = (together["jailbreaks"][side]["count"] for side in ("before", "lost", "gained"))
+    assert not lost and f"none of {kept} refused jailbreaks is lost; {more} more are refused" in said
+    assert f"refused, {larger['renellm, harmful']['gained']['count']} of them of one kind" in said
+    knows = readme._read("real_larger")["capability"]["arms"]["gated_push"]
+    low, high = knows["points"]["interval"]
+    assert low <= 0 <= high and knows["ratio_interval"][0] < 1 < knows["ratio_interval"][1]
+    assert abs(knows["ratio"] - 1) < 0.002 and "MMLU and perplexity stay where they were" in said
     freed, unsafe = (larger[f"xstest, {kind}"] for kind in ("borderline", "harmful"))
     assert "from {:.1f} % to {:.1f} %".format(*(100 * freed[side]["value"] for side in ("before", "after"))) in said
     assert f"All {freed['lost']['count']} replies to safe XSTest prompts that are freed" in said
