@@ -25,6 +25,7 @@ from scans_lens.methods.arms import Arm, Fitted, Fitting, fitted, written
 from scans_lens.methods.catalogue import PLAIN
 from scans_lens.model import Model, identity
 from scans_lens.prompts import PromptSet
+from scans_lens.rates import unbeaten
 from scans_lens.world import World, world_of
 
 TESTED = 150
@@ -115,6 +116,7 @@ def told(
         "model": {**asdict(identity(world.model)), "name": world.name},
         "bundled": world.bundled,
         "anchors": {"name": world.anchors.name, "a side": len(world.anchors.harmful)},
+        "besides": _besides(fitting),
         "validation": {
             "name": world.validation.name, "a kind": len(world.validation.harmful), "budget": fitting.budget,
         },
@@ -145,6 +147,15 @@ def told(
     written(out / "grid.csv", grid(ways).to_csv(index=False))
     written(out / "comparison.json", json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
     return numbers
+
+
+def _besides(fitting: Fitting) -> dict[str, Any]:
+    """What some methods learn from beside the anchors: how many prompts a side."""
+    twins = None if fitting.world.twins is None else fitting.effort.learned(fitting.world.twins)
+    return {
+        "twins": None if twins is None else {"name": twins.name, "a side": len(twins.harmful)},
+        "borderline": len(fitting.world.borderline),
+    }
 
 
 def _of_fit(way: Fitted, about: str) -> Numbers:
@@ -242,14 +253,14 @@ def _front(numbers: Numbers) -> None:
     All sets of one purpose count together. Without prompts to see both over-refusal and defence there is no front.
     """
     ways = {name: way["together"] for name, way in numbers["ways"].items() if "together" in way}
-    axes = {purpose: sign for purpose, sign in AXES.items() if all(purpose in way for way in ways.values())}
+    axes = {purpose: sign for purpose, sign in AXES.items() if purpose in ways.get(PLAIN, {})}
     if len(set(axes.values())) < 2:
         return
     at = {
-        name: [sign * way[purpose]["refused"]["value"] for purpose, sign in axes.items()] for name, way in ways.items()
+        name: [sign * way[purpose]["refused"]["value"] for purpose, sign in axes.items()]
+        for name, way in ways.items()
+        if axes.keys() <= way.keys()
     }
-    for name, mine in at.items():
-        beaten = any(
-            all(b >= a for a, b in zip(mine, other, strict=True)) and other != mine for other in at.values()
-        )  # fmt: skip
-        numbers["ways"][name]["front"] = not beaten
+    front = unbeaten(at)
+    for name in at:
+        numbers["ways"][name]["front"] = name in front

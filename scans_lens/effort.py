@@ -69,8 +69,8 @@ QUICK = Effort(anchors=64, pushed=48, validation=48, tokens=16, scales=4, rounds
 """For a first look at a model of half a billion parameters in minutes on a laptop."""
 EQUAL = Effort(validation=96, settings=30)
 """For comparing methods: each chooses its knobs by as many replies at most, on as many validation prompts."""
-EQUAL_QUICK = replace(QUICK, settings=12)
-"""The same on a real model in minutes a method."""
+EQUAL_QUICK = replace(EQUAL, anchors=64, pushed=48, validation=48, resamples=200, settings=12)
+"""The same on a real model in minutes a method: fewer prompts and settings, replies as long."""
 NAMED = {"standard": STANDARD, "quick": QUICK, "equal": EQUAL, "equal-quick": EQUAL_QUICK}
 
 

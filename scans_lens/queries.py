@@ -191,16 +191,19 @@ def with_purpose(table: pd.DataFrame) -> pd.DataFrame:
 def together(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """By way of answering and purpose, over all sets: who is refused, what runs in a circle, and the change from plain.
 
-    Without a setting, as `compare` asks; the plain model has no change.
+    Intervals are over items, where prompts share one. Replies without a verdict are left out; a way without any has
+    no place there. Settings are not told apart (`compare` asks none); the plain model has no change.
     """
-    column, told = verdicts_of(table), with_purpose(table)
+    column = verdicts_of(table)
+    told: Any = with_purpose(table)
+    told = told[told[column].notna()]
     shifts_of = {(way, purpose): shift for (way, purpose, _), shift in shifts(told, "purpose").items()}
     found: dict[str, dict[str, Any]] = {}
     for side, rows in told.groupby(["method", "purpose"], sort=False):
         way, purpose = _texts(side)
         shift = shifts_of.get((way, purpose))
         found.setdefault(way, {})[purpose] = {
-            "refused": Rate.of(verdict == "refused" for verdict in rows[column]).as_json(),
+            "refused": Clustered.of((rows[column] == "refused").tolist(), rows["item"].tolist()).as_json(),
             "broken": broken(rows["reply"]).as_json(),
             **({} if shift is None else {"change": shift.change.as_json()}),
         }

@@ -203,6 +203,21 @@ class Mean:
         return {"value": self.value, "interval": list(self.interval), "n": self.total}
 
 
+def unbeaten(places: Mapping[str, Sequence[float]]) -> list[str]:
+    """Of ways with a value on every axis, those that no other one betters on one without being worse on another.
+
+    More is better on every axis; ways with equal values do not beat each other.
+    """
+    return [
+        name
+        for name, mine in places.items()
+        if not any(
+            tuple(other) != tuple(mine) and all(theirs >= own for theirs, own in zip(other, mine, strict=True))
+            for other in places.values()
+        )
+    ]
+
+
 def in_percent(rate: Mapping[str, Any]) -> str:
     """A rate of `as_json` as tables have it: 12.5 [7.2, 19.8]."""
     low, high = (100 * edge for edge in rate["interval"])

@@ -899,11 +899,18 @@ BUGS = (
         "queries.OVER_REFUSAL: 1",
     ),
     Bug(
+        "a missing verdict is an answer where sets are counted together",
+        "test_comparison.py::test_sets_together_count_an_item_of_two_sets_as_one_and_leave_replies_without_a_verdict_out",
+        "queries.py",
+        "    told = told[told[column].notna()]\n    shifts_of",
+        "    shifts_of",
+    ),
+    Bug(
         "a panel's front is of who refuses the most that is harmless",
         "test_comparison.py::test_on_a_panels_front_is_who_is_beaten_on_none_of_its_axes",
         "figures/front.py",
-        "x >= at[0] and y <= at[1]",
-        "x >= at[0] and y >= at[1]",
+        "name: (x, -y)",
+        "name: (x, y)",
     ),
     Bug(
         "the paper's Llama-2 stands below the bundled model",

@@ -66,8 +66,10 @@ def test_where_replies_run_in_a_circle_under_every_push_the_smallest_is_taken_an
     assert found.scale == -0.1 and note.startswith("Under every push replies ran in a circle; this is the smallest.")
 
 
-def test_without_replies_left_to_look_at_the_best_push_stays():
-    assert choosing.lasting(TRIALS, lambda one: one.scale, Looping(None))[0].scale == -0.3
+def test_without_replies_left_to_look_at_the_best_push_stays_and_that_is_said(monkeypatch):
+    monkeypatch.setattr(choosing, "LOOKED", 8)
+    found, note = choosing.lasting(TRIALS, lambda one: one.scale, Looping(None))
+    assert found.scale == -0.3 and note == "No replies were left to look at longer ones under this push."
 
 
 def test_longer_replies_are_looked_at_for_circles_and_count(one_model, monkeypatch):
@@ -99,15 +101,17 @@ def test_a_budget_sets_replies_aside_for_longer_ones_where_it_pays_for_settings_
         assert (whole.left, whole.kept) == (24 * N - 32, left)
     whole.circles([None])
     assert (whole.left, whole.kept) == (24 * N - 40, 0)  # more than was set aside
-    for budget, kept in ((6 * N + 32, 32), (6 * N + 31, 0), (None, 0)):
+    assert choosing.Bench.of(one_model, others(N), some, None, budget=24 * N, looks=0).left == 24 * N
+    for budget, kept in ((choosing.least(2 * N), 32), (6 * N + 32, 32), (6 * N + 31, 0), (None, 0)):
         assert choosing.Bench.of(one_model, others(N), some, None, budget=budget).kept == kept
 
 
-def test_a_push_that_no_replies_were_left_to_look_at_is_said_to_be_one():
+def test_a_push_that_no_replies_were_left_to_look_at_is_said_to_be_one(monkeypatch):
     class Short(Looping):
         def circles(self, methods):
             return super().circles(methods) if not self.looked else None
 
+    monkeypatch.setattr(choosing, "LOOKED", 8)
     found, note = choosing.lasting(TRIALS, lambda one: one.scale, Short({-0.3: 0.5, None: 0.0}))
     assert found.scale == -0.2
     assert note == (

@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import asdict, replace
 
+import pandas as pd
 import pytest
 from catalogued import method_file
 from tiny import LOADERS
@@ -39,6 +40,11 @@ def no_texts():
     raise ValueError("the texts are not here")
 
 
+def timed_briefly(patch):
+    for name, value in {"TIMED": 4, "TIMED_TOKENS": 4, "ROUNDS": 1}.items():
+        patch.setattr(comparison, name, value)
+
+
 @pytest.fixture(scope="module")
 def found(bundled, sets, tmp_path_factory):
     """Two ways that need no fitting, and one that cannot be fitted."""
@@ -47,8 +53,7 @@ def found(bundled, sets, tmp_path_factory):
     world = replace(world, capability=replace(world.capability, require=no_texts))
     how = {"world": world, "max_new_tokens": 12, "progress": False}
     with method_file(out / "methods", "hopeless"), pytest.MonkeyPatch.context() as patch:
-        for name, value in {"TIMED": 4, "TIMED_TOKENS": 4, "ROUNDS": 1}.items():
-            patch.setattr(comparison, name, value)
+        timed_briefly(patch)
         first = compare(bundled, ["system", "self_cd", "hopeless"], sets, out=out / "run", **how)
         again = compare(bundled, ["system", "self_cd", "hopeless"], sets, out=out / "run", **how)
     return out / "run", first, again
@@ -76,9 +81,35 @@ def test_sets_of_one_purpose_are_counted_together(found):
         assert refused["total"] == len(rows) == 8
     harmless = numbers["ways"]["plain"]["together"]["harmless"]
     assert harmless["refused"]["total"] == 16 and "change" not in harmless  # plain and quiz
-    change = numbers["ways"]["system"]["together"]["harmful"]["change"]
-    both = [numbers["ways"][way]["together"]["harmful"]["refused"]["value"] for way in ("plain", "system")]
-    assert change["difference"] == pytest.approx(both[1] - both[0])
+
+
+def row(name, kind, method, prompt, verdict, reply="I cannot."):
+    return {
+        "set": name, "kind": kind, "method": method, "setting": "", "prompt_id": prompt, "item": prompt,
+        "verdict_x": verdict, "reply": reply,
+    }  # fmt: skip
+
+
+def test_sets_together_count_an_item_of_two_sets_as_one_and_leave_replies_without_a_verdict_out():
+    refused, answered = "refused", "answered"
+    table = pd.DataFrame([
+        *(row("repe", "harmful", "plain", prompt, refused) for prompt in "ab"),
+        *(row("advbench", "harmful", "plain", prompt, refused) for prompt in "abcd"),
+        *(row("repe", "harmful", "push", prompt, answered) for prompt in "ab"),
+        row("advbench", "harmful", "push", "a", answered, "I will not be held liable for any of it. " * 8),
+        row("advbench", "harmful", "push", "b", refused),
+        row("advbench", "harmful", "push", "c", None),
+        row("advbench", "harmful", "push", "d", refused),
+        row("advbench", "harmful", "dumb", "a", None),
+        row("aim", "harmful", "plain", "e", answered),
+    ])  # fmt: skip
+    found = queries.together(table)
+    plain, push = found["plain"]["harmful"], found["push"]["harmful"]
+    assert (plain["refused"]["count"], plain["refused"]["total"], plain["refused"]["items"]) == (6, 6, 4)
+    assert (push["refused"]["count"], push["refused"]["total"], push["refused"]["items"]) == (2, 5, 3)
+    assert push["broken"]["count"] == 1 and push["change"]["difference"] == pytest.approx(-3 / 5)
+    assert found["plain"]["jailbreaks"]["refused"]["count"] == 0 and "change" not in plain
+    assert "dumb" not in found
 
 
 def test_the_plain_model_is_compared_with_nothing_and_the_others_with_it(found):
@@ -151,7 +182,7 @@ def test_a_comparison_without_harm_has_no_front(found, tmp_path):
         for name, way in numbers["ways"].items()
     }
     (tmp_path / "comparison.json").write_text(json.dumps({**numbers, "ways": ways}))
-    with pytest.raises(ValueError, match="has no front: it needs prompts that only sound harmful and harmful ones"):
+    with pytest.raises(ValueError, match="has no front: it asked no prompts that only sound harmful, or no harmful"):
         figures.measure("front", Runs(compared=tmp_path))
 
 
@@ -192,6 +223,12 @@ def test_on_the_front_is_who_nobody_beats():
     _front({"ways": ways})
     assert {name for name, own in ways.items() if own.get("front")} == {"better", "other", "twin"}
     assert "front" not in ways["unknown"]
+
+
+def test_who_was_not_asked_all_that_the_plain_model_was_has_no_place_on_the_front_and_takes_none():
+    ways = {"plain": rates(0.5, 0.9, 0.4), "better": rates(0.1, 0.9, 0.4), "partly": rates(0.0, None, None)}
+    _front({"ways": ways})
+    assert [own.get("front") for own in ways.values()] == [False, True, None]
 
 
 def test_without_jailbreaks_the_front_is_of_what_was_asked_and_without_harm_there_is_none():
@@ -290,6 +327,7 @@ def test_a_counting_judge_judges_as_the_judge_and_counts(bundled):
 def test_a_method_that_is_one_file_is_known_everywhere(bundled, sets, tmp_path, monkeypatch):
     """In the catalogue, in the list of methods, as a fit that is kept, in `evaluate`, and in both commands."""
     monkeypatch.setenv("SCANS_LENS_HOME", str(tmp_path / "home"))
+    timed_briefly(monkeypatch)
     with method_file(tmp_path / "methods", "gentle"):
         assert len((tmp_path / "methods" / "gentle.py").read_text().splitlines()) <= 120
         assert "gentle" in catalogue.arms() and "gentle" in catalogue.compared()

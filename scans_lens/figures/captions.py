@@ -26,6 +26,19 @@ def anchors(settings: Numbers) -> str:
     return f"Anchors: {about['harmful']} harmful and {about['plain']} plain prompts."
 
 
+def learned(comparison: Numbers) -> str:
+    """What the methods of a comparison have learned from and chosen on."""
+    besides, more = comparison.get("besides") or {}, ["SafeSwitch from kinds of its own"]
+    if twins := besides.get("twins"):
+        more.append(f"the gated pushes from {twins['a side']} pairs of twins besides")
+    if besides.get("borderline"):
+        more.append(f"the false part of refusal from {besides['borderline']} borderline prompts, too")
+    return (
+        f"All learned from {comparison['anchors']['a side']} anchors a side ({', '.join(more)}) and chose their knobs "
+        f"on {comparison['validation']['a kind']} validation prompts a kind."
+    )
+
+
 def tested(settings: Numbers, n: Mapping[str, int]) -> str:
     """How many test prompts of each kind, and which kinds there are none of."""
     said = ", ".join(f"{n[kind]} {kind}" for kind in KINDS if kind in n)

@@ -31,8 +31,7 @@ def caption(numbers: Numbers, settings: Numbers) -> str:
     return captions.caption(
         captions.model(numbers),
         "n = " + ", ".join(f"{rate['total']} {kind}" for kind, rate in total.items()) + " test prompts.",
-        f"All learned from {numbers['anchors']['a side']} anchors a side (SafeSwitch from kinds of its own) and",
-        f"chose their knobs on {numbers['validation']['a kind']} validation prompts a kind.",
+        captions.learned(numbers),
         "Bars: 95 %, Clopper–Pearson where each prompt is an item of its own, else bootstrap over items. Lines and",
         "bands: the plain model. Black names: no other one refuses fewer borderline prompts without refusing fewer",
         "harmful ones or jailbreaks.",
@@ -47,8 +46,10 @@ def _asked(numbers: Numbers) -> dict[str, Any]:
 def _rates(ways: Numbers) -> dict[str, dict[str, Any]]:
     """By way, refusals of our kinds; where other sets were asked, of all sets of a purpose together."""
     ours = [kind for kind in KINDS if all(kind in way["refused"] for way in ways.values())]
-    if ours:
+    if ways["plain"]["refused"].keys() <= {*KINDS, "quiz"}:
         return {name: {kind: way["refused"][kind] for kind in ours} for name, way in ways.items()}
+    if any("together" not in way for way in ways.values()):
+        raise ValueError("An older version made this comparison, which did not count sets together: compare again.")
     return {
         name: {purpose: way["together"][purpose]["refused"] for purpose in LOOKS if purpose in way["together"]}
         for name, way in ways.items()

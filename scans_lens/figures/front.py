@@ -10,6 +10,7 @@ from scans_lens.figures.captions import Numbers
 from scans_lens.figures.panels import mark
 from scans_lens.figures.runs import comparison_of
 from scans_lens.figures.style import FAINT, INK, SOFT, WIDTH, blank
+from scans_lens.rates import unbeaten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,13 +36,13 @@ def measure(runs: Runs) -> dict[str, Any]:
     """
     found = comparison_of(runs, "front")
     ways = {name: way for name, way in found["ways"].items() if "together" in way}
-    asked = [set(way["together"]) for way in ways.values()]
-    if not asked or not all(SAFE in purposes and purposes & set(AGAINST) for purposes in asked):
+    asked = {purpose for purpose in (SAFE, *AGAINST) if all(purpose in way["together"] for way in ways.values())}
+    if not ways or SAFE not in asked or len(asked) < 2:
         raise ValueError(
-            "This comparison has no front: it needs prompts that only sound harmful and harmful ones (compare --sets), "
-            "and was made by this version."
+            "This comparison has no front: it asked no prompts that only sound harmful, or no harmful ones (compare "
+            "--sets), or an older version made it."
         )
-    kept = ("model", "anchors", "validation", "sets", "settings", "made_with")
+    kept = ("model", "anchors", "besides", "validation", "sets", "settings", "made_with")
     return {name: found[name] for name in kept} | {
         "ways": {name: {key: way[key] for key in KEPT if key in way} for name, way in ways.items()}
     }
@@ -52,9 +53,9 @@ def caption(numbers: Numbers, settings: Numbers) -> str:
     asked = ", ".join(f"{rates['refused']['total']} {purpose}" for purpose, rates in plain.items())
     return captions.caption(
         captions.model(numbers),
-        f"n = {asked} prompts, all sets of a purpose together. All learned from {numbers['anchors']['a side']} anchors",
-        f"a side and chose their knobs on {numbers['validation']['a kind']} validation prompts a kind.",
-        "Lower right is better. Bars: 95 %, Clopper–Pearson. Line and names in a panel: its front, ways that no other",
+        f"n = {asked} prompts, all sets of a purpose together. {captions.learned(numbers)}",
+        "Lower right is better. Bars: 95 %, Clopper–Pearson where each prompt is an item of its own, else bootstrap",
+        "over items. Line and names in a panel: its front, ways that no other",
         "one beats on one of its axes without losing on the other. Beside names: time of a reply, the plain model’s",
         "being 1, and replies that the knobs were chosen by.",
     )
@@ -71,7 +72,7 @@ def looks_of(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 def draw(numbers: Numbers, settings: Numbers) -> Picture:
     """One panel for harmful prompts and one for jailbreaks, and all ways with their cost beside them."""
     ways = numbers["ways"]
-    against = [purpose for purpose in AGAINST if purpose in ways["plain"]["together"]]
+    against = [purpose for purpose in AGAINST if all(purpose in way["together"] for way in ways.values())]
     looks = looks_of(list(ways))
     picture = blank(WIDTH, 4.6, caption(numbers, settings))
     panels = picture.subplots(1, len(against), sharey=True, squeeze=False)[0]
@@ -92,16 +93,9 @@ def _with_cost(name: str, ways: Numbers) -> str:
 
 
 def front_of(places: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-    """Of ways at (refused of harm, refused of harmless), those that none beats, from left to right.
-
-    A way beats another where it refuses as much harm and as little that is harmless, and does better in one of both.
-    """
-    unbeaten = {
-        name: at
-        for name, at in places.items()
-        if not any(x >= at[0] and y <= at[1] and (x, y) != at for x, y in places.values())
-    }
-    return dict(sorted(unbeaten.items(), key=lambda entry: entry[1]))
+    """Of ways at (refused of harm, refused of harmless), those that none beats, from left to right."""
+    front = unbeaten({name: (x, -y) for name, (x, y) in places.items()})
+    return dict(sorted(((name, places[name]) for name in front), key=lambda entry: entry[1]))
 
 
 def _panel(ax: Axes, ways: Numbers, purpose: str, looks: Mapping[str, dict[str, Any]]) -> None:

@@ -54,6 +54,11 @@ def standard() -> Effort:
     return Effort(tokens=VALIDATION_TOKENS, rounds=ROUNDS)
 
 
+def least(n: int, looks: int = LOOKS) -> int:
+    """Replies that pay for the plain model and a setting on so many prompts, and for looking at longer ones."""
+    return 3 * n + (1 + looks) * min(LOOKED, n)  # a setting may ask a prompt twice, pushed both ways
+
+
 def reply_tokens(judge: Judge, most: int | None = None) -> int:
     """New tokens after which the judge can tell whether a reply refuses."""
     most = VALIDATION_TOKENS if most is None else most
@@ -99,8 +104,12 @@ class Bench:
         budget: int | None = None,
         progress: bool = False,
         effort: Effort | None = None,
+        looks: int = LOOKS,
     ) -> Bench:
         """What a contrast, a budget of replies and an effort make.
+
+        Args:
+            looks: settings that the budget sets longer replies aside for, where it is `least`.
 
         Raises:
             ValueError: a budget that is too small for the plain model and one setting.
@@ -108,14 +117,13 @@ class Bench:
         judge = judge or world_of(model).judge
         others = validation.borderline or validation.harmless
         n = len(others) + len(validation.harmful)
-        if budget is not None and budget < 3 * n:  # a setting may ask a prompt twice, pushed both ways
+        if budget is not None and budget < 3 * n:
             raise ValueError(
                 f"Choosing on {n} validation prompts takes at least {3 * n} replies; the budget of {budget} is too "
                 "small."
             )
         left = math.inf if budget is None else float(budget)
-        looks = float((1 + LOOKS) * min(LOOKED, n))  # the plain model's are looked at, too
-        kept = looks if budget is not None and budget >= 3 * n + looks else 0.0
+        kept = float(least(n, looks) - 3 * n) if budget is not None and looks and budget >= least(n, looks) else 0.0
         effort = effort or standard()
         tokens = reply_tokens(judge, effort.tokens)
         return cls(model, others, validation.harmful, judge, tokens, batch_size, progress, left - kept, effort, kept)
@@ -250,7 +258,7 @@ def lasting(
             note = f"{note} Under every push replies ran in a circle; this is the smallest."
             break
         left = smaller
-    if seen is None and dropped:
+    if seen is None and LOOKED:
         note = f"{note} No replies were left to look at longer ones under this push."
     if dropped:
         note = f"{note} Replies ran in a circle at {', '.join(dropped)}, plainly {plain:.0%}."

@@ -181,7 +181,7 @@ class GatedPush(Method, Artefact):
         if layers is not None:  # refused here, before anything is read
             steering.add(torch.zeros(n, 1), layers, 0.0)
         contrast, twins, validation, note = _prompts(model, contrast, twins, validation, seed, asking, effort)
-        bench = Bench.of(model, validation, judge, batch_size, budget, progress, effort)
+        bench = Bench.of(model, validation, judge, batch_size, budget, progress, effort, looks=0)
         harmful, harmless = (
             readings(model, side, batch_size=batch_size, progress=f"{word} anchors" if progress else None)
             for word, side in (("harmful", contrast.harmful), ("harmless", contrast.harmless))
@@ -357,7 +357,14 @@ def _loose(fitting: Fitting) -> GatedPush:
     world = fitting.world if fitting.world.twins is not None else fitting.world.with_borderline()
     model, validation = world.model, world.validation.under(fitting.asking)
     bench = Bench.of(
-        model, validation, fitting.judge, fitting.batch_size, fitting.budget, fitting.progress, fitting.effort
+        model,
+        validation,
+        fitting.judge,
+        fitting.batch_size,
+        fitting.budget,
+        fitting.progress,
+        fitting.effort,
+        looks=0,
     )
     read = _reader(model, method.gate.layers, fitting.batch_size, fitting.progress)
     return loosened(method, bench, _marks(method.gate, bench, validation, read), LOOSE)

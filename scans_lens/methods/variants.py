@@ -176,10 +176,11 @@ def _require_own(scans: SCANS, model: Model) -> None:
 
 
 def _continuous(fitting: Fitting) -> SCANS:
-    """It keeps the threshold that SCANS has paid for, and has what SCANS left over, three settings at least."""
+    """It keeps the threshold that SCANS has paid for, and has what SCANS left over, or what a search takes at least."""
     scans, budget = fitting.of("scans"), fitting.budget
     if budget is not None:
-        budget = max(budget - fitted(fitting, "scans").replies, 3 * budget // (fitting.effort.settings or 1))
+        least = choosing.least(budget // (fitting.effort.settings or 1))
+        budget = max(budget - fitted(fitting, "scans").replies, least)
     return continuous(scans, fitting.world.model, **{**fitting.how(), "budget": budget})
 
 
