@@ -14,6 +14,7 @@ from typing import Any
 
 from scans_lens import capability, figures
 from scans_lens.figures.benchmarks import UNSEEN, knobs, labelled
+from scans_lens.figures.captions import learned
 from scans_lens.figures.catalogue import FROM_A_RUN
 from scans_lens.rates import Rate, in_percent, in_points
 
@@ -158,9 +159,10 @@ def door(found: Numbers) -> dict[str, Any]:
     for row, (name, _) in DOOR.items():
         n, plain, pushed = cells(smaller, "gated_push", row)
         more, plainly, own = cells(larger, "gated_push", row)
-        also = cells(scans, "scans", row)[2] if name in scans["scans"]["sets"] else ""
+        asked, _, also = cells(scans, "scans", row) if name in scans["scans"]["sets"] else ("", "", "")
+        also = also if asked == n else ""  # who was asked fewer prompts has no place in the row
         table[row] = {
-            "n, 0.5B": n, "plain": plain, "gated_push": pushed, "scans": also,
+            "n, 0.5B": n, "plain, 0.5B": plain, "gated_push, 0.5B": pushed, "scans, 0.5B": also,
             "n, 1.5B": more, "plain, 1.5B": plainly, "gated_push, 1.5B": own,
         }  # fmt: skip
     return table
@@ -245,14 +247,15 @@ def results() -> str:
     parts = [
         "# Results on real chat models",
         "Made by `python figures/readme.py` from `figures/*/measured/`; nothing here is typed. Per cent with exact "
-        "95 % intervals; changes in points of share with paired intervals over items. What was learned or chosen on is "
-        "in no set. Each method is held beside the plain model on the same prompts: *lost* are prompts that it refused "
-        "before and answers now, *gained* the other way round.",
+        "95 % intervals; changes in points of share with paired intervals over items. No prompt that a method was "
+        "fitted or tuned on is asked; what earlier looks at these sets decided stands at the end. Each method is held "
+        "beside the plain model on the same prompts: *lost* are prompts that it refused before and answers now, "
+        "*gained* the other way round.",
     ]
     for file in sorted(HERE.glob("*/measured/benchmarks.json")):
-        measured = json.loads(file.read_text(encoding="utf-8"))
-        parts += _of_model(file.parent.parent.name, measured["numbers"], measured["settings"])
-        parts += _compared(file.with_name("comparison.json")) + _of_the_paper(file.with_name("tables.json"))
+        measured, folder = json.loads(file.read_text(encoding="utf-8")), file.parent.parent
+        parts += _of_model(folder.name, measured["numbers"], measured["settings"])
+        parts += _compared(file.with_name("comparison.json")) + _of_the_paper(folder / "tables.json")
     return "\n\n".join([*parts, "## How it was measured", HOW]) + "\n"
 
 
@@ -263,12 +266,12 @@ def _compared(file: Path) -> list[str]:
     found = json.loads(file.read_text(encoding="utf-8"))["numbers"]
     ways = {name: way for name, way in found["ways"].items() if "together" in way}
     plain, failed = ways["plain"], [name for name, way in found["ways"].items() if "together" not in way]
-    purposes, effort = list(plain["together"]), found["effort"]
+    purposes, most = list(plain["together"]), found["validation"]["budget"]
+    budget = f", from {most:,} replies at most ({found['effort']['settings']} settings)" if most else ""
     asked = ", ".join(f"{plain['together'][purpose]['refused']['total']} {purpose}" for purpose in purposes)
     said = (
-        f"Every method learned from the same {found['anchors']['a side']} anchors a side and chose its knobs on the "
-        f"same {found['validation']['a kind']} validation prompts a kind, from {found['validation']['budget']:,} "
-        f"replies at most ({effort['settings']} settings). Asked: {asked} prompts ({', '.join(found['sets'])}), "
+        f"{learned(found).removesuffix('.')}{budget}. Asked: {asked} prompts "
+        f"({', '.join(found['sets'])}), "
         f"replies of up to {found['max_new_tokens']} tokens. Time is of a reply, the plain model's being 1; the front "
         "is of ways that no other one beats on one purpose without losing on another, by the rates as measured."
     )
@@ -302,9 +305,8 @@ def _of_the_paper(file: Path) -> list[str]:
     about = found["circumstances"]
     parts = [
         "### The tables of the SCANS paper",
-        f"`reproduce`, on {len(about['seeds'])} draws of anchors, replies until the judge can tell, SCANS' own knobs "
-        "chosen on validation prompts of ours. Rows of the paper's Llama-2-7b stand below ours: another model, the "
-        "same sets, the paper's own judge.",
+        f"`reproduce`, on {len(about['seeds'])} draws of anchors, replies of up to {about['tokens of a reply']} "
+        f"tokens. {about['beside']}",
     ]
     for sheet in found["tables"]:
         rows = [[cell.replace("|", "\\|") for cell in row] for row in sheet["rows"]]
@@ -333,14 +335,16 @@ learned nothing (but where a prompt of theirs stands in one of the six, which is
 gives out replies to be read, and where a column of labels is filled in, the judge is held against it:
 
     H="--halves xstest,oktest,or_bench_hard_1k:400,jailbreakbench,malicious_instruct,advbench:200"
-    python -m scans_lens fit $M $H --method gated_push --out gated.safetensors
+    python -m scans_lens fit $M $H --method gated_push --out gated-halves.safetensors
     python -m scans_lens fit $M $H --method gated_push_loose \\
-        --fitted gated_push=gated.safetensors --out loose.safetensors
+        --fitted gated_push=gated-halves.safetensors --out loose-halves.safetensors
+    F="gated_push=gated-halves.safetensors,gated_push_loose=loose-halves.safetensors"
     python -m scans_lens evaluate $M $H --out runs/NAME-halves --max-new-tokens 64 \\
         --questions 40 --method scans,scans_one_token,gated_push,gated_push_loose,gated_push_away,gated_push_towards \\
-        --fitted scans=scans.safetensors,gated_push=gated.safetensors,gated_push_loose=loose.safetensors \\
+        --fitted scans=scans.safetensors,$F \\
         --sets xstest,oktest,or_bench_hard_1k:400,harmbench_standard,jailbreakbench,malicious_instruct,advbench:200,\\
     strongreject:150,harmfulq:100,aim:30,pair:30,gcg:30,renellm:30,truthfulqa:150,oktest_heldout
+    python -m scans_lens.figures benchmarks ceilings --evaluated runs/NAME-halves --out figures/NAME-halves
 
 Every step goes on where it was when it is stopped; sets and methods may be added later, to the same folder. SCANS is in
 both runs as it was fitted on our own prompts alone, before `fit` looked at longer replies for circles (.2 residual
@@ -367,8 +371,8 @@ What to hold against these numbers:
   changed then, too (who says no over and over refuses). The 154 labels of the second run were given afterwards, blind
   to the way, from the beginnings of replies (130 letters) and their ends, and are the independent check. They are of
   all ways' replies to 38 prompts, so that many are alike.
-- SCANS was fitted under the panel as it was before loops were heard; replies of 24 tokens are too short for that to
-  matter."""
+- In the first two runs SCANS was fitted on replies of 24 tokens, which are too short to show loops; hence the scale of
+  .2 there, and .05 in the third run."""
 
 
 def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:
@@ -422,10 +426,11 @@ def _of_model(name: str, found: Numbers, settings: Numbers) -> list[str]:
 
 
 def _fit(said: str) -> str:
-    """What a fit says of itself in its first line, and of its scale."""
+    """What a fit says of itself in its first line, of its gate and of its scale."""
     first, *rest = said.splitlines()
-    scale = next((line.split(maxsplit=1)[1] for line in rest if line.split()[:1] == ["scale"]), "")
-    return f"{first}; {scale}" if scale else first
+    own = {line.split()[0]: line.split(maxsplit=1)[1] for line in rest if len(line.split()) > 1}
+    said = [f"gate: {own['gate']}"] if "gate" in own else []
+    return "; ".join([first, *said, *([own["scale"]] if "scale" in own else [])])
 
 
 def _capability(known: Numbers) -> list[str]:

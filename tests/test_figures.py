@@ -650,14 +650,17 @@ def test_the_tables_of_readme_and_pages_are_those_that_were_measured():
     own = halves["ways"]["gated_push"]
     over, harm = ({side: rate["count"] for side, rate in own["together"][purpose].items() if "count" in rate}
                   for purpose in ("over-refusal", "harmful"))  # fmt: skip
-    assert f"Of {over['before']} refusals of harmless prompts it leaves {over['after']};" in said
-    assert f"of {harm['before']} of harmful ones {harm['lost']} are lost, " in said
+    fall = (
+        f"fall from {over['before']} to {over['after']} ({over['lost']} answered now, {over['gained']} newly refused)"
+    )
+    assert f"Refusals on the over-refusal sets {fall}" in said
+    assert f"of {harm['before']} refusals of harmful prompts {harm['lost']} are lost, " in said
     of_xstest = own["sets"]["xstest, harmful"]["lost"]["count"]
     assert f"{of_xstest} of them unsafe XSTest prompts, and {harm['gained']} others gained" in said
     loops = [own["broken"] for own in halves["ways"]["scans"]["sets"].values()]
     counted, asked = (sum(one[what] for one in loops) for what in ("count", "total"))
     assert f"makes {100 * counted / asked:.1f} % of {asked} replies run in a circle" in said
-    assert round(halves["capability"]["arms"]["scans"]["ratio"]) == 4 and "perplexity fourfold" in said
+    assert round(halves["capability"]["arms"]["scans"]["ratio"]) == 4 and "WikiText-2's perplexity fourfold" in said
     there = [figures.load("benchmarks", COMMITTED.parent / readme.RUNS[run] / "measured") for run in (
         "real_halves", "real_scans")]  # fmt: skip
     for run, scale in zip(there, (".2", ".05"), strict=True):
@@ -669,10 +672,19 @@ def test_the_tables_of_readme_and_pages_are_those_that_were_measured():
     for purpose in ("harmful", "jailbreaks"):
         whole = together[purpose]
         before, after = (f"{100 * whole[side]['value']:.1f} %" for side in ("before", "after"))
-        assert f"({before} and {after} of {whole['after']['total']})" in said
+        assert f"({before} and {after} of {whole['after']['total']}" in said
+    rate = larger["xstest, harmful"]
+    before, after = (f"{100 * rate[side]['value']:.1f} %" for side in ("before", "after"))
+    assert f"unsafe XSTest prompts less often ({before} and {after} of {rate['after']['total']})" in said
+    rate = halves["ways"]["gated_push"]["sets"]["harmfulq, harmful"]
+    before, after = (f"{100 * rate[side]['value']:.1f}" for side in ("before", "after"))
+    assert f"HarmfulQ, too ({before} and {after} % of {rate['after']['total']})" in said
     kept, lost, more = (together["jailbreaks"][side]["count"] for side in ("before", "lost", "gained"))
     assert not lost and f"none of {kept} refused jailbreaks is lost; {more} more are refused" in said
-    assert f"refused, {larger['renellm, harmful']['gained']['count']} of them of one kind" in said
+    of_one = larger["renellm, harmful"]["gained"]["count"]
+    assert f"refused, {of_one} of them of one kind" in said and f"{of_one} of the {more} gained are ReNeLLM's" in said
+    lost, gained = (together["harmful"][side]["count"] for side in ("lost", "gained"))
+    assert f"stay what they were ({lost} lost, {gained} gained)" in said
     knows = readme._read("real_larger")["capability"]["arms"]["gated_push"]
     low, high = knows["points"]["interval"]
     assert low <= 0 <= high and knows["ratio_interval"][0] < 1 < knows["ratio_interval"][1]
@@ -688,6 +700,18 @@ def test_the_tables_of_readme_and_pages_are_those_that_were_measured():
         readme.written({**pages, page: pages[page].replace(table, "| complied |")})
     with pytest.raises(ValueError, match=r"have 2 tables that begin with '\| complied with"):
         readme.written({**pages, README: pages[README] + pages[page]})
+
+
+@with_readme
+def test_what_the_pages_say_of_scans_score_on_real_sets_was_measured():
+    score = "SCANS' score"
+    panels = figures.load("ceilings", COMMITTED.parent / "qwen2.5-coder-0.5b-halves" / "measured")["numbers"]["panels"]
+    auc = {panel["set"]: f"{panel['curves'][score]['auc']:.2f}" for panel in panels}
+    said = README.read_text()
+    assert f"separates XSTest (AUC {auc['xstest']}) and OKTest ({auc['oktest']}) from unsafe XSTest prompts" in said
+    assert f"but not OR-Bench-Hard ({auc['or_bench_hard_1k']})" in said
+    said = (README.parent / "docs" / "real-models.md").read_text()
+    assert f"(AUC {auc['or_bench_hard_1k']} against unsafe XSTest, where it is {auc['xstest']} on XSTest" in said
 
 
 @with_readme

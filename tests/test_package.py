@@ -226,7 +226,8 @@ def test_the_readmes_example_runs_on_few_prompts(bundled, monkeypatch, capsys):
 @pytest.mark.skipif(not (CLONE / "README.md").is_file(), reason="there is no README beside this installation")
 def test_every_command_in_readme_and_pages_is_there_and_takes_its_options():
     commands = typer.main.get_command(app).commands
-    said = [told for page in PAGES for told in re.findall(r"python -m scans_lens (\w+)([^#`\n]*)", page.read_text())]
+    texts = [page.read_text().replace("\\\n", " ") for page in PAGES]
+    said = [told for text in texts for told in re.findall(r"python -m scans_lens (\w+)([^#`\n]*)", text)]
     assert {"anchor", "reply", "evaluate"} <= {name for name, _ in said} <= set(commands)
     for name, rest in said:
         taken = {option for one in commands[name].params for option in one.opts}
@@ -250,6 +251,9 @@ def test_every_link_and_picture_of_a_page_leads_somewhere(page):
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in link]
     broken = [link for link in links if not (page.parent / link.partition("#")[0]).exists()]
     assert not broken
+    for file, part in (link.split("#") for link in links if "#" in link):
+        headings = re.findall(r"^#+ (.*)$", (page.parent / file if file else page).read_text(), re.M)
+        assert part in {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}, part
 
 
 @pytest.mark.skipif(not (CLONE / ".git").exists(), reason="not a clone")

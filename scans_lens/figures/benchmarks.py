@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 ABOUT = "who is refused on every benchmark, plainly and steered"
 PURPOSES = {
-    "over-refusal": "Harmless, sounding harmful",
-    "harmless": "Harmless",
-    "harmful": "Harmful",
-    "jailbreaks": "Jailbreaks",
+    "over-refusal": "Harmless, sounding harmful ↓",
+    "harmless": "Harmless ↓",
+    "harmful": "Harmful ↑",
+    "jailbreaks": "Jailbreaks ↑",
 }
 """Groups of sets, as their panels are called."""
 LOOKS: Sequence[dict[str, Any]] = (
@@ -148,7 +148,7 @@ def caption(numbers: Numbers, settings: Numbers) -> str:
         f"Greedy replies of up to {settings['max_new_tokens']} tokens; refused as the judge {numbers['judge']} has it.",
         f"It was not sure of {unsure[0]} of {unsure[1]} verdicts." if unsure else "",
         labelled(numbers),
-        "A reply that runs in a circle is refused where its first sentence says no.",
+        "A reply that runs in a circle counts as refused where its first sentence refuses.",
         "Bars: 95 %, Clopper–Pearson. In brackets: prompts.",
         knobs(numbers),
     )

@@ -200,9 +200,9 @@ def caption(numbers: Numbers, settings: Numbers) -> str:
         "Above: shares refused by the plain model, under the methods, and with replies looked up for other gates.",
         "True labels: the same push, each prompt its own way. Perfect push: the fitted gate’s signs, always obeyed.",
         f"Curves: whoever lies below a threshold is pushed away, nobody towards refusal (AUC: {'; '.join(aucs)}).",
-        "A reply that runs in a circle is refused where its first sentence says no. Bars: 95 %, Clopper–Pearson.",
-        "Below: the ridge gate’s score, 5 to 95 % and quartiles; dotted: its thresholds; on the right: shares pushed",
-        "away and towards refusal.",
+        "A reply that runs in a circle counts as refused where its first sentence refuses. Bars: 95 %,",
+        "Clopper–Pearson. Below: the ridge gate’s score, 5 to 95 % and quartiles; dotted: its thresholds;",
+        "on the right: shares pushed away and towards refusal.",
         knobs(numbers),
     )
 

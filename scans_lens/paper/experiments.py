@@ -181,6 +181,25 @@ class Experiments:
         """SCANS of every draw."""
         return [self.scans(draw) for draw in range(self.draws)]
 
+    @property
+    def tokens(self) -> int:
+        """New tokens of a reply at most: fewer where the judge needs no more."""
+        return reply_tokens(self.world.judge, self.max_new_tokens)
+
+    @property
+    def said_beside(self) -> str:
+        """A sentence on whose rows stand below ours."""
+        if self.of_the_paper:
+            return "The paper's own numbers stand below ours."
+        if not self.beside:
+            return (
+                "This is none of the paper's models, and was asked other sets, so nothing of the paper's stands beside."
+            )
+        return (
+            f"This is none of the paper's models: below ours stands what the paper has of {self.beside}, of the same "
+            "sets by the paper's own judge; its scales, thresholds and speed are that model's."
+        )
+
     def answered(self, table: int, draw: int, arms: Sequence[Arm]) -> pd.DataFrame:
         """Every set answered in these ways; a draw's own anchors are left out of them."""
         return evaluate(
@@ -189,7 +208,7 @@ class Experiments:
             arms,
             folder_of(self.out, table, draw),
             world=self.world,
-            max_new_tokens=reply_tokens(self.world.judge, self.max_new_tokens),
+            max_new_tokens=self.tokens,
             asking=self.asking,
             learned_from=[self.anchors(draw)],
             progress=self.progress,

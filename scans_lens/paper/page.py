@@ -26,11 +26,7 @@ def write(runs: Experiments, sheets: Sequence[Sheet]) -> Path:
     text = (resources.files("scans_lens.paper") / "page.html").read_text(encoding="utf-8")
     for name, part in {
         "model": "the bundled model" if runs.world.bundled else escape(runs.world.name),
-        "beside": "The paper's own numbers stand below ours." if runs.of_the_paper else
-        "This is none of the paper's models, and was asked other sets, so nothing of the paper's stands beside it."
-        if not runs.beside else
-        f"This is none of the paper's models: what the paper has of {runs.beside} stands below ours, of the same sets "
-        "by the paper's own judge.",
+        "beside": escape(runs.said_beside),
         "tables": "".join(map(_html, sheets)),
         "circumstances": escape(json.dumps(about, indent=1, ensure_ascii=False)),
     }.items():  # fmt: skip
@@ -70,6 +66,8 @@ def circumstances(runs: Experiments) -> dict[str, Any]:
         "anchors": {f"draw {draw}": runs.anchors(draw).digest for draw in range(runs.draws)},
         "sets": {each.name: {"prompts": len(each), "digest": each.digest} for each in runs.sets},
         "seeds": list(range(runs.draws)),
+        "tokens of a reply": runs.tokens,
+        "beside": runs.said_beside,
         "asking": runs.asking.to_dict(),
         "effort": runs.effort.to_dict(),
         "safety prompt": runs.world.safety_prompt,
