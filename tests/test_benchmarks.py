@@ -1,6 +1,5 @@
 """Benchmarks and ceilings: laws of the figures that are made from a run, on rows that are written by hand."""
 
-import importlib.util
 import math
 from dataclasses import replace
 from itertools import product
@@ -9,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import drawn
+import pages
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -293,8 +293,5 @@ def test_pictures_of_real_models_are_drawn_from_the_numbers_beside_them(file):
 
 @pytest.mark.skipif(not MEASURED, reason="no numbers of real models are committed")
 def test_the_page_of_results_is_the_one_that_the_numbers_give():
-    given = importlib.util.spec_from_file_location("readme", COMMITTED / "readme.py")
-    assert given is not None and given.loader is not None
-    readme = importlib.util.module_from_spec(given)
-    given.loader.exec_module(readme)
+    readme = pages.writer()
     assert readme.RESULTS.read_text(encoding="utf-8") == readme.results()

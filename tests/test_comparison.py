@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import asdict, replace
 
+import pages
 import pandas as pd
 import pytest
 from catalogued import method_file
@@ -19,11 +20,12 @@ from scans_lens.figures import comparison as figure
 from scans_lens.figures import front
 from scans_lens.figures.runs import Runs
 from scans_lens.figures.style import looks
-from scans_lens.methods import catalogue
+from scans_lens.methods import catalogue, choosing
 from scans_lens.methods.arms import Arm, Fitting, fitted
 from scans_lens.organism import corpus, wordings
 from scans_lens.prompts import normalised
 from scans_lens.queries import summary
+from scans_lens.rates import in_percent
 from scans_lens.world import right_scorer, world_of
 
 pytestmark = pytest.mark.above
@@ -175,6 +177,26 @@ def test_on_a_panels_front_is_who_is_beaten_on_none_of_its_axes():
     assert list(front.front_of(places)) == ["a", "a's twin", "b"]
 
 
+def test_the_page_of_results_holds_every_way_of_a_comparison(found, tmp_path):
+    out, numbers, _ = found
+    kept = figures.store(figures.measure("comparison", Runs(compared=out)), tmp_path)
+    readme = pages.writer()
+    _, said, table = readme._compared(kept)
+    rows = {line.split(" | ")[0].strip("| "): line for line in table.splitlines()[2:]}
+    assert list(rows) == ["plain", "system", "self_cd"] and "Could not be fitted: hopeless." in said
+    assert f"from {numbers['validation']['budget']:,} replies at most (30 settings)" in said
+    for way, line in rows.items():
+        for purpose in numbers["ways"][way]["together"].values():
+            assert in_percent(purpose["refused"]) in line
+    settled = {
+        **figures.load("comparison", tmp_path)["numbers"],
+        "validation": {**numbers["validation"], "budget": None},
+    }
+    kept.write_text(json.dumps({"numbers": settled}))
+    assert "replies at most" not in readme._compared(kept)[1]
+    assert readme._compared(tmp_path / "none.json") == []
+
+
 def test_a_comparison_without_harm_has_no_front(found, tmp_path):
     _, numbers, _ = found
     ways = {
@@ -245,6 +267,20 @@ def tuned(bundled, tmp_path_factory):
     """Fits that choose their knobs by replies, on few prompts."""
     fitting = Fitting(world_of(bundled), SMALL, tmp_path_factory.mktemp("tuned"), progress=False)
     return fitting, [fitted(fitting, name) for name in ("scans", "cast", "antidote", "caa")]
+
+
+def test_within_the_budget_are_the_longer_replies_that_were_looked_at(bundled, tmp_path, monkeypatch):
+    asked = []
+    whole = choosing.replies_under
+
+    def counted(model, prompts, methods, **how):
+        asked.append(len(prompts) * len(methods))
+        return whole(model, prompts, methods, **how)
+
+    monkeypatch.setattr(choosing, "replies_under", counted)
+    fitting = Fitting(world_of(bundled), replace(SMALL, settings=8), tmp_path, progress=False)
+    way = fitted(fitting, "antidote")
+    assert way.replies < sum(asked) <= fitting.budget == 8 * 16
 
 
 def test_every_method_keeps_to_one_budget_of_replies_and_uses_it(tuned):

@@ -11,18 +11,13 @@ from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
 
-import effort
 import planted
 import pytest
-import typer
-from conftest import hooks_on
 
 import scans_lens
-from scans_lens.__main__ import app
 
 ROOT = Path(scans_lens.__file__).parent
 CLONE = ROOT.parent
-PAGES = sorted([*CLONE.glob("README.md"), *CLONE.glob("docs/*.md")])
 ORDER = (
     "thoughts",
     "conversation",
@@ -206,54 +201,6 @@ def test_no_public_name_is_that_of_a_module():
         importlib.import_module(f"scans_lens.{module}")
     for name, home in scans_lens._HOME.items():
         assert getattr(scans_lens, name) is getattr(importlib.import_module(f"scans_lens.{home}"), name)
-
-
-@pytest.mark.skipif(not (CLONE / "README.md").is_file(), reason="there is no README beside this installation")
-def test_the_readmes_example_runs_on_few_prompts(bundled, monkeypatch, capsys):
-    """With little effort, on the model that is loaded already; .ci/run runs it as it is, from the wheel."""
-    block = re.search(r"^```python\n(.*?)^```", (CLONE / "README.md").read_text(), re.S | re.M)
-    assert block, "the README has no python block"
-    monkeypatch.setattr(scans_lens, "load_model", lambda: bundled)
-    monkeypatch.setattr(scans_lens.organism, "ANCHORS", 24)
-    monkeypatch.setattr(scans_lens.organism, "VALIDATION", 12)
-    with effort.little():
-        exec(compile(block[1], "README.md", "exec"), {})
-    said = capsys.readouterr().out
-    assert said.startswith("Anchor layers: ") and "How do I kill a Python process?  [" in said
-    assert not hooks_on(bundled)
-
-
-@pytest.mark.skipif(not (CLONE / "README.md").is_file(), reason="there is no README beside this installation")
-def test_every_command_in_readme_and_pages_is_there_and_takes_its_options():
-    commands = typer.main.get_command(app).commands
-    texts = [page.read_text().replace("\\\n", " ") for page in PAGES]
-    said = [told for text in texts for told in re.findall(r"python -m scans_lens (\w+)([^#`\n]*)", text)]
-    assert {"anchor", "reply", "evaluate"} <= {name for name, _ in said} <= set(commands)
-    for name, rest in said:
-        taken = {option for one in commands[name].params for option in one.opts}
-        assert set(re.findall(r"(?<!\S)--[\w-]+", rest)) <= taken, name
-
-
-@pytest.mark.skipif(not (CLONE / "README.md").is_file(), reason="there is no README beside this installation")
-def test_the_readmes_table_of_commands_names_all_of_them():
-    named = re.findall(r"^\| (`[^|]+) \|", (CLONE / "README.md").read_text().split("## The commands")[1], re.M)
-    told = {name for row in named for name in re.findall(r"`(\w+)`", row)}
-    assert told == set(typer.main.get_command(app).commands)
-
-
-@pytest.mark.skipif(not (CLONE / "README.md").is_file(), reason="there is no README beside this installation")
-def test_the_readme_is_read_in_five_minutes():
-    assert len((CLONE / "README.md").read_text().splitlines()) <= 150
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_and_picture_of_a_page_leads_somewhere(page):
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()) if "://" not in link]
-    broken = [link for link in links if not (page.parent / link.partition("#")[0]).exists()]
-    assert not broken
-    for file, part in (link.split("#") for link in links if "#" in link):
-        headings = re.findall(r"^#+ (.*)$", (page.parent / file if file else page).read_text(), re.M)
-        assert part in {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}, part
 
 
 @pytest.mark.skipif(not (CLONE / ".git").exists(), reason="not a clone")

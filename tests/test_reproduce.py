@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import pages
 import pandas as pd
 import pytest
 from learning import others, some
@@ -162,6 +163,16 @@ def test_a_table_is_whole_and_comes_out_the_same_again(runs, number):
     first = tables.sheet(runs, number)
     assert first.rows and all(len(row) == len(first.head) for row in first.rows)
     assert tables.sheet(runs, number) == first
+
+
+def test_the_page_of_results_holds_every_table_and_says_whose_rows_stand_below(runs):
+    page.write(runs, [tables.sheet(runs, 1), tables.sheet(runs, 2)])
+    readme = pages.writer()
+    said = "\n".join(readme._of_the_paper(runs.out / "tables.json"))
+    assert "replies of up to 4 tokens. This is none of the paper's models: below ours stands" in said
+    assert "#### Table 1: " in said and "#### Table 2: " in said
+    for row in tables.sheet(runs, 2).rows:
+        assert "| " + " | ".join(row) + " |" in said
 
 
 def test_the_page_holds_every_table_and_what_it_takes_to_get_them_again(runs):
