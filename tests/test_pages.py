@@ -122,6 +122,15 @@ def test_the_readmes_anchor_table_is_the_one_that_was_measured():
         assert re.search(row, said, re.M), row
 
 
+@with_readme
+def test_what_the_page_of_questions_says_was_measured():
+    items = pages.writer()._read("real_times")["items"]
+    said = (CLONE / "docs" / "questions.md").read_text()
+    assert f"takes {items['memory']['measured']} the weights" in said
+    same, of = re.search(r"(\d+) of (\d+) verdicts the same", items["precision"]["measured"]).groups()
+    assert f"of {of} verdicts {same} were the same" in said
+
+
 # ── What is typed, and where it points ───────────────────────────────────────────────────────────────────────
 
 
