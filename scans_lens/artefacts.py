@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import types
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from scans_lens import hub
+from scans_lens.fields import File, flat
+from scans_lens.fields import later as later
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +26,6 @@ EVERYWHERE = "every token of the prompt and of the reply"
 FROM_THE_END = "from the last token of the prompt on: that token, and every token of the reply"
 AS_STORED = "1 is the vector as stored, in units of the residual stream"
 
-Kind = TypeVar("Kind")
 Kept = TypeVar("Kept", bound="Artefact")
 
 
@@ -32,11 +34,6 @@ def within(window: int | None) -> str:
     if window is None:
         return FROM_THE_END
     return "the last token of the prompt" + (f" and the first {window - 1} of the reply" if window > 1 else "")
-
-
-def later(default: Any) -> Any:
-    """A field that artefacts got later: a file from before, which lacks it, means the default."""
-    return field(default=default, metadata={"later": True})
 
 
 def versions() -> dict[str, str]:
@@ -193,6 +190,48 @@ class Artefact:
         """
         return load(cls, path, model)
 
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write it into a folder of its own, with a card that says how it came about, to be shared.
+
+        Where the name of its model is that of a folder on this machine, what is written has the folder's own name.
+        """
+        folder, shared = Path(folder), _placeless(self)
+        shared.save(folder / hub.FILE)
+        (folder / hub.CARD).write_text(_card(shared), encoding="utf-8")
+        return folder
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, token: str | None = None, endpoint: str | None = None
+    ) -> str:
+        """Put it on a hub with its card; the repository is made where there is none (see `hub.put`).
+
+        Returns:
+            The repository's address.
+
+        Raises:
+            ValueError: no name of the form owner/name, or the hub does not take it.
+        """
+        with hub.put(repo_id, f"{self.KIND}, with scans_lens", private, token, endpoint) as upload:
+            self.save_pretrained(upload.folder)
+        return upload.address
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Kept],
+        where: str | Path,
+        model: Model | None = None,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        endpoint: str | None = None,
+    ) -> Kept:
+        """Read it from a folder that `save_pretrained` wrote, or from a hub's repository owner/name.
+
+        Raises:
+            ValueError: there is no such folder or repository; or as `load` does.
+        """
+        return load(cls, hub.fetched(where, revision, token, endpoint), model)
+
 
 def save(learned: Artefact, path: str | Path) -> None:
     """Write a frozen dataclass to a safetensors file.
@@ -201,13 +240,13 @@ def save(learned: Artefact, path: str | Path) -> None:
     JSON, under the same names, with the shapes of tensors in their places.
     """
     tensors: dict[str, Tensor] = {}
-    write(path, learned.KIND, tensors, _flat("", type(learned), learned, tensors), learned.uses())
+    write(path, learned.KIND, tensors, flat("", type(learned), learned, tensors), learned.uses())
 
 
 def load(kind: type[Kept], path: str | Path, model: Model | None = None) -> Kept:
     """Read back what `save` wrote; raises as `Artefact.load` does."""
     tensors, header = read(path, kind.KIND)
-    file = _File(str(path), kind.KIND, tensors)
+    file = File(str(path), kind.KIND, tensors)
     found = file.made("", kind, {name: value for name, value in header.items() if name != "use"})
     if more := sorted(set(tensors) - file.named):
         raise ValueError(f"{file.path!r} should hold {', '.join(sorted(file.named))}, and holds {', '.join(more)} too.")
@@ -245,128 +284,33 @@ def require_layers_of(owner: Identity | None, name: str, tensor: Tensor) -> None
         )
 
 
-# ── A dataclass as JSON and tensors, and back ────────────────────────────────────────────────────────────────
+# ── To be shared ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _flat(name: str, hint: Any, value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A value as JSON has it; tensors go to `tensors`, and where they stood is their shape."""
-    from torch import Tensor
+def _placeless(value: Any) -> Any:
+    """The same with folders' own names, where an identity names a folder on this machine."""
+    from scans_lens.model import Identity
 
-    if isinstance(value, Tensor):
-        tensors[name] = value
-        return list(value.shape)
-    if is_dataclass(value) and not isinstance(value, type):
-        hints = get_type_hints(type(value))
-        own = {
-            field.name: _flat(_within(name, field.name), hints[field.name], getattr(value, field.name), tensors)
-            for field in dataclasses.fields(value)
-        }
-        return {"kind": type(value).__name__, **own} if len(_kinds(hint)) > 1 else own
-    if isinstance(value, tuple):
-        parts = zip(_entries(hint, len(value)), value, strict=True)
-        return [_flat(f"{name}.{place}", *part, tensors) for place, part in enumerate(parts)]
-    return dict(value) if isinstance(value, Mapping) else value
+    if isinstance(value, Identity):
+        return dataclasses.replace(value, name=Path(value.name).name) if Path(value.name).is_dir() else value
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    parts = {own.name: getattr(value, own.name) for own in dataclasses.fields(value)}
+    changed = {name: shared for name, part in parts.items() if (shared := _placeless(part)) is not part}
+    return dataclasses.replace(value, **changed) if changed else value
 
 
-@dataclass
-class _File:
-    """A file's tensors, and which of them were asked for; has a sentence for whatever is missing or of another sort."""
-
-    path: str
-    kind: str
-    tensors: Mapping[str, Tensor]
-    named: set[str] = field(default_factory=set)
-
-    def made(self, name: str, kind: type[Kind], value: Mapping[str, Any]) -> Kind:
-        """A dataclass of its fields."""
-        hints = get_type_hints(kind)
-        fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-        known = [one.name for one in fields]
-        for one in fields:
-            if (own := one.name) not in value and not one.metadata.get("later"):
-                raise ValueError(f"{self.path!r} lacks {_within(name, own)!r}, a part of its {self.kind}.")
-        for own in value:
-            if own not in known:
-                raise ValueError(
-                    f"{self.path!r} has {_within(name, own)} of another version: fit it again with this one."
-                )
-        parts = {own: self._built(_within(name, own), hints[own], value[own]) for own in known if own in value}
-        try:
-            return kind(**parts)
-        except ValueError as error:
-            raise ValueError(f"{self.path!r} is no {self.kind} that can be read: {error}") from error
-
-    def _built(self, name: str, hint: Any, value: Any) -> Any:
-        """A value of JSON as the annotation has it: lists are tuples again, objects dataclasses, shapes tensors."""
-        origin, args = get_origin(hint), get_args(hint)
-        if hint is Any:
-            return value
-        if value is None and type(None) in args:
-            return None
-        if origin in (Union, types.UnionType):
-            if len(kinds := _kinds(hint)) > 1:
-                return self._one_of(name, kinds, value)
-            (hint,) = (arg for arg in args if arg is not type(None))
-            return self._built(name, hint, value)
-        if origin is Literal and value in args:
-            return value
-        if origin is tuple and isinstance(value, list):
-            hints = _entries(hint, len(value))
-            if len(hints) == len(value):
-                parts = zip(hints, value, strict=True)
-                return tuple(self._built(f"{name}.{place}", *part) for place, part in enumerate(parts))
-        if origin in (dict, Mapping) and isinstance(value, dict):
-            return {key: self._built(f"{name}.{key}", args[1], entry) for key, entry in value.items()}
-        if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, dict):
-            return self.made(name, hint, value)
-        if _is_tensor(hint) and isinstance(value, list):
-            return self._tensor(name, value)
-        if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return value
-        if hint in (str, bool, int) and type(value) is hint:
-            return value
-        raise self._odd(name, value)
-
-    def _one_of(self, name: str, kinds: Mapping[str, type], value: Any) -> Any:
-        if not isinstance(value, dict) or value.get("kind") not in kinds:
-            raise self._odd(name, value)
-        return self.made(name, kinds[value["kind"]], {own: part for own, part in value.items() if own != "kind"})
-
-    def _tensor(self, name: str, shape: list[Any]) -> Tensor:
-        if name not in self.tensors:
-            raise ValueError(f"{self.path!r} lacks {name!r}, a part of its {self.kind}.")
-        self.named.add(name)
-        found = self.tensors[name]
-        if list(found.shape) != shape:
-            raise ValueError(f"{self.path!r} holds {name} of shape {tuple(found.shape)}, which should be {shape}.")
-        return found
-
-    def _odd(self, name: str, value: Any) -> ValueError:
-        text = json.dumps(value, ensure_ascii=False)
-        text = text if len(text) <= 60 else text[:57] + "…"
-        return ValueError(f"{self.path!r} is no {self.kind} that can be read: its {name!r} is {text}.")
-
-
-def _within(name: str, field: str) -> str:
-    return f"{name}.{field}" if name else field
-
-
-def _kinds(hint: Any) -> dict[str, type]:
-    """The dataclasses that an annotation allows, by name."""
-    return {kind.__name__: kind for kind in get_args(hint) if isinstance(kind, type) and is_dataclass(kind)}
-
-
-def _entries(hint: Any, n: int) -> list[Any]:
-    """The annotations of a tuple's entries."""
-    args = get_args(hint)
-    return [args[0]] * n if args[-1] is Ellipsis else list(args)
-
-
-def _is_tensor(hint: Any) -> bool:
-    from jaxtyping import AbstractArray
-    from torch import Tensor
-
-    return isinstance(hint, type) and issubclass(hint, (Tensor, AbstractArray))
+def _card(learned: Artefact) -> str:
+    owner, kind = learned.measured_on, type(learned)
+    return hub.card(
+        learned.KIND,
+        f"{kind.__module__}.{kind.__name__}",
+        "" if owner is None else owner.title,
+        "" if owner is None else f"{owner.architecture}, {owner.n_layers} layers, unembedding {owner.unembedding}",
+        str(learned),
+        [asdict(use) for use in learned.uses()],
+        versions(),
+    )
 
 
 # ── Of which model ───────────────────────────────────────────────────────────────────────────────────────────

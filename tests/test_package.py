@@ -39,6 +39,8 @@ ORDER = (
     "checkpoint",
     "hooked",
     "loading",
+    "hub",
+    "fields",
     "artefacts",
     "flight",
     "reading",
