@@ -2,7 +2,7 @@
 
 import typer
 
-from scans_lens.shell import comparing, evaluating, judging, looking, models, transferring
+from scans_lens.shell import comparing, evaluating, exporting, judging, looking, models, transferring
 
 app = typer.Typer(
     help="Find where a chat model decides to refuse, show it, and steer it prompt by prompt.",
@@ -21,6 +21,7 @@ COMMANDS = {
     "calibrate": judging.calibrate,
     "transfer": transferring.transfer,
     "reproduce": comparing.reproduce,
+    "export": exporting.export,
     "report": judging.report,
     "label": judging.label,
     "judges": judging.judged,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 CLONE = Path(__file__).parent.parent
 README = CLONE / "README.md"
-PAGES = sorted([*CLONE.glob("README.md"), *CLONE.glob("docs/*.md")])
+PAGES = sorted([*CLONE.glob("*.md"), *CLONE.glob("docs/*.md")])
 
 
 def writer():

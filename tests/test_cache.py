@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import one_by_one
 
+from scans_lens import batches
 from scans_lens.batches import out_of_memory, rows_at_once
 from scans_lens.cache import leaving, run_through, runner
 from scans_lens.chat import chat_tokens
@@ -152,6 +153,15 @@ def test_fewer_rows_fit_where_there_is_less_memory_or_more_text(model, monkeypat
     assert 1 <= rows_at_once(model, 2000) < some < rows_at_once(model, 10)
     monkeypatch.setattr("scans_lens.batches._free_bytes", lambda device: 2**10)
     assert rows_at_once(model, 4000) == 1
+
+
+def test_a_large_model_in_half_the_precision_takes_twice_as_many_rows(model, monkeypatch):
+    monkeypatch.setattr("scans_lens.batches._free_bytes", lambda device: 2**40)
+    monkeypatch.setattr(batches, "BUSY", 1)  # any model is a large one then
+    weights = batches.unembedding_of(model)
+    assert rows_at_once(model, 100) == batches.FEWEST
+    monkeypatch.setattr(batches, "unembedding_of", lambda _: weights.bfloat16())
+    assert rows_at_once(model, 100) == 2 * batches.FEWEST
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ ORDER = (
     "explain",
     "report",
     "paper",
+    "exporting",
     "figures",
     "shell",
     "__main__",
@@ -152,6 +153,13 @@ def test_what_is_imported_is_declared():
         name for name in wanted if not declared & {home.lower().replace("_", "-") for home in homes.get(name, [name])}
     }
     assert not lacking
+
+
+@pytest.mark.skipif(not (CLONE / "CITATION.cff").is_file(), reason="not a clone")
+def test_the_citation_and_the_changes_name_the_version_that_this_is():
+    version = tomllib.loads((CLONE / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (CLONE / "CITATION.cff").read_text()
+    assert f"\n## {version}" in (CLONE / "CHANGELOG.md").read_text()
 
 
 def test_only_figures_draw():
