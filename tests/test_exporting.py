@@ -14,6 +14,13 @@ from scans_lens.steering import Method, Push
 pytestmark = pytest.mark.above
 
 
+class Still(Method):
+    """A method that adds nothing."""
+
+    def decide(self, flight):
+        return {}
+
+
 @pytest.fixture(scope="module")
 def scans(fits, load):
     found = fits(load, "SCANS")
@@ -47,8 +54,8 @@ def test_a_push_is_written_as_it_is_signed_by_the_way_and_not_by_its_own_scale(s
 def test_what_cannot_be_a_control_vector_is_said(scans, tmp_path):
     with pytest.raises(ValueError, match="no place for a push behind block 0"):
         control_vector(replace(scans, layers=(0, 1)), tmp_path / "push.gguf")
-    with pytest.raises(ValueError, match="Method does not add one vector a layer"):
-        control_vector(Method(), tmp_path / "push.gguf")
+    with pytest.raises(ValueError, match="Still does not add one vector a layer"):
+        control_vector(Still(), tmp_path / "push.gguf")
     with pytest.raises(ValueError, match="away or towards, and not 'back'"):
         control_vector(scans, tmp_path / "push.gguf", "back")
     assert not list(tmp_path.iterdir())
