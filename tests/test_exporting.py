@@ -51,7 +51,7 @@ def test_a_push_is_written_as_it_is_signed_by_the_way_and_not_by_its_own_scale(s
         torch.testing.assert_close(vectors["direction.1"], -0.5 * scans.directions.vectors[1])
 
 
-def test_what_cannot_be_a_control_vector_is_said(scans, tmp_path):
+def test_what_cannot_be_a_control_vector_is_said(scans, tmp_path, without_shape_checks):
     with pytest.raises(ValueError, match="no place for a push behind block 0"):
         control_vector(replace(scans, layers=(0, 1)), tmp_path / "push.gguf")
     with pytest.raises(ValueError, match="Still does not add one vector a layer"):
