@@ -57,6 +57,11 @@ def _read(name: str) -> Numbers:
     return found.get("numbers", found)
 
 
+def _pooled(rates: list[Numbers]) -> Rate:
+    """One rate of all that several were of."""
+    return Rate(*(sum(rate[what] for rate in rates) for what in ("count", "total")))
+
+
 def refusal_rates(found: Numbers) -> dict[str, Any]:
     """By way: who is refused, and what is answered well."""
     table = {}
@@ -118,7 +123,7 @@ def real_refused(found: Numbers) -> dict[str, Any]:
         return in_percent(own[side]) if own and own["after"]["total"] == sizes[column] else ""
 
     def broken(sides: list[Numbers]) -> str:
-        rate = Rate(*(sum(side["broken"][what] for side in sides) for what in ("count", "total")))
+        rate = _pooled([side["broken"] for side in sides])
         return in_percent(rate.as_json()) + ("" if rate.total == asked else f" of {rate.total:,}")
 
     asked = sum(rate["refused"]["total"] for rate in found["plain"].values())
@@ -279,8 +284,7 @@ def _compared(file: Path) -> list[str]:
         said += f" Could not be fitted: {', '.join(failed)}."
     rows = []
     for name, way in ways.items():
-        broken = [way["together"][purpose]["broken"] for purpose in purposes]
-        circles = Rate(*(sum(rate[what] for rate in broken) for what in ("count", "total")))
+        circles = _pooled([way["together"][purpose]["broken"] for purpose in purposes])
         lost, tuned = way.get("perplexity"), way.get("tuning", {}).get("replies")
         kl = way.get("kl")
         rows.append(

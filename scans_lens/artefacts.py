@@ -288,11 +288,15 @@ def require_layers_of(owner: Identity | None, name: str, tensor: Tensor) -> None
 
 
 def _placeless(value: Any) -> Any:
-    """The same with folders' own names, where an identity names a folder on this machine."""
+    """The same with the last names alone, where an identity names a folder or a file on this machine."""
     from scans_lens.model import Identity
 
     if isinstance(value, Identity):
-        return dataclasses.replace(value, name=Path(value.name).name) if Path(value.name).is_dir() else value
+        return (
+            dataclasses.replace(value, name=Path(value.name).name)
+            if value.name and Path(value.name).exists()
+            else value
+        )
     if not is_dataclass(value) or isinstance(value, type):
         return value
     parts = {own.name: getattr(value, own.name) for own in dataclasses.fields(value)}

@@ -139,6 +139,9 @@ def test_the_card_says_of_which_model_how_it_came_about_and_what_its_tensors_are
 
 def test_where_a_model_lies_on_this_machine_is_not_shared(scans, tmp_path):
     assert str(tmp_path.parent.parent) in scans.measured_on.name  # the tiny model's folder
+    (tmp_path / "mine.gguf").touch()
+    file = replace(scans.measured_on, name=str(tmp_path / "mine.gguf"))
+    assert _placeless(file).name == "mine.gguf" and _placeless(replace(file, name="a/hub")).name == "a/hub"
     folder = scans.save_pretrained(tmp_path / "shared")
     for file in folder.iterdir():
         assert str(tmp_path.parent.parent).encode() not in file.read_bytes()
